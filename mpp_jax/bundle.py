@@ -1,0 +1,111 @@
+"""One folder for a set of arrays and what belongs to them: codebooks and models on disk.
+
+Layout::
+
+    FOLDER/record.json     {"format": KIND, "version": 1, "arrays_sha256": hex, ...the record}
+    FOLDER/arrays/         an orbax checkpoint of a nested dict of NumPy arrays; none if it is empty
+
+Leaves are NumPy arrays, so a bundle opens on any number and kind of devices. A folder is written
+beside its place and moved there when it is whole.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+VERSION = 1
+RECORD = "record.json"
+
+
+class BundleError(ValueError):
+    """A codebook or model folder that cannot be read, or is of another kind."""
+
+
+def arrays_digest(tree: Any) -> str:
+    """Return the SHA-256 of a pytree's arrays: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_bundle(
+    folder: Path, kind: str, arrays: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    """Write a bundle, replacing one of the same kind.
+
+    Args:
+        folder: its place.
+        kind: what it is, for instance "mpp-jax-model".
+        arrays: nested dict of arrays.
+        record: JSON values.
+
+    Raises:
+        BundleError: the place is taken by something else.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = folder.resolve()
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        _read_record(folder, kind)  # refuses to overwrite anything but its own kind
+    leaves = jax.tree.map(np.asarray, dict(arrays))
+    head = {"format": kind, "version": VERSION, "arrays_sha256": arrays_digest(leaves)}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    if leaves:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(partial / "arrays", leaves)
+    text = json.dumps(head | dict(record), indent=1, allow_nan=False) + "\n"
+    (partial / RECORD).write_text(text, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def read_bundle(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (arrays, record) of a bundle.
+
+    Raises:
+        BundleError: nothing there, of another kind, or damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = folder.resolve()
+    record = _read_record(folder, kind)
+    if record["arrays_sha256"] == arrays_digest({}):
+        return {}, record
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(folder / "arrays")
+    except Exception as error:  # orbax and tensorstore raise many kinds for a damaged checkpoint
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BundleError(f"{folder}: its arrays cannot be read ({reason}); make it anew") from error
+    if arrays_digest(arrays) != record["arrays_sha256"]:
+        raise BundleError(f"{folder}: its arrays do not match their checksum; make it anew")
+    return arrays, record
+
+
+def _read_record(folder: Path, kind: str) -> dict[str, Any]:
+    what = kind.removeprefix("mpp-jax-")
+    place = folder / RECORD
+    try:
+        record = json.loads(place.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{folder}: no {what} (it has no {RECORD})") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{place}: cannot be read ({error})") from error
+    if not isinstance(record, dict) or record.get("format") != kind:
+        found = record.get("format") if isinstance(record, dict) else None
+        raise BundleError(f"{folder}: wanted a {what}, found {found or 'something else'}")
+    if record.get("version") != VERSION:
+        raise BundleError(f"{folder}: {what} of version {record.get('version')}, want {VERSION}")
+    return record

@@ -1,0 +1,97 @@
+"""The codebook: how a descriptor enters the encoder (L2, PCA, L2) and the Gaussian mixture there."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from mpp_jax.config import Encoder
+from mpp_jax.gmm import GMM, EMInfo, fit_gmm
+from mpp_jax.numerics import l2_normalize
+from mpp_jax.pca import PCA, fit_pca, pca_transform
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["pca", "gmm"],
+    meta_fields=["l2_before", "l2_after"],
+)
+@dataclass(frozen=True)
+class Codebook:
+    """PCA and mixture, fitted to the same descriptors.
+
+    Attributes:
+        pca: projection from C to P dimensions.
+        gmm: mixture of K Gaussians in P dimensions.
+        l2_before: whether descriptors are L2-normalised before the projection (static).
+        l2_after: and after it (static).
+    """
+
+    pca: PCA
+    gmm: GMM
+    l2_before: bool = False
+    l2_after: bool = False
+
+
+class CodebookInfo(NamedTuple):
+    """How the fit went."""
+
+    samples: int
+    explained: float  # share of the descriptors' variance that the projection keeps
+    em: EMInfo
+
+
+def project(codebook: Codebook, x: Array) -> Array:
+    """Bring descriptors (..., C) into the mixture's space: (..., P). Pure."""
+    if codebook.l2_before:
+        x = l2_normalize(x)
+    y = pca_transform(codebook.pca, x)
+    return l2_normalize(y) if codebook.l2_after else y
+
+
+def fit_codebook(key: Array, x: np.ndarray | Array, config: Encoder) -> tuple[Codebook, CodebookInfo]:
+    """Fit PCA and mixture to sampled descriptors.
+
+    Args:
+        key: of the mixture's initialisation.
+        x: (N, C) descriptors, raw.
+        config: sizes and tolerances.
+
+    Returns:
+        The codebook and a `CodebookInfo`.
+
+    Raises:
+        ValueError: fewer descriptors than components or dimensions, or NaN among them.
+    """
+    n, channels = x.shape
+    if n < max(config.components, config.pca) or channels < config.pca:
+        raise ValueError(
+            f"{n} descriptors of {channels} dimensions cannot fit --pca {config.pca} and "
+            f"--components {config.components}; use more pictures or smaller numbers"
+        )
+    before, after = config.l2 in ("before", "both"), config.l2 == "both"
+    x = _normalize(x) if before else jnp.asarray(x)
+    pca = fit_pca(x, config.pca)
+    total = float(_total_variance(x))
+    y = _transform(pca, x)
+    if after:
+        y = _normalize(y)
+    gmm, em = fit_gmm(
+        key,
+        y,
+        config.components,
+        tolerance=config.tolerance,
+        max_iterations=config.max_iterations,
+        relative_variance_floor=config.variance_floor,
+    )
+    explained = float(np.sum(np.asarray(pca.explained_variance, np.float64))) / max(total, 1e-30)
+    return Codebook(pca, gmm, before, after), CodebookInfo(n, min(explained, 1.0), em)
+
+
+_normalize = jax.jit(l2_normalize)
+_transform = jax.jit(pca_transform)
+_total_variance = jax.jit(lambda x: jnp.var(x, axis=0, ddof=1).sum())

@@ -1,0 +1,165 @@
+"""Every setting of the method, with its default; nothing else in the package reads defaults.
+
+The configurations are frozen and hashable, so that they can be static arguments of jitted
+functions and be compared, and they turn into JSON with `to_dict`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+Fidelity = Literal["paper", "author"]
+Resampling = Literal["bilinear", "bicubic"]
+Rounding = Literal["ceil", "round"]
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The scale pyramid and the layer that is described at each scale.
+
+    Attributes:
+        scales: scale numbers k from 0; scale k is a square of about base * 2**(k/2) pixels.
+        layer: activation that is pooled; None for the network's default.
+        rounding: of the square's side to whole pixels.
+        resampling: kernel of the antialiased resize.
+        batch: pictures sent to the device at once; 0 for 1 on a CPU and 16 on accelerators.
+    """
+
+    scales: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
+    layer: str | None = None
+    rounding: Rounding = "ceil"
+    resampling: Resampling = "bilinear"
+    batch: int = 0
+
+    def __post_init__(self) -> None:
+        scales = self.scales
+        if not scales or any(k < 0 for k in scales) or list(scales) != sorted(set(scales)):
+            raise ValueError(f"scales must be rising whole numbers from 0, got {scales}")
+        if self.batch < 0:
+            raise ValueError(f"batch must be 0 (automatic) or more, got {self.batch}")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The codebook (PCA and Gaussian mixture) and how descriptors enter it.
+
+    Attributes:
+        pca: dimensions kept.
+        components: Gaussians K.
+        samples: training descriptors that PCA and mixture are fitted to.
+        l2: L2-normalise descriptors: "none", "before" the PCA, or before and after it ("both").
+        skip_first: leave the coarsest scale out of the encoding (it stays in the dictionary).
+        tolerance: EM stops when the mean log-likelihood gains less than this.
+        max_iterations: EM steps at most.
+        variance_floor: share of the largest per-dimension data variance.
+    """
+
+    pca: int = 128
+    components: int = 256
+    samples: int = 256_000
+    l2: Literal["none", "before", "both"] = "none"
+    skip_first: bool = False
+    tolerance: float = 1e-3
+    max_iterations: int = 100
+    variance_floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name in ("pca", "components", "samples", "max_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.l2 not in ("none", "before", "both"):
+            raise ValueError(f"l2 must be none, before or both, got {self.l2!r}")
+
+
+@dataclass(frozen=True)
+class Svm:
+    """The one-versus-rest hinge SVM: 0.5 |w|^2 + C sum hinge, bias regularised."""
+
+    c: float = 10.0
+    tolerance: float = 1e-3
+    max_iterations: int = 20_000
+
+    def __post_init__(self) -> None:
+        if not self.c > 0:
+            raise ValueError(f"c must be positive, got {self.c}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole run: pictures in, accuracies out.
+
+    Attributes:
+        pooling: representations; "a+b" stacks finished ones.
+        seed: of the descriptor sample, k-means and the mixture.
+        dtype: in which the network computes.
+        cache_bytes: training descriptors kept between fitting and encoding, at most; what does not
+            fit is extracted a second time.
+    """
+
+    pyramid: Pyramid = field(default_factory=Pyramid)
+    encoder: Encoder = field(default_factory=Encoder)
+    svm: Svm = field(default_factory=Svm)
+    pooling: tuple[str, ...] = ("mpp", "nfk", "avg", "fc7", "mpp+avg")
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    fidelity: Fidelity = "paper"
+    cache_bytes: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        if not self.pooling or len(set(self.pooling)) != len(self.pooling):
+            raise ValueError(f"pooling must name different representations, got {self.pooling}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+
+    @property
+    def primary(self) -> str:
+        """The representation that headlines report: the one named first."""
+        return self.pooling[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: an unknown setting, or a value out of range.
+        """
+        parts: dict[str, Any] = {"pyramid": Pyramid, "encoder": Encoder, "svm": Svm}
+        values = {
+            key: _build(parts[key], value) if key in parts else value
+            for key, value in data.items()
+        }
+        return _build(cls, values)
+
+
+def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+    unknown = set(values) - {f.name for f in fields(kind)}
+    if unknown:
+        raise ValueError(f"unknown settings of {kind.__name__}: {', '.join(sorted(unknown))}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def preset(fidelity: Fidelity) -> Run:
+    """Return the settings of the paper, or those of its first author's published experiments.
+
+    ``author`` rounds the scale sides, resizes bicubically, L2-normalises descriptors before and
+    after the PCA, and encodes without the coarsest scale, which still trains the dictionary.
+    (His aspect-keeping pyramid for CNN-S and CNN-M is not part of it: scales are squares.)
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    paper = Run()
+    if fidelity == "paper":
+        return paper
+    if fidelity == "author":
+        return replace(
+            paper,
+            fidelity="author",
+            pyramid=replace(paper.pyramid, rounding="round", resampling="bicubic"),
+            encoder=replace(paper.encoder, l2="both", skip_first=True),
+        )
+    raise ValueError(f"fidelity must be paper or author, got {fidelity!r}")

@@ -1,0 +1,241 @@
+"""A trained model: codebook, one-vs-rest SVMs and class names, saved as one folder."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mpp_jax.bundle import BundleError, arrays_digest, read_bundle, write_bundle
+from mpp_jax.codebook import Codebook
+from mpp_jax.config import Run
+from mpp_jax.data import Item, Skipped
+from mpp_jax.encoding import encode_items
+from mpp_jax.gmm import GMM
+from mpp_jax.nets import Network, load_network
+from mpp_jax.pca import PCA
+from mpp_jax.pooling import split_stacks
+from mpp_jax.store import stack_unit_vectors
+from mpp_jax.svm import LinearSVM, svm_scores
+
+CODEBOOK = "mpp-jax-codebook"
+MODEL = "mpp-jax-model"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a codebook or model comes from; a mismatch is refused.
+
+    Attributes:
+        network: its name.
+        weights_sha256: of the network's weight file.
+        weights_file: path it was read from (a hint for the next time), or None.
+        dataset: name of the pictures.
+        pictures_sha256: of the list of training pictures.
+        config: settings of the run.
+    """
+
+    network: str
+    weights_sha256: str
+    weights_file: str | None
+    dataset: str
+    pictures_sha256: str
+    config: Run
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**self.__dict__, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Provenance":
+        """Read what `to_dict` wrote, ignoring other keys."""
+        names = cls.__dataclass_fields__
+        values = {name: record[name] for name in names if name in record}
+        return cls(**{**values, "config": Run.from_dict(record["config"])})
+
+    def check_network(self, network: Network) -> None:
+        """Raise unless ``network`` is the one with the same weights.
+
+        Raises:
+            BundleError: another network, or other weights.
+        """
+        if network.spec.name != self.network:
+            raise BundleError(f"made with network {self.network!r}, not {network.spec.name!r}")
+        if network.weights_sha256 != self.weights_sha256:
+            raise BundleError(
+                f"made with {self.network} weights of sha256 {self.weights_sha256[:12]}..., the "
+                f"given ones have {network.weights_sha256[:12]}...; give the same file with --weights"
+            )
+
+
+def codebook_digest(codebook: Codebook) -> str:
+    """Return the SHA-256 of a codebook's arrays."""
+    return arrays_digest(_codebook_arrays(codebook))
+
+
+def _codebook_arrays(codebook: Codebook | None) -> dict[str, Any]:
+    if codebook is None:
+        return {}
+    return {"pca": codebook.pca._asdict(), "gmm": codebook.gmm._asdict()}
+
+
+def _codebook_record(codebook: Codebook | None) -> dict[str, bool] | None:
+    if codebook is None:
+        return None
+    return {"l2_before": codebook.l2_before, "l2_after": codebook.l2_after}
+
+
+def _codebook_from(arrays: dict[str, Any], record: dict[str, Any]) -> Codebook | None:
+    flags = record["codebook"]
+    if flags is None:
+        return None
+    on_device = jax.tree.map(jnp.asarray, arrays)
+    return Codebook(
+        PCA(**on_device["pca"]), GMM(**on_device["gmm"]), flags["l2_before"], flags["l2_after"]
+    )
+
+
+def save_codebook(folder: Path, codebook: Codebook | None, provenance: Provenance) -> None:
+    """Write a codebook folder; raises `BundleError` where the place is taken by something else.
+
+    None is saved as well: it says that these settings need no codebook.
+    """
+    record = provenance.to_dict() | {"codebook": _codebook_record(codebook)}
+    write_bundle(folder, CODEBOOK, _codebook_arrays(codebook), record)
+
+
+def load_codebook(folder: Path) -> tuple[Codebook | None, Provenance]:
+    """Read a codebook folder; raises `BundleError` where it cannot be."""
+    arrays, record = read_bundle(folder, CODEBOOK)
+    return _codebook_from(arrays, record), Provenance.from_dict(record)
+
+
+class Prediction(NamedTuple):
+    """What a model says of pictures.
+
+    Attributes:
+        classes: (L,) names, the order of the columns.
+        scores: (N, L) float32 SVM scores; rows of pictures that could not be read are NaN.
+        skipped: those pictures, with the reason.
+    """
+
+    classes: tuple[str, ...]
+    scores: np.ndarray
+    skipped: tuple[Skipped, ...]
+
+    def ranked(self, row: int, top: int | None = None) -> list[tuple[str, float]]:
+        """Return (class, score) of one picture, best first; empty where it could not be read."""
+        if np.isnan(self.scores[row]).any():
+            return []
+        order = np.argsort(-self.scores[row], kind="stable")[:top]
+        return [(self.classes[i], float(self.scores[row, i])) for i in order]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
+
+    Attributes:
+        provenance: network, weights, data and settings it was made with.
+        codebook: None where no representation needs one.
+        svms: one-vs-rest machines by representation.
+        classes: (L,) names.
+        primary: the representation used unless another is named.
+        network: loaded weights, for `predict`; None where only stored encodings are scored.
+    """
+
+    provenance: Provenance
+    codebook: Codebook | None = field(repr=False)
+    svms: dict[str, LinearSVM] = field(repr=False)
+    classes: tuple[str, ...]
+    primary: str
+    network: Network | None = field(default=None, repr=False)
+
+    def predict(
+        self,
+        pictures: Sequence[str | os.PathLike[str] | np.ndarray] | np.ndarray,
+        method: str | None = None,
+    ) -> Prediction:
+        """Score pictures.
+
+        Args:
+            pictures: paths, or uint8 RGB arrays (H, W, 3) of any sizes, or one array (B, H, W, 3).
+            method: representation; None for the primary one.
+
+        Raises:
+            ValueError: an unknown representation, no network, or arrays of another kind.
+        """
+        name = self.primary if method is None else method
+        if name not in self.svms:
+            raise ValueError(f"method: the model knows {', '.join(self.svms)}, not {name!r}")
+        if self.network is None:
+            raise ValueError("network: the model was opened without its network; use load_model")
+        items = [_item(i, picture) for i, picture in enumerate(pictures)]
+        parts = split_stacks([name])
+        skipped: list[Skipped] = []
+        scores = np.full((len(items), len(self.classes)), np.nan, np.float32)
+        config = self.provenance.config
+        encoded = encode_items(
+            self.network, items, self.codebook, config, parts, on_skip=skipped.append
+        )
+        for index, vectors in encoded:
+            arrays = [vectors[part] for part in parts]
+            whole = arrays[0] if len(arrays) == 1 else stack_unit_vectors(arrays)
+            scores[index] = np.asarray(svm_scores(self.svms[name], whole))
+        return Prediction(self.classes, scores, tuple(skipped))
+
+
+def _item(number: int, picture: str | os.PathLike[str] | np.ndarray) -> Item:
+    if isinstance(picture, np.ndarray):
+        return Item(f"picture {number}", (), "test", read=lambda: picture)
+    return Item(os.fspath(picture), (), "test", path=Path(picture))
+
+
+def save_model(folder: Path, model: Model) -> None:
+    """Write a model folder; raises `BundleError` where the place is taken by something else."""
+    svms = {name: svm._asdict() for name, svm in model.svms.items()}
+    arrays = {"svms": svms, **_codebook_arrays(model.codebook)}
+    record = model.provenance.to_dict() | {
+        "classes": list(model.classes),
+        "methods": list(model.svms),
+        "primary": model.primary,
+        "codebook": _codebook_record(model.codebook),
+    }
+    write_bundle(folder, MODEL, arrays, record)
+
+
+def open_model(folder: Path) -> Model:
+    """Read a model folder without its network; raises `BundleError` where it cannot be read."""
+    arrays, record = read_bundle(folder, MODEL)
+    codebook = _codebook_from(arrays, record)
+    svms = {name: LinearSVM(**arrays["svms"][name]) for name in record["methods"]}
+    provenance = Provenance.from_dict(record)
+    return Model(provenance, codebook, svms, tuple(record["classes"]), record["primary"])
+
+
+def load_model(
+    folder: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
+) -> Model:
+    """Open a model with its network, ready to predict.
+
+    Args:
+        folder: written by ``mpp-jax train`` or ``mpp-jax run``.
+        weights: the network's weight file; None takes the place recorded at training if it still
+            exists, else the cache or a download.
+
+    Raises:
+        BundleError: no model there, or other weights than it was trained with.
+        WeightsError: the weight file cannot be read or had.
+    """
+    model = open_model(Path(folder))
+    made = model.provenance
+    hint = made.weights_file
+    if weights is None and hint is not None and Path(hint).exists():
+        weights = hint
+    network = load_network(made.network, weights, dtype=jnp.dtype(made.config.dtype))
+    made.check_network(network)
+    return Model(made, model.codebook, model.svms, model.classes, model.primary, network)

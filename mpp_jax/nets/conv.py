@@ -1,0 +1,202 @@
+r"""2-D convolution, in the formulation that a device runs fastest.
+
+All formulations compute the same cross-correlation, NHWC pictures against HWIO kernels:
+
+    y[b, i, j, o] = sum_{u, v, c} x[b, i s + u - p, j s + v - p, c] kernel[u, v, c, o]
+
+``direct``    XLA's own convolution: the reference that the others are tested against.
+``matmul``    a 1x1 kernel of stride 1 is a matrix product over positions.
+``im2col``    every window written out as a row, one product with the flattened kernel.
+``toeplitz``  q neighbouring output columns at once. The windows of q columns share one contiguous
+              row segment of s (q - 1) + kw pixels, so the patch matrix holds that segment once, in
+              long contiguous pieces, and the kernel becomes a banded (Toeplitz) matrix with q c_out
+              columns. It wastes products on the band's zeros and saves the scattered copies that
+              make ``im2col`` slow for three input channels.
+``winograd``  minimal filtering F(m, r) for square kernels of stride 1 (see ``winograd.py``).
+
+`choose` is the one place that says which is used where; its table was measured with
+``experiments/bench_dense.py``.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from mpp_jax.nets.winograd import winograd_conv2d
+
+Padding = Sequence[tuple[int, int]]
+Kind = Literal["direct", "matmul", "im2col", "toeplitz", "winograd"]
+
+
+class Formulation(NamedTuple):
+    """A way to compute a convolution; ``tile`` is q of toeplitz or m of winograd's F(m, r)."""
+
+    kind: Kind
+    tile: int = 0
+
+
+DIRECT = Formulation("direct")
+
+
+def choose(
+    kernel_shape: tuple[int, int, int, int], strides: tuple[int, int], backend: str
+) -> Formulation:
+    """Return the fastest measured formulation for a layer on a device.
+
+    Accelerators get the direct form: their libraries already tile it for the matrix units.
+    """
+    if backend != "cpu":
+        return DIRECT
+    height, width, c_in, _ = kernel_shape
+    if (height, width) == (1, 1) and strides == (1, 1):
+        return Formulation("matmul")
+    if c_in <= 4 and strides[0] == strides[1] > 1:
+        return Formulation("toeplitz", 2)
+    if strides == (1, 1) and height == width >= 6:
+        return Formulation("winograd", 3)
+    return DIRECT
+
+
+def conv2d(
+    x: Array,
+    kernel: Array,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    padding: Padding = ((0, 0), (0, 0)),
+    groups: int = 1,
+    formulation: Formulation | None = None,
+    precision: lax.PrecisionLike = None,
+) -> Array:
+    """Cross-correlate pictures with a kernel.
+
+    A grouped convolution is split into ordinary ones and concatenated on the CPU, where XLA's own
+    grouped form is about three times slower.
+
+    Args:
+        x: (B, H, W, C) float.
+        kernel: (kh, kw, C / groups, O) float.
+        strides: step of the window, (vertical, horizontal).
+        padding: zeros added ((top, bottom), (left, right)).
+        groups: number of channel groups that do not see each other.
+        formulation: how to compute it; None takes `choose`'s answer for the default backend.
+        precision: as in `jax.lax.conv_general_dilated`.
+
+    Returns:
+        (B, H', W', O) float.
+    """
+    backend = jax.default_backend()
+    if groups > 1:
+        if formulation == DIRECT or backend != "cpu":
+            return _direct(x, kernel, strides, padding, groups, precision)
+        parts = zip(
+            jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True
+        )
+        return jnp.concatenate(
+            [
+                conv2d(
+                    xg,
+                    kg,
+                    strides=strides,
+                    padding=padding,
+                    formulation=formulation,
+                    precision=precision,
+                )
+                for xg, kg in parts
+            ],
+            axis=-1,
+        )
+    shape = (kernel.shape[0], kernel.shape[1], kernel.shape[2], kernel.shape[3])
+    kind, tile = formulation or choose(shape, strides, backend)
+    if kind == "direct":
+        return _direct(x, kernel, strides, padding, 1, precision)
+    (top, bottom), (left, right) = padding
+    if top or bottom or left or right:
+        x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    if kind == "matmul":
+        return _matmul(x, kernel, precision)
+    if kind == "im2col":
+        return _im2col(x, kernel, strides, precision)
+    if kind == "toeplitz":
+        return _toeplitz(x, kernel, strides, tile, precision)
+    return winograd_conv2d(x, kernel, tile, precision)
+
+
+def _direct(
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, int],
+    padding: Padding,
+    groups: int,
+    precision: lax.PrecisionLike,
+) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        precision=precision,
+    )
+
+
+def _matmul(x: Array, kernel: Array, precision: lax.PrecisionLike) -> Array:
+    # One tall matrix: XLA's batched form of the same product runs at half the speed.
+    flat = x.reshape(-1, x.shape[-1])
+    return jnp.dot(flat, kernel[0, 0], precision=precision).reshape(*x.shape[:-1], -1)
+
+
+def _output_size(size: int, kernel: int, stride: int) -> int:
+    return (size - kernel) // stride + 1
+
+
+def _im2col(
+    x: Array, kernel: Array, strides: tuple[int, int], precision: lax.PrecisionLike
+) -> Array:
+    kh, kw, _, c_out = kernel.shape
+    sh, sw = strides
+    height = _output_size(x.shape[1], kh, sh)
+    width = _output_size(x.shape[2], kw, sw)
+    taps = [
+        x[:, u : u + sh * (height - 1) + 1 : sh, v : v + sw * (width - 1) + 1 : sw]
+        for u in range(kh)
+        for v in range(kw)
+    ]
+    patches = jnp.concatenate(taps, axis=-1).reshape(x.shape[0] * height * width, -1)
+    y = jnp.dot(patches, kernel.reshape(-1, c_out), precision=precision)
+    return y.reshape(x.shape[0], height, width, c_out)
+
+
+def _toeplitz(
+    x: Array, kernel: Array, strides: tuple[int, int], q: int, precision: lax.PrecisionLike
+) -> Array:
+    kh, kw, c_in, c_out = kernel.shape
+    sh, sw = strides
+    batch = x.shape[0]
+    height = _output_size(x.shape[1], kh, sh)
+    width = _output_size(x.shape[2], kw, sw)
+
+    # Rows are cut into blocks of q sw pixels; a segment is its own block and the head of the next.
+    blocks = -(-width // q)
+    step = q * sw * c_in
+    segment = (sw * (q - 1) + kw) * c_in
+    reach = -(-segment // step)
+    length = (blocks + reach - 1) * step
+    rows = x.reshape(batch, x.shape[1], -1)
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, max(0, length - rows.shape[2]))))[:, :, :length]
+    rows = rows.reshape(batch, x.shape[1], blocks + reach - 1, step)
+    pieces = [
+        rows[:, u : u + sh * (height - 1) + 1 : sh, p : p + blocks, : min(step, segment - p * step)]
+        for u in range(kh)
+        for p in range(reach)
+    ]
+    patches = jnp.concatenate(pieces, axis=-1).reshape(-1, kh * segment)
+
+    band = jnp.zeros((kh, segment // c_in, c_in, q, c_out), kernel.dtype)
+    for column in range(q):
+        band = band.at[:, column * sw : column * sw + kw, :, column].set(kernel)
+    y = jnp.dot(patches, band.reshape(kh * segment, q * c_out), precision=precision)
+    return y.reshape(batch, height, blocks * q, c_out)[:, :, :width]

@@ -1,0 +1,26 @@
+"""A strict session: rank promotion raises, warnings are errors, float32 stays float32."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Small arrays computed by VLFeat 0.9.21 (see ``tests/golden/README.md``)."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder with the pretrained SqueezeNet file and the Scene-15 pictures."""
+    place = Path(os.environ.get("MPP_JAX_SHARED", REPOSITORY / ".." / "shared")).resolve()
+    if not (place / "data").is_dir():
+        pytest.skip(f"no shared data at {place}: set MPP_JAX_SHARED")
+    return place
