@@ -1,0 +1,204 @@
+"""Items, datasets, and the rules that every source of pictures shares.
+
+Seeded choices (a train/test split, a limit per class) rank the items of a class by
+``sha256(seed, purpose, id)``: they depend neither on the order in which a file system lists files
+nor on other items, and a limit of 5 keeps a subset of what a limit of 10 keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+
+SPLITS: Final = ("train", "test")
+
+
+class DataError(ValueError):
+    """Data that cannot be used as they stand; one line that says what to mend."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture.
+
+    Attributes:
+        id: Unique, stable name: the path relative to the folder or list, with forward slashes.
+        labels: Class indices, rising; exactly one unless the dataset is multi-label.
+        split: ``"train"`` or ``"test"``.
+        path: The file, where there is one.
+        read: Gives the content (file bytes or an ``(H, W, 3)`` uint8 array) where there is no file.
+        ignored: Classes that are neither present nor absent for this picture, rising.
+    """
+
+    id: str
+    labels: tuple[int, ...]
+    split: str
+    path: Path | None = None
+    read: Callable[[], bytes | np.ndarray] | None = None
+    ignored: tuple[int, ...] = ()
+
+    def source(self) -> Path | bytes | np.ndarray:
+        """What :func:`mpp_jax.data.decode_picture` (or nobody, for an array) has to decode."""
+        if self.path is not None:
+            return self.path
+        if self.read is not None:
+            return self.read()
+        raise ValueError(f"item {self.id!r} has neither path nor read")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures with labels in a fixed order.
+
+    Attributes:
+        name: Name for reports.
+        classes: Class names; labels index it.
+        items: All pictures, training pictures first.
+        multi_label: Whether a picture may carry any number of labels.
+        warnings: Inputs that were left out, one line each; a run should end with exit status 1.
+        notes: Facts worth printing, one line each.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    multi_label: bool = False
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def split(self, split: str) -> tuple[Item, ...]:
+        """The items of ``"train"`` or ``"test"``, in order."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        return tuple(item for item in self.items if item.split == split)
+
+    def targets(self, split: str) -> np.ndarray:
+        """``(N, L)`` float32: +1 present, -1 absent, 0 ignored."""
+        return target_matrix(self.split(split), len(self.classes))
+
+
+class Labelled(Protocol):
+    """Anything with ``labels`` and ``ignored``: an item, or a record of a store."""
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Class indices."""
+
+    @property
+    def ignored(self) -> tuple[int, ...]:
+        """Classes that are neither present nor absent."""
+
+
+def target_matrix(items: Sequence[Labelled], classes: int) -> np.ndarray:
+    """``(N, L)`` float32 targets of one-vs-rest training: +1 present, -1 absent, 0 ignored."""
+    targets = np.full((len(items), classes), -1.0, np.float32)
+    for row, item in enumerate(items):
+        targets[row, list(item.ignored)] = 0.0
+        targets[row, list(item.labels)] = 1.0
+    return targets
+
+
+def seeded_order(ids: Iterable[str], seed: int, purpose: str) -> list[str]:
+    """The ids in a pseudo-random order that depends on seed and purpose, not on their order."""
+
+    def rank(identity: str) -> tuple[bytes, str]:
+        text = f"{seed}\0{purpose}\0{identity}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest(), identity
+
+    return sorted(ids, key=rank)
+
+
+def stratified_test_ids(groups: dict[int, list[str]], fraction: float, seed: int) -> set[str]:
+    """The ids that a seeded split sends to test: ``fraction`` of each class, see above."""
+    chosen: set[str] = set()
+    for ids in groups.values():
+        count = min(max(round(fraction * len(ids)), 1), len(ids) - 1)
+        chosen.update(seeded_order(ids, seed, "split")[: max(count, 0)])
+    return chosen
+
+
+def make_dataset(
+    name: str,
+    classes: Sequence[str],
+    items: Iterable[Item],
+    *,
+    multi_label: bool,
+    notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> Dataset:
+    """Checks items against classes and builds the dataset.
+
+    Classes without any picture are dropped with a warning and the labels renumbered; training
+    items move before test items, otherwise the order stays.
+
+    Raises:
+        DataError: No picture, no training picture, a class in test that training lacks.
+    """
+    items = tuple(items)
+    if not items:
+        raise DataError(f"{name}: no picture found")
+    count = {split: Counter[int]() for split in SPLITS}
+    for item in items:
+        count[item.split].update(item.labels)
+    if not any(item.split == "train" for item in items):
+        raise DataError(f"{name}: no training picture, only test pictures")
+    lacking = [classes[label] for label in sorted(count["test"].keys() - count["train"].keys())]
+    if lacking:
+        raise DataError(
+            f"{name}: test has {listed_classes(lacking)}, of which training has no picture; "
+            "add training pictures, or take the class out of test"
+        )
+    used = sorted(count["train"])
+    empty = [classes[label] for label in range(len(classes)) if label not in count["train"]]
+    warnings = list(warnings)
+    if empty:
+        warnings.append(f"{listed_classes(empty)} without any picture, left out")
+    if not used:
+        raise DataError(f"{name}: no picture carries a label")
+    notes = list(notes)
+    untested = [classes[label] for label in used if label not in count["test"]]
+    if untested and count["test"]:
+        notes.append(f"{listed_classes(untested)} without test pictures")
+    new = {label: position for position, label in enumerate(used)}
+    renumbered = [
+        replace(
+            item,
+            labels=tuple(sorted(new[label] for label in set(item.labels))),
+            ignored=tuple(sorted(new[label] for label in set(item.ignored) if label in new)),
+        )
+        for item in items
+    ]
+    return Dataset(
+        name=name,
+        classes=tuple(classes[label] for label in used),
+        items=tuple(sorted(renumbered, key=lambda item: SPLITS.index(item.split))),
+        multi_label=multi_label,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
+
+
+def listed_classes(names: Sequence[str], most: int = 5) -> str:
+    """``class 'a'`` or ``classes 'a', 'b' and 3 more``, for messages."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{'class' if len(names) == 1 else 'classes'} {shown}{more}"
+
+
+def limited_items(dataset: Dataset, limit: int, seed: int) -> tuple[Item, ...]:
+    """The items that ``limit_per_class`` keeps, in their order."""
+    kept: set[str] = set()
+    for split in SPLITS:
+        groups: dict[int, list[str]] = {}
+        for item in dataset.split(split):
+            for label in item.labels:
+                groups.setdefault(label, []).append(item.id)
+        for ids in groups.values():
+            kept.update(seeded_order(ids, seed, "limit")[:limit])
+    return tuple(item for item in dataset.items if item.id in kept)

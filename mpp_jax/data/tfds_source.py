@@ -1,0 +1,210 @@
+"""Prepared TensorFlow Datasets, read without TensorFlow.
+
+TFDS reads ``array_record`` files through ``as_data_source`` with NumPy alone. What must exist is
+the *prepared* dataset; builders that need no TensorFlow to generate (and any of one's own) prepare
+it so::
+
+    python -c "import tensorflow_datasets as tfds;
+               tfds.builder('NAME', file_format='array_record').download_and_prepare()"
+
+Features: ``image`` with ``label`` (single label) or ``labels`` (multi-label). Where there is
+``labels_no_difficult`` beside ``labels`` (PASCAL VOC), a class that a picture has only as
+"difficult" is *ignored* for that picture.
+
+Splits: ``test`` is test, and ``train`` and ``validation`` together are training. Where there is no
+``test``, or its labels are withheld (-1), ``validation`` is test; where there is neither, a seeded,
+stratified part of ``train`` is.
+
+Pictures stay encoded here: the package's own decode rule applies to their bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .dataset import DataError, Dataset, Item, make_dataset, stratified_test_ids
+from .decode import DecodeError
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
+
+
+def open_tfds(name: str, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+    """Opens a prepared dataset; no download, no TensorFlow.
+
+    Args:
+        name: ``NAME``, ``NAME:CONFIG``, TFDS's own ``NAME/CONFIG:VERSION``, or the folder of a
+            prepared version (the one with ``dataset_info.json``). Names are looked up under the
+            environment variable ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+        test_fraction: Share of test pictures where the dataset has no test or validation split.
+        seed: Seed of that choice.
+
+    Returns:
+        The dataset; ids are ``<tfds split>/<record number>``.
+
+    Raises:
+        DataError: Not prepared, another file format, or features that are no classification.
+    """
+    builder = _builder(name)
+    title = builder.info.name + (f"/{builder.builder_config.name}" if _has_config(builder) else "")
+    image, label, classes = _features(builder, title)
+    multi_label = label == "labels"
+    parts = {
+        split: _items(builder, split, image, label, title)
+        for split in ("train", "validation", "test")
+        if split in builder.info.splits
+    }
+    notes: list[str] = []
+    if "train" not in parts:
+        raise DataError(f"tfds:{name}: no split 'train', only {_names(builder.info.splits)}")
+    if any(_withheld(item) for item in parts.get("test", ())):
+        del parts["test"]
+        notes.append("the labels of split 'test' are withheld, it is not used")
+    for split, items in parts.items():
+        if any(_withheld(item) for item in items):
+            raise DataError(f"tfds:{name}: split {split!r} has pictures without label (-1)")
+    train, test = parts["train"], parts.get("test")
+    if test is None:
+        test = parts.get("validation")
+        if test is not None:
+            notes.append("no labelled split 'test', 'validation' is test")
+    elif "validation" in parts:
+        train = train + parts["validation"]
+        notes.append("'train' and 'validation' together are training")
+    if test is None:
+        groups: dict[int, list[str]] = {}
+        for item in train:
+            # A multi-label picture counts for its first class.
+            groups.setdefault(item.labels[0] if item.labels else -1, []).append(item.id)
+        chosen = stratified_test_ids(groups, test_fraction, seed)
+        test = [item for item in train if item.id in chosen]
+        train = [item for item in train if item.id not in chosen]
+        notes.append(
+            f"{title}: seeded split, {test_fraction:g} of each class for test, seed {seed}"
+        )
+    items = [replace(item, split="train") for item in train]
+    items += [replace(item, split="test") for item in test]
+    return make_dataset(title, classes, items, multi_label=multi_label, notes=notes)
+
+
+def _has_config(builder: Any) -> bool:
+    config = builder.builder_config
+    return config is not None and config.name not in ("", "default")
+
+
+def _names(values: Any) -> str:
+    return ", ".join(repr(value) for value in values) or "nothing"
+
+
+def _builder(name: str) -> Any:
+    try:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import read_only_builder
+    except ImportError as error:
+        raise DataError(
+            f"tfds:{name}: needs the package tensorflow-datasets (pip install tensorflow-datasets)"
+        ) from error
+    folder = Path(name).expanduser()
+    if not name:
+        raise DataError("tfds: no dataset name; write tfds:NAME or tfds:NAME:CONFIG")
+    try:
+        if (folder / "dataset_info.json").is_file():
+            return tfds.builder_from_directory(os.fspath(folder))
+        data_dir = os.environ.get("TFDS_DATA_DIR")
+        return read_only_builder.builder_from_files(
+            _tfds_name(name), **({"data_dir": data_dir} if data_dir else {})
+        )
+    except tfds.core.DatasetNotFoundError as error:
+        where = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        raise DataError(
+            f"tfds:{name}: not prepared in {where} (TFDS_DATA_DIR); {_preparation(name)}"
+        ) from error
+    except Exception as error:  # whatever a damaged or foreign folder makes TFDS raise
+        raise DataError(f"tfds:{name}: TFDS cannot open it: {_first_line(error)}") from error
+
+
+def _tfds_name(name: str) -> str:
+    """``NAME:CONFIG`` to TFDS's ``NAME/CONFIG``; a version behind the colon stays."""
+    head, colon, tail = name.partition(":")
+    return f"{head}/{tail}" if colon and "/" not in head and not _VERSION.fullmatch(tail) else name
+
+
+def _preparation(name: str) -> str:
+    return (
+        'prepare it with: python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{_tfds_name(name)}', file_format='array_record').download_and_prepare()\" "
+        "(some builders need TensorFlow for this step)"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _features(builder: Any, title: str) -> tuple[str, str, Sequence[str]]:
+    """Names of the image and label features, and the class names."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    available = list(features) if isinstance(features, tfds.features.FeaturesDict) else []
+    if "image" in available and isinstance(features["image"], tfds.features.Image):
+        if "label" in available and isinstance(features["label"], tfds.features.ClassLabel):
+            return "image", "label", _class_names(features["label"])
+        inner = getattr(features["labels"], "feature", None) if "labels" in available else None
+        if isinstance(inner, tfds.features.ClassLabel):
+            return "image", "labels", _class_names(inner)
+    raise DataError(
+        f"{title}: no picture classification; features 'image' and 'label' or 'labels' are needed, "
+        f"it has {_names(available)}"
+    )
+
+
+def _class_names(feature: Any) -> Sequence[str]:
+    return [str(name) for name in feature.names]
+
+
+def _items(builder: Any, split: str, image: str, label: str, title: str) -> list[Item]:
+    import tensorflow_datasets as tfds
+
+    try:
+        source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+        return [
+            _item(f"{split}/{number:06d}", source[number], partial(_bytes, source, number, image))
+            for number in range(len(source))
+        ]
+    except NotImplementedError as error:
+        kind = builder.info.file_format.value
+        raise DataError(
+            f"{title}: prepared as {kind}, which only TensorFlow reads; {_preparation(title)}"
+        ) from error
+    except ImportError as error:
+        raise DataError(
+            f"{title}: reading array_record files needs a package: {_first_line(error)}"
+        ) from error
+    except Exception as error:  # damaged record files raise almost anything
+        raise DataError(f"{title}: split {split!r} cannot be read: {_first_line(error)}") from error
+
+
+def _item(identity: str, example: Any, read: Any) -> Item:
+    if "label" in example:
+        return Item(identity, (int(example["label"]),), "train", read=read)
+    present = {int(value) for value in example["labels"]}
+    certain = {int(value) for value in example.get("labels_no_difficult", example["labels"])}
+    labels, ignored = tuple(sorted(certain)), tuple(sorted(present - certain))
+    return Item(identity, labels, "train", read=read, ignored=ignored)
+
+
+def _withheld(item: Item) -> bool:
+    return any(label < 0 for label in item.labels)
+
+
+def _bytes(source: Any, number: int, image: str) -> bytes:
+    try:
+        return bytes(source[number][image])
+    except Exception as error:  # damaged record files raise almost anything
+        raise DecodeError(f"record {number}", f"cannot be read: {_first_line(error)}") from error
