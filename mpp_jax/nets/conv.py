@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mpp_jax.nets.winograd import winograd_conv2d
+from mpp_jax.nets.winograd import transform_kernel, winograd_apply
 
 Padding = Sequence[tuple[int, int]]
 Kind = Literal["direct", "matmul", "im2col", "toeplitz", "winograd"]
@@ -37,27 +37,64 @@ class Formulation(NamedTuple):
     kind: Kind
     tile: int = 0
 
+    def __str__(self) -> str:
+        """For instance ``winograd-3``."""
+        return f"{self.kind}-{self.tile}" if self.tile else self.kind
+
 
 DIRECT = Formulation("direct")
 
 
 def choose(
-    kernel_shape: tuple[int, int, int, int], strides: tuple[int, int], backend: str
+    kernel_shape: tuple[int, int, int, int],
+    strides: tuple[int, int],
+    positions: int,
+    backend: str,
 ) -> Formulation:
     """Return the fastest measured formulation for a layer on a device.
 
     Accelerators get the direct form: their libraries already tile it for the matrix units.
+
+    Args:
+        kernel_shape: (kh, kw, C / groups, O).
+        strides: of the window.
+        positions: of the output, H' W'.
+        backend: as `jax.default_backend` names it.
     """
     if backend != "cpu":
         return DIRECT
     height, width, c_in, _ = kernel_shape
-    if (height, width) == (1, 1) and strides == (1, 1):
-        return Formulation("matmul")
-    if c_in <= 4 and strides[0] == strides[1] > 1:
-        return Formulation("toeplitz", 2)
-    if strides == (1, 1) and height == width >= 6:
-        return Formulation("winograd", 3)
+    if strides == (1, 1) and height == width:
+        if height == 1:
+            return Formulation("matmul")
+        if height >= 6:
+            return Formulation("winograd", 3) if positions > 9 else Formulation("im2col")
+        # Below these widths the transforms cost more than the products they save.
+        if c_in >= (96 if height <= 3 else 32):
+            return Formulation("winograd", 3)
     return DIRECT
+
+
+def candidates(
+    kernel_shape: tuple[int, int, int, int], strides: tuple[int, int]
+) -> tuple[Formulation, ...]:
+    """Return every formulation that can compute a layer, for measurements."""
+    height, width, c_in, _ = kernel_shape
+    found = [DIRECT, Formulation("im2col")]
+    if strides == (1, 1) and height == width == 1:
+        found.append(Formulation("matmul"))
+    elif strides == (1, 1) and height == width:
+        found += [Formulation("winograd", m) for m in range(2, 8 - height // 2)]
+    elif c_in <= 4:
+        found += [Formulation("toeplitz", q) for q in (1, 2, 3, 4)]
+    return tuple(found)
+
+
+def prepare_kernel(kernel: Array, formulation: Formulation) -> Array | None:
+    """Return what a formulation can compute from the weights alone, once; None for nothing."""
+    if formulation.kind != "winograd":
+        return None
+    return transform_kernel(kernel, formulation.tile)
 
 
 def conv2d(
@@ -68,6 +105,7 @@ def conv2d(
     padding: Padding = ((0, 0), (0, 0)),
     groups: int = 1,
     formulation: Formulation | None = None,
+    prepared: Array | None = None,
     precision: lax.PrecisionLike = None,
 ) -> Array:
     """Cross-correlate pictures with a kernel.
@@ -82,34 +120,41 @@ def conv2d(
         padding: zeros added ((top, bottom), (left, right)).
         groups: number of channel groups that do not see each other.
         formulation: how to compute it; None takes `choose`'s answer for the default backend.
+        prepared: from `prepare_kernel` for that formulation, where it is at hand.
         precision: as in `jax.lax.conv_general_dilated`.
 
     Returns:
         (B, H', W', O) float.
     """
     backend = jax.default_backend()
+    if groups > 1 and (formulation == DIRECT or backend != "cpu"):
+        return _direct(x, kernel, strides, padding, groups, precision)
     if groups > 1:
-        if formulation == DIRECT or backend != "cpu":
-            return _direct(x, kernel, strides, padding, groups, precision)
+        ready = [None] * groups if prepared is None else jnp.split(prepared, groups, axis=-1)
         parts = zip(
-            jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True
+            jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), ready, strict=True
         )
-        return jnp.concatenate(
-            [
-                conv2d(
-                    xg,
-                    kg,
-                    strides=strides,
-                    padding=padding,
-                    formulation=formulation,
-                    precision=precision,
-                )
-                for xg, kg in parts
-            ],
-            axis=-1,
+        each = [
+            conv2d(
+                x_part,
+                kernel_part,
+                strides=strides,
+                padding=padding,
+                formulation=formulation,
+                prepared=ready_part,
+                precision=precision,
+            )
+            for x_part, kernel_part, ready_part in parts
+        ]
+        return jnp.concatenate(each, axis=-1)
+    if formulation is None:
+        formulation = choose(
+            (kernel.shape[0], kernel.shape[1], kernel.shape[2], kernel.shape[3]),
+            strides,
+            output_positions(x.shape, kernel.shape, strides, padding),
+            backend,
         )
-    shape = (kernel.shape[0], kernel.shape[1], kernel.shape[2], kernel.shape[3])
-    kind, tile = formulation or choose(shape, strides, backend)
+    kind, tile = formulation
     if kind == "direct":
         return _direct(x, kernel, strides, padding, 1, precision)
     (top, bottom), (left, right) = padding
@@ -121,7 +166,20 @@ def conv2d(
         return _im2col(x, kernel, strides, precision)
     if kind == "toeplitz":
         return _toeplitz(x, kernel, strides, tile, precision)
-    return winograd_conv2d(x, kernel, tile, precision)
+    if prepared is None:
+        prepared = transform_kernel(kernel, tile)
+    return winograd_apply(x, prepared, kernel.shape[0], tile, precision)
+
+
+def output_positions(
+    x_shape: Sequence[int], kernel_shape: Sequence[int], strides: Sequence[int], padding: Padding
+) -> int:
+    """Return H' W' of a convolution's output."""
+    rows, columns = (
+        (x_shape[1 + axis] + sum(padding[axis]) - kernel_shape[axis]) // strides[axis] + 1
+        for axis in (0, 1)
+    )
+    return rows * columns
 
 
 def _direct(

@@ -1,0 +1,160 @@
+"""The building blocks of the networks; NHWC activations, HWIO kernels.
+
+Shapes: ``B`` pictures, ``H x W`` positions, ``C`` channels. Plain functions carry the
+mathematics; the Linen modules only own the parameters.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from mpp_jax.nets import spec as s
+from mpp_jax.nets.conv import DIRECT, Formulation, conv2d
+
+# Parity with the networks' original implementations (1e-4) rules out TF32 and bfloat16 passes.
+PRECISION = "highest"
+
+
+def lrn(x: Array, layer: s.LRN) -> Array:
+    """Local response normalisation across channels.
+
+    ``y_c = x_c / (k + alpha/size * sum_{|j - c| <= size/2} x_j^2)^beta``
+    (Krizhevsky et al. 2012, section 3.3, with Caffe's scaling of alpha).
+
+    Args:
+        x: (B, H, W, C).
+        layer: its constants.
+
+    Returns:
+        (B, H, W, C), same dtype.
+    """
+    channels = np.arange(x.shape[-1])
+    # A matrix product with a 0/1 band is one pass over memory; shifted additions are `size`.
+    band = np.abs(channels[:, None] - channels[None, :]) <= layer.size // 2
+    total = jnp.dot(
+        jnp.square(x),
+        jnp.asarray(band, x.dtype),
+        precision=PRECISION,
+        preferred_element_type=jnp.float32,
+    )
+    denominator = layer.k + (layer.alpha / layer.size) * total
+    if layer.beta == 0.75:  # two square roots are several times faster than a power
+        root = lax.rsqrt(denominator)
+        factor = root * lax.sqrt(root)
+    else:
+        factor = lax.pow(denominator, jnp.float32(-layer.beta))
+    return (x * factor).astype(x.dtype)
+
+
+def max_pool(x: Array, layer: s.Pool, mode: s.PoolingMode) -> Array:
+    """Max pooling; ceil mode lets the last windows hang over the edge, where nothing counts.
+
+    Args:
+        x: (B, H, W, C).
+        layer: window and stride.
+        mode: ``"floor"`` or ``"ceil"``.
+
+    Returns:
+        (B, H', W', C) with the sizes of :func:`mpp_jax.nets.spec.pooled_size`.
+    """
+    for axis in (1, 2):
+        x = _max_along(x, axis, layer, mode)
+    return x
+
+
+def _max_along(x: Array, axis: int, layer: s.Pool, mode: s.PoolingMode) -> Array:
+    n = x.shape[axis]
+    size = s.pooled_size(n, layer.window, layer.stride, mode)
+    if size == 0:
+        raise ValueError(f"x: {n} positions are fewer than pooling {layer.name!r} needs")
+    over = (size - 1) * layer.stride + layer.window - n
+    window, stride, padding = [1] * 4, [1] * 4, [(0, 0)] * 4
+    window[axis], stride[axis], padding[axis] = layer.window, layer.stride, (0, max(0, over))
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, stride, padding)
+
+
+def window_mean(x: Array, window: int, stride: int) -> Array:
+    """Means over all ``window x window`` neighbourhoods, ``stride`` apart.
+
+    Args:
+        x: (B, H, W, C).
+        window: positions averaged along each axis.
+        stride: positions between neighbouring means.
+
+    Returns:
+        (B, (H - window) // stride + 1, (W - window) // stride + 1, C).
+    """
+    if window == 1 and stride == 1:
+        return x
+    rows, columns = (_averaging_matrix(n, window, stride) for n in x.shape[1:3])
+    # Two small matrix products; cumulative sums would cancel, a pooling window sums 169 terms.
+    x32 = jnp.einsum(
+        "ph,bhwc->bpwc", rows, x, precision=PRECISION, preferred_element_type=jnp.float32
+    )
+    mean = jnp.einsum("qw,bpwc->bpqc", columns, x32, precision=PRECISION)
+    return mean.astype(x.dtype)
+
+
+def _averaging_matrix(n: int, window: int, stride: int) -> np.ndarray:
+    """(P, n), row p averaging positions ``p * stride .. p * stride + window``."""
+    start = stride * np.arange((n - window) // stride + 1)[:, None]
+    at = np.arange(n)[None, :]
+    return ((at >= start) & (at < start + window)).astype(np.float32) / np.float32(window)
+
+
+class Convolution(nn.Module):
+    """Convolution and bias, with rectification where the layer asks for it.
+
+    Parameters: ``kernel`` (k, k, C_in / groups, C_out) and ``bias`` (C_out,); beside them, where
+    the network was prepared, ``prepared``, the transformed kernel of the layer's formulation. A
+    fully connected layer is one whose kernel covers the whole map of a base picture.
+    """
+
+    layer: s.Conv
+    precision: str = PRECISION
+    formulation: Formulation | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, H, W, C_in) -> (B, H', W', C_out)."""
+        c = self.layer
+        shape = (c.kernel, c.kernel, x.shape[-1] // c.groups, c.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        bias = self.param("bias", nn.initializers.normal(0.01), (c.features,))
+        y = conv2d(
+            x,
+            kernel,
+            strides=(c.stride, c.stride),
+            padding=((c.pad, c.pad), (c.pad, c.pad)),
+            groups=c.groups,
+            # Minimal filtering costs digits that only float32 has to spare.
+            formulation=self.formulation if x.dtype == jnp.float32 else DIRECT,
+            prepared=self.get_variable("params", "prepared", None),
+            precision=self.precision,
+        )
+        y = y + bias[None, None, None, :]
+        return jax.nn.relu(y) if c.relu else y
+
+
+class FireModule(nn.Module):
+    """SqueezeNet's fire module (Iandola et al. 2016, section 3.2)."""
+
+    layer: s.Fire
+    precision: str = PRECISION
+    formulation: Formulation | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, H, W, C) -> (B, H, W, expand1x1 + expand3x3)."""
+        squeeze, narrow, wide = s.fire_convolutions(self.layer)
+        how = (self.precision, self.formulation)
+        x = Convolution(squeeze, *how, name=squeeze.name)(x)
+        branches = (
+            Convolution(narrow, *how, name=narrow.name)(x),
+            Convolution(wide, *how, name=wide.name)(x),
+        )
+        return jnp.concatenate(branches, axis=-1)

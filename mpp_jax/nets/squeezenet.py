@@ -1,0 +1,34 @@
+"""SqueezeNet v1.0 (Iandola et al. 2016, arXiv:1602.07360, table 1).
+
+The network is fully convolutional with stride 16, so its analogue of a fully connected layer is
+the mean of the last fire module over the 13 x 13 positions that a 227-pixel crop produces, one
+such mean every 32 pixels. conv_final has one ring of zero padding, as in the authors' prototxt.
+"""
+
+from mpp_jax.nets.spec import Conv, Fire, GlobalMean, NetSpec, Pool, Preprocessing
+
+SQUEEZENET = NetSpec(
+    name="squeezenet",
+    side=227,
+    layers=(
+        Conv("conv1", 96, 7, stride=2),
+        Pool("pool1", 3, 2),
+        Fire("fire2", 16, 64, 64),
+        Fire("fire3", 16, 64, 64),
+        Fire("fire4", 32, 128, 128),
+        Pool("pool4", 3, 2),
+        Fire("fire5", 32, 128, 128),
+        Fire("fire6", 48, 192, 192),
+        Fire("fire7", 48, 192, 192),
+        Fire("fire8", 64, 256, 256),
+        Pool("pool8", 3, 2),
+        Fire("fire9", 64, 256, 256),
+        Conv("conv_final", 1000, 1, pad=1),
+        GlobalMean("pool_final"),
+    ),
+    default_layer="fire9",
+    descriptor_layers=tuple(f"fire{i}" for i in range(2, 10)),
+    preprocessing=(("caffe", Preprocessing("BGR", (104.0, 117.0, 123.0))),),
+    pooling="ceil",
+    averaged=("fire9",),
+)

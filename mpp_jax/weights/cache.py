@@ -1,0 +1,209 @@
+"""The cache folder: downloads that resume, are verified by digest, and replace nothing good.
+
+A download is written to ``FILE.part`` beside its destination and moved there in one step, after
+its digest was found right. An interrupted one leaves its part, which the next call continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mpp_jax.weights.places import WeightPlace
+from mpp_jax.weights.source import WeightsError, digest
+
+CACHE_VARIABLE = "MPP_JAX_CACHE"
+MAX_DOWNLOAD_BYTES = 2 << 30
+BLOCK = 1 << 16
+USER_AGENT = "mpp-jax"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$MPP_JAX_CACHE``, or the platform's place for caches."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mpp_jax"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mpp_jax"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpp_jax"
+
+
+def cached_path(place: WeightPlace, folder: Path | None = None) -> Path:
+    """Where the file of a place is kept, whether or not it is there."""
+    return (cache_folder() if folder is None else folder) / place.filename
+
+
+def matches(path: Path, place: WeightPlace) -> bool:
+    """Whether a file is there and has the place's digest."""
+    return path.is_file() and digest(path, place.algorithm).startswith(place.digest)
+
+
+def fetch(
+    place: WeightPlace,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+    timeout: float = 20.0,
+) -> Path:
+    """The verified local file of a place, downloaded where it is not there yet.
+
+    Args:
+        place: which file.
+        folder: cache folder; None: :func:`cache_folder`.
+        progress: show a bar on standard error.
+        timeout: seconds without an answer after which a mirror is given up.
+
+    Returns:
+        Its path.
+
+    Raises:
+        WeightsError: no mirror gave the right file; what was there before is untouched.
+    """
+    target = cached_path(place, folder)
+    if matches(target, place):
+        return target
+    failures = []
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _part_file(target) as part:
+            for url in place.urls:
+                try:
+                    _download(url, part, place, progress, timeout)
+                except (OSError, http.client.HTTPException, WeightsError) as error:
+                    failures.append(f"{url}: {_reason(error)}")
+                else:
+                    os.replace(part, target)
+                    return target
+    except OSError as error:
+        raise WeightsError(
+            f"cannot write to the cache folder {target.parent}: {_reason(error)}; "
+            f"set {CACHE_VARIABLE} to another"
+        ) from error
+    raise WeightsError(
+        f"could not download {place.filename} ({'; '.join(failures)}). Without a network: get the "
+        f"file elsewhere, then give its path as the weights, or put it at {target}"
+    )
+
+
+@contextlib.contextmanager
+def _part_file(target: Path) -> Iterator[Path]:
+    """Path to download to; one of its own where another process is at work on the usual one."""
+    part = target.with_name(target.name + ".part")
+    with part.open("ab") as handle:
+        if not _lock(handle.fileno()):
+            part = target.with_name(f"{target.name}.{os.getpid()}.part")
+            try:
+                yield part
+            finally:
+                part.unlink(missing_ok=True)
+            return
+        try:
+            yield part
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if part.stat().st_size == 0:
+                    part.unlink()
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether this process now holds the file; always true where the platform has no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _download(url: str, part: Path, place: WeightPlace, progress: bool, timeout: float) -> None:
+    """Complete ``part`` from ``url``; a continued part that turns out wrong is begun anew."""
+    if not url.startswith(("http://", "https://")):
+        raise WeightsError("only http and https addresses are taken")
+    resumed = part.exists() and part.stat().st_size > 0
+    _transfer(url, part, place, progress, timeout)
+    if matches(part, place):
+        return
+    if resumed:
+        _truncate(part)
+        _transfer(url, part, place, progress, timeout)
+        if matches(part, place):
+            return
+    got = digest(part, place.algorithm)
+    _truncate(part)
+    raise WeightsError(f"{place.algorithm} is {got}, wanted {place.digest}")
+
+
+def _transfer(url: str, part: Path, place: WeightPlace, progress: bool, timeout: float) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing beyond what is here: let the digest decide
+            return
+        raise
+    with response, part.open("ab") as file:
+        start, total = _extent(response, have)
+        if start == 0:
+            file.truncate(0)
+        elif start != have:
+            raise WeightsError(f"the server continues at byte {start}, not {have}")
+        bar = tqdm(
+            desc=place.filename,
+            initial=start,
+            total=total,
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+        )
+        with bar:
+            done = start
+            while block := response.read(BLOCK):
+                done += len(block)
+                if done > MAX_DOWNLOAD_BYTES:
+                    raise WeightsError(f"more than {MAX_DOWNLOAD_BYTES} bytes came")
+                file.write(block)
+                bar.update(len(block))
+    if total is not None and done < total:
+        raise WeightsError(f"the connection ended after {done} of {total} bytes")
+
+
+def _extent(response: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
+    """First byte that the answer holds, and the whole file's size where it is told."""
+    length = response.headers.get("Content-Length", "")
+    size = int(length) if length.isdigit() else None
+    if response.status != 206:
+        return 0, size
+    told = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    start = int(told.group(1)) if told else have
+    return start, None if size is None else start + size
+
+
+def _truncate(part: Path) -> None:
+    with part.open("wb"):
+        pass
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP status {error.code}"
+    if isinstance(error, urllib.error.URLError):
+        return _reason(error.reason) if isinstance(error.reason, OSError) else str(error.reason)
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return str(error) or type(error).__name__

@@ -1,0 +1,120 @@
+"""A weight file of any known format -> a network that is ready to use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mpp_jax.nets.network import Network, prepare
+from mpp_jax.nets.registry import get_spec
+from mpp_jax.nets.spec import NetSpec, PoolingMode
+from mpp_jax.weights.cache import cache_folder, fetch
+from mpp_jax.weights.convert import Audit, Converted, convert
+from mpp_jax.weights.formats import read_weights
+from mpp_jax.weights.native import looks_native
+from mpp_jax.weights.places import default_place
+from mpp_jax.weights.source import WeightsError
+
+
+def load_network(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    pooling: PoolingMode | None = None,
+    dtype: Any = jnp.float32,
+    precision: str = "highest",
+) -> Network:
+    """A pretrained network.
+
+    Args:
+        name: a name of ``mpp_jax.nets.NETWORKS``.
+        weights: a weight file of any known format, or a folder of this package's own form; None
+            takes what was imported into the cache folder, or the network's public file, which is
+            downloaded once (its hash is checked).
+        pooling: ``"floor"`` or ``"ceil"``; None: the network's own.
+        dtype: of the parameters and so of the computation, float32 or bfloat16.
+        precision: of the convolutions' products: ``"highest"``, or ``"default"``, the device's own
+            choice (TF32 on GPUs).
+
+    Returns:
+        The network; ``network.descriptors(x)`` takes RGB pictures.
+
+    Raises:
+        ValueError: unknown network, pooling or dtype.
+        WeightsError: a file that is missing, damaged or for another network (a ``ValueError``).
+    """
+    network, _ = load_audited(name, weights, pooling=pooling, dtype=dtype, precision=precision)
+    return network
+
+
+def load_audited(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    pooling: PoolingMode | None = None,
+    dtype: Any = jnp.float32,
+    precision: str = "highest",
+) -> tuple[Network, Audit]:
+    """:func:`load_network` and the record of what was assigned from where."""
+    spec = get_spec(name)
+    if pooling is not None:
+        spec = spec.with_pooling(pooling)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype: must be a floating-point dtype, not {dtype!r}")
+    if precision not in ("highest", "high", "default"):
+        raise ValueError(f"precision: must be 'highest', 'high' or 'default', not {precision!r}")
+    path = default_file(name) if weights is None else Path(weights)
+    converted, sha256 = read_converted(path, spec)
+    return as_network(converted, sha256, dtype, precision), converted.audit
+
+
+def imported_folder(network: str) -> Path:
+    """Where ``import_weights`` keeps a network by default, whether or not it is there."""
+    return cache_folder() / "networks" / network
+
+
+def default_file(name: str) -> Path:
+    """The weights of a network where no path is given.
+
+    A network imported into the cache folder comes first, then the network's public file, which is
+    downloaded where it is not in the cache folder yet.
+    """
+    if looks_native(imported_folder(name)):
+        return imported_folder(name)
+    place = default_place(name)
+    if place is None:
+        raise WeightsError(f"weights: network {name!r} has no public file; give a path")
+    return fetch(place)
+
+
+def read_converted(path: Path, spec: NetSpec) -> tuple[Converted, str]:
+    """Read, convert and audit a file; returns the parameters and the file's SHA-256."""
+    try:
+        source, sha256 = read_weights(path, spec)
+        return convert(source, spec), sha256
+    except WeightsError as error:
+        raise WeightsError(f"weights: {path}: {error}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WeightsError(f"weights: {path}: {reason}; give the path of a weight file") from error
+
+
+def as_network(
+    converted: Converted, sha256: str, dtype: Any = jnp.float32, precision: str = "highest"
+) -> Network:
+    """Parameters in NumPy -> a network with jax arrays."""
+    image = converted.mean_image
+    network = Network(
+        params=jax.tree.map(lambda x: jnp.asarray(x, dtype), converted.params),
+        mean=jnp.asarray(converted.mean),
+        scale=jnp.asarray(converted.scale),
+        mean_image=None if image is None else jnp.asarray(image),
+        spec=converted.spec,
+        weights_sha256=sha256,
+        precision=precision,
+    )
+    return prepare(network)

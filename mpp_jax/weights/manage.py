@@ -1,0 +1,187 @@
+"""What the command line does with weight files: list, download, import, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from mpp_jax.nets.registry import NETWORKS, get_spec
+from mpp_jax.weights.cache import cached_path, fetch, matches
+from mpp_jax.weights.convert import Audit, convert, match
+from mpp_jax.weights.formats import budget, parse_weights
+from mpp_jax.weights.load import imported_folder, load_audited, read_converted
+from mpp_jax.weights.native import JSON_NAME, looks_native, save_network
+from mpp_jax.weights.places import PLACES, WeightPlace, get_place
+from mpp_jax.weights.source import SourceWeights, WeightsError, digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What is known about a weight file.
+
+    Attributes:
+        path: the file or folder.
+        sha256: of its bytes; of a network folder, of the file it came from.
+        published: name of the public file that it is, byte for byte; None: none of them.
+        networks: networks that it fits (usually one).
+        audit: what is assigned from where, for the first of them.
+        problem: why it cannot be used or trusted; None: nothing is wrong.
+    """
+
+    path: Path
+    sha256: str
+    published: str | None
+    networks: tuple[str, ...]
+    audit: Audit | None
+    problem: str | None
+
+
+def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
+    """The public files and imported networks.
+
+    Args:
+        folder: cache folder of downloads; None: the usual one.
+
+    Returns:
+        One ``{"name", "network", "state", "path", "digest", "note", "url"}`` each; state is
+        ``"here"``, ``"damaged"`` (there with another digest), ``"absent"`` or ``"imported"``.
+    """
+    rows = []
+    for place in PLACES.values():
+        path = cached_path(place, folder)
+        state = "absent" if not path.exists() else "here" if matches(path, place) else "damaged"
+        rows.append(
+            {
+                "name": place.name,
+                "network": place.network,
+                "state": state,
+                "path": str(path),
+                "digest": f"{place.algorithm}:{place.digest}",
+                "note": place.note,
+                "url": place.urls[0],
+            }
+        )
+    for network in NETWORKS:
+        own = imported_folder(network)
+        if looks_native(own):
+            rows.append(
+                {
+                    "name": f"{network} (imported)",
+                    "network": network,
+                    "state": "imported",
+                    "path": str(own),
+                    "digest": "",
+                    "note": "used where no file is given",
+                    "url": "",
+                }
+            )
+    return rows
+
+
+def download_weights(name: str, folder: Path | None = None, *, progress: bool = True) -> Path:
+    """Download a public file into the cache folder, or find it there; see :func:`fetch`."""
+    return fetch(get_place(name), folder=folder, progress=progress)
+
+
+def import_weights(
+    file: str | os.PathLike[str], network: str, out: str | os.PathLike[str] | None = None
+) -> tuple[Path, Audit]:
+    """Convert a weight file into this package's own form.
+
+    Args:
+        file: a weight file of any known format.
+        network: what it is for.
+        out: folder to write; None: the place where ``load_network`` looks by itself.
+
+    Returns:
+        The folder, and what was assigned from where.
+
+    Raises:
+        ValueError: unknown network.
+        WeightsError: the file cannot be used, or the folder cannot be written.
+    """
+    net, audit = load_audited(network, file)
+    return save_network(net, imported_folder(network) if out is None else out), audit
+
+
+def verify_weights(file: str | os.PathLike[str], network: str | None = None) -> Verification:
+    """Find out what a weight file is and whether it is sound.
+
+    Args:
+        file: a weight file or network folder.
+        network: what it should be for; None: whatever it fits.
+
+    Raises:
+        ValueError: unknown network.
+        WeightsError: there is no such file, or it cannot be read.
+    """
+    path = Path(file)
+    if network is not None:
+        get_spec(network)
+    try:
+        if path.is_dir():
+            return _verify_folder(path, network)
+        sha256 = digest(path)
+        published = next((p.name for p in PLACES.values() if matches(path, p)), None)
+        sources, problem = _sources(path)
+    except OSError as error:
+        raise WeightsError(f"weights: {path}: {error.strerror or error}") from error
+    matched = {name: match(source, NETWORKS[name]) for name, source in sources.items()}
+    fits = tuple(name for name, (_, errors) in matched.items() if not errors)
+    nearest = max(matched, key=lambda name: len(matched[name][0]), default=None)
+    target = network or (fits[0] if fits else nearest)
+    audit = None
+    if target in sources:
+        try:
+            audit = convert(sources[target], NETWORKS[target]).audit
+            problem = None
+        except WeightsError as error:
+            problem = str(error)
+            if network is None and not matched[target][0]:
+                names = ", ".join(map(repr, list(sources[target].arrays)[:4]))
+                problem = f"it fits no network: its arrays are {names[:200]} ..."
+    if problem is None and published is None and (namesake := _namesake(path)) is not None:
+        problem = (
+            f"it is named like the public file {namesake.name!r}, but its {namesake.algorithm} is "
+            f"{digest(path, namesake.algorithm)}, not {namesake.digest}"
+        )
+    return Verification(path, sha256, published, fits, audit, problem)
+
+
+def _namesake(path: Path) -> WeightPlace | None:
+    return next((place for place in PLACES.values() if place.filename == path.name), None)
+
+
+def _sources(path: Path) -> tuple[dict[str, SourceWeights], str | None]:
+    """The file as read for each network, and why it cannot be read for any."""
+    size, largest = path.stat().st_size, max(map(budget, NETWORKS.values()))
+    if size == 0 or size > largest:
+        return {}, f"{size} bytes are no size for a weight file"
+    data = path.read_bytes()
+    sources, problem = {}, None
+    for name, spec in NETWORKS.items():
+        if len(data) > budget(spec):
+            continue
+        try:
+            sources[name] = parse_weights(data, spec)
+        except WeightsError as error:
+            problem = problem or str(error)
+    return sources, problem
+
+
+def _verify_folder(path: Path, network: str | None) -> Verification:
+    if not looks_native(path):
+        raise WeightsError(f"weights: {path}: the folder holds no network")
+    problems = []
+    for name in [network] if network else NETWORKS:
+        try:
+            converted, sha256 = read_converted(path, get_spec(name))
+        except WeightsError as error:
+            problems.append(str(error))
+            continue
+        return Verification(path, sha256, None, (name,), converted.audit, None)
+    # Every network but the folder's own is refused for its name; that refusal says nothing.
+    telling = [p for p in problems if "the folder holds network" not in p]
+    problem = (telling or problems)[0] if problems else f"{JSON_NAME} names no known network"
+    return Verification(path, "", None, (), None, problem)

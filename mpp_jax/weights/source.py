@@ -1,0 +1,75 @@
+"""What every reader of a weight file hands over, and the one error they raise."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mpp_jax.nets.spec import LRN, Preprocessing
+
+Convention = Literal["caffe", "matconvnet", "torchvision", "native"]
+
+
+MAX_MESSAGE = 2000
+
+
+class WeightsError(ValueError):
+    """A weight file that is missing, damaged, or made for another network.
+
+    The message is one line of bounded length, whatever names the file puts into it.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]} ...")
+
+
+@dataclasses.dataclass(frozen=True)
+class FileLayer:
+    """A layer as a file that stores the network's structure describes it; None: not stored."""
+
+    kind: Literal["conv", "dense", "pool", "lrn"]
+    name: str
+    kernel: int | None = None
+    stride: int | None = None
+    pad: int | None = None
+    groups: int | None = None
+    lrn: LRN | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceWeights:
+    """Arrays of a weight file under the file's own names and in its own layout.
+
+    Attributes:
+        format: name of the file format, for messages.
+        convention: which naming and layout rules apply.
+        arrays: key -> array.
+        preprocessing: where the file states it; None leaves it to the network's convention.
+        mean_image: (h, w, 3) float32 in the file's channel order, where the file has one.
+        structure: the file's layers in order, empty where it has none.
+        network: name of the network, where the file states it.
+    """
+
+    format: str
+    convention: Convention
+    arrays: dict[str, np.ndarray]
+    preprocessing: Preprocessing | None = None
+    mean_image: np.ndarray | None = None
+    structure: tuple[FileLayer, ...] = ()
+    network: str | None = None
+
+
+def shortest(value: float) -> float:
+    """A float32 as the shortest decimal that names it: 1e-4 and not 9.99999974738e-05."""
+    return float(str(np.float32(value)))
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -1,0 +1,74 @@
+"""Comparing the layers that a weight file describes with those of a network.
+
+CaffeNet and AlexNet have parameters of equal shapes and differ only in the order of pooling and
+normalisation: shapes alone cannot tell a right file from a wrong one.
+"""
+
+from __future__ import annotations
+
+from mpp_jax.nets.spec import LRN, Conv, Fire, NetSpec, Pool, fire_convolutions
+from mpp_jax.weights.source import FileLayer, SourceWeights
+
+
+def described(spec: NetSpec) -> tuple[FileLayer, ...]:
+    """A network's layers in the terms of weight files."""
+    found: list[FileLayer] = []
+    for layer in spec.layers:
+        if isinstance(layer, Conv):
+            found.append(_convolution(layer.name, layer))
+        elif isinstance(layer, Fire):
+            parts = fire_convolutions(layer)
+            found += [_convolution(f"{layer.name}/{part.name}", part) for part in parts]
+        elif isinstance(layer, Pool):
+            found.append(FileLayer("pool", layer.name, kernel=layer.window, stride=layer.stride))
+        elif isinstance(layer, LRN):
+            found.append(FileLayer("lrn", layer.name, lrn=layer))
+    return tuple(found)
+
+
+def _convolution(name: str, layer: Conv) -> FileLayer:
+    return FileLayer(
+        "dense" if layer.dense else "conv",
+        name,
+        kernel=layer.kernel,
+        stride=layer.stride,
+        pad=layer.pad,
+        groups=layer.groups,
+    )
+
+
+def structure_errors(source: SourceWeights, spec: NetSpec) -> list[str]:
+    """What the file's layers contradict; empty where they agree or are not stored."""
+    if not source.structure:
+        return []
+    errors: list[str] = []
+    wanted = described(spec)
+    for have, want in zip(source.structure, wanted, strict=False):
+        if not _same_kind(have, want):
+            return [
+                *errors,
+                f"the file has {have.kind} {have.name!r} where the network has "
+                f"{want.kind} {want.name!r}",
+            ]
+        for field in ("kernel", "stride", "pad", "groups"):
+            got, expected = getattr(have, field), getattr(want, field)
+            if got is not None and expected is not None and got != expected:
+                errors.append(f"{have.name!r} has {field} {got}, {want.name!r} has {expected}")
+    if len(source.structure) != len(wanted):
+        errors.append(f"the file has {len(source.structure)} layers, the network {len(wanted)}")
+    return errors
+
+
+def _same_kind(have: FileLayer, want: FileLayer) -> bool:
+    # A fully connected layer may be stored as the convolution that it is.
+    return have.kind == want.kind or (have.kind == "conv" and want.kind == "dense")
+
+
+def lrn_constants(source: SourceWeights, spec: NetSpec) -> dict[str, LRN]:
+    """The file's normalisation constants under the network's layer names."""
+    names = [layer.name for layer in spec.layers if isinstance(layer, LRN)]
+    stored = [layer.lrn for layer in source.structure if layer.lrn is not None]
+    return {
+        name: LRN(name, c.size, c.alpha, c.beta, c.k)
+        for name, c in zip(names, stored, strict=False)
+    }
