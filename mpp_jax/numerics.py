@@ -1,0 +1,120 @@
+"""Numerical helpers shared by the statistical modules.
+
+Everything here is pure and traces under ``jit``, ``vmap`` and ``grad``; the checks at the end are
+for public, untraced edges only.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+#: Matrix products whose rounding shows in the result state this precision: the default of GPUs
+#: (TF32) and TPUs (bfloat16) keeps 8 to 11 bits of the mantissa.
+PRECISION = jax.lax.Precision.HIGHEST
+
+#: Descriptors beyond this magnitude are refused: sums of their squares leave the float32 range.
+LARGEST_VALUE = 1e15
+
+
+def real_dtype(*arrays: ArrayLike) -> jnp.dtype:
+    """Common floating type of the arrays, at least float32 (bfloat16 and integers are widened)."""
+    return jnp.dtype(jnp.promote_types(jnp.result_type(*arrays), jnp.float32))
+
+
+def signed_sqrt(v: ArrayLike) -> Array:
+    """Signed square root ``sign(v) sqrt(|v|)``, elementwise; its gradient at 0 is 0, not inf.
+
+    Perronnin, Sánchez and Mensink, "Improving the Fisher Kernel for Large-Scale Image
+    Classification" (2010), section 3.2, with alpha = 1/2.
+    """
+    v = jnp.asarray(v)
+    zero = v == 0
+    magnitude = jnp.where(zero, jnp.ones_like(v), jnp.abs(v))
+    return jnp.where(zero, jnp.zeros_like(v), jnp.sign(v) * jnp.sqrt(magnitude))
+
+
+def l2_normalize(v: ArrayLike, axis: int = -1, *, smallest: float = 1e-12) -> Array:
+    """``v / max(||v||_2, smallest)`` along ``axis``; a zero vector stays zero, with gradient 0.
+
+    The guard is VLFeat's. The norm is taken after division by the largest magnitude, so that
+    vectors whose squares overflow or underflow are normalised as well.
+    """
+    v = jnp.asarray(v)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v), axis=axis, keepdims=True, initial=0.0))
+    unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    square = jnp.sum(jnp.square(v / unit), axis=axis, keepdims=True)
+    norm = unit * jnp.sqrt(jnp.where(largest > 0, square, jnp.ones_like(square)))
+    return v / jnp.maximum(norm, smallest)
+
+
+def power_l2(v: ArrayLike, axis: int = -1) -> Array:
+    """Signed square root, then L2 along ``axis``: the "improved" Fisher vector's normalisation."""
+    return l2_normalize(signed_sqrt(v), axis=axis)
+
+
+def mask_rows(x: Array, mask: Array | None, fill: Array) -> Array:
+    """Rows of ``x`` (..., N, D) outside ``mask`` (..., N) replaced by ``fill`` (D,).
+
+    Padding may hold anything, NaN too: it must not meet arithmetic, not even times zero, or it
+    returns through the gradient.
+    """
+    if mask is None:
+        return x
+    row = jnp.reshape(fill, (1,) * (x.ndim - 1) + fill.shape)
+    return jnp.where(mask[..., None] != 0, x, row)
+
+
+def compensated_add(total: Any, carry: Any, value: Any) -> tuple[Any, Any]:
+    """Add pytrees in about twice the working precision (Neumaier's variant of Kahan summation).
+
+    Returns the new ``(total, carry)``; the sum is ``total + carry``. Without it a float32 sum over
+    millions of rows stops growing.
+    """
+
+    def add(t: Array, c: Array, v: Array) -> tuple[Array, Array]:
+        s = t + v
+        lost = jnp.where(jnp.abs(t) >= jnp.abs(v), (t - s) + v, (v - s) + t)
+        return s, c + lost
+
+    pairs = jax.tree.map(add, total, carry, value)
+    outer = jax.tree.structure(total)
+    high, low = jax.tree.transpose(outer, jax.tree.structure((0, 0)), pairs)
+    return high, low
+
+
+def check_matrix(x: ArrayLike, name: str, columns: int | None = None) -> None:
+    """Raise unless ``x`` is a non-empty real (N, D) array (with D = ``columns``)."""
+    shape = np.shape(x)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(
+            f"{name} must be a non-empty array of shape (N, D), one descriptor per row; "
+            f"got shape {shape}. Reshape activations with x.reshape(-1, x.shape[-1])."
+        )
+    if not jnp.issubdtype(jnp.result_type(x), jnp.number) or jnp.iscomplexobj(x):
+        raise TypeError(f"{name} must hold real numbers; got dtype {jnp.result_type(x)}.")
+    if columns is not None and shape[1] != columns:
+        raise ValueError(f"{name} must have {columns} columns (dimensions); got {shape[1]}.")
+
+
+def check_values(largest: float, name: str) -> None:
+    """Raise unless ``largest``, the largest magnitude in ``name``, is finite and of a sane size."""
+    if not np.isfinite(largest):
+        raise ValueError(f"{name} holds NaN or infinity; remove those rows, or mask them out.")
+    if largest > LARGEST_VALUE:
+        raise ValueError(
+            f"{name} holds a value of magnitude {largest:g}, above {LARGEST_VALUE:g}, whose "
+            "squares leave the float32 range; rescale the descriptors."
+        )
+
+
+def check_positive_integer(value: Any, name: str) -> int:
+    """``value`` as an int, or an error naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer; got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}.")
+    return int(value)
