@@ -1,0 +1,248 @@
+"""Gram matrices of wide vectors that need not fit on the device, and the two products beside them.
+
+A linear machine over N vectors of D dimensions, N much smaller than D, sees its data only through
+
+    G = X X^T                      (N, N)   once, before training
+    W = A^T X                      (L, D)   once, after training: weights from dual coefficients A
+    S = X W^T                      (N, L)   scores of new vectors
+
+All three are sums over blocks of columns (G, W) or rows (S), so a memory map of encodings passes
+through the device a block at a time. G is symmetric: only the block triangle on and below the
+diagonal is multiplied, 1/2 + 1/(2 blocks) of the full work.
+
+``vectors`` is everywhere one of
+
+- an (N, D) array: NumPy, ``np.memmap`` or JAX, of any real dtype (computed in float32);
+- a re-iterable of (N_i, D) row blocks, such as a list of ``np.load(path, mmap_mode="r")``; the
+  blocks are the rows in order. It is passed over once per column block, so it must not be a
+  one-pass iterator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeAlias, TypeGuard
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from mpp_jax.numerics import PRECISION
+
+Vectors: TypeAlias = ArrayLike | Iterable[Any]
+"""An (N, D) array or a re-iterable of (N_i, D) row blocks."""
+
+CHUNK_BYTES = 64 * 2**20
+"""Most bytes of float32 vectors sent to the device in one block."""
+
+
+# ------------------------------------------------------------------------------ blocks of vectors
+
+
+def vectors_shape(vectors: Vectors, name: str = "vectors") -> tuple[int, int]:
+    """(rows, columns) of ``vectors``, after checking that it is one of the accepted forms.
+
+    Raises:
+        TypeError: ``vectors`` is a one-pass iterator or not numeric.
+        ValueError: it is not two-dimensional, is empty, or its row blocks differ in width.
+    """
+    if _is_array(vectors):
+        shape = vectors.shape
+        if len(shape) != 2:
+            raise ValueError(f"{name} must be (rows, dimensions), got shape {tuple(shape)}")
+        _check_real(vectors.dtype, name)
+    else:
+        rows, widths = 0, []
+        for i, block in enumerate(_row_blocks(vectors, name)):
+            if block.ndim != 2:
+                raise ValueError(
+                    f"{name} must be (rows, dimensions) or row blocks of that shape, "
+                    f"block {i} has shape {tuple(block.shape)}"
+                )
+            _check_real(block.dtype, f"block {i} of {name}")
+            rows += block.shape[0]
+            widths.append(block.shape[1])
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"the row blocks of {name} differ in dimension: {sorted(set(widths))}; "
+                "encode all of them with one codebook"
+            )
+        shape = (rows, widths[0] if widths else 0)
+    if 0 in shape:
+        raise ValueError(f"{name} is empty: shape {tuple(shape)}")
+    return int(shape[0]), int(shape[1])
+
+
+def column_blocks(
+    vectors: Vectors, width: int | None = None, name: str = "vectors"
+) -> Iterator[tuple[int, Any]]:
+    """Yield ``(first column, block (N, <= width))`` over ``vectors``, as a float32 array each."""
+    n, d = vectors_shape(vectors, name)
+    if width is None:
+        width = max(64, min(4096, CHUNK_BYTES // (4 * n)))
+    for start in range(0, d, width):
+        block: Any
+        if _is_array(vectors):
+            block = _sliced(vectors, start, width, axis=1)
+        else:
+            block = np.concatenate(
+                [
+                    np.asarray(rows[:, start : start + width], dtype=np.float32)
+                    for rows in _row_blocks(vectors, name)
+                ]
+            )
+        yield start, jnp.asarray(block, dtype=jnp.float32)
+
+
+def row_blocks(
+    vectors: Vectors, height: int | None = None, name: str = "vectors"
+) -> Iterator[tuple[int, Any]]:
+    """Yield ``(first row, block (<= height, D))`` over ``vectors``, as a float32 array each."""
+    _, d = vectors_shape(vectors, name)
+    if height is None:
+        height = max(1, CHUNK_BYTES // (4 * d))
+    first = 0
+    for rows in (vectors,) if _is_array(vectors) else _row_blocks(vectors, name):
+        for start in range(0, rows.shape[0], height):
+            yield first + start, jnp.asarray(_sliced(rows, start, height, axis=0), jnp.float32)
+        first += rows.shape[0]
+
+
+def _is_array(vectors: Any) -> TypeGuard[np.ndarray | jax.Array]:
+    return isinstance(vectors, np.ndarray | jax.Array)
+
+
+def _sliced(array: Any, start: int, size: int, axis: int) -> Any:
+    size = min(size, array.shape[axis] - start)
+    if isinstance(array, jax.Array):  # one program for all starts, not one for each
+        return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
+    return array[:, start : start + size] if axis else array[start : start + size]
+
+
+def _row_blocks(vectors: Any, name: str) -> Iterator[Any]:
+    if isinstance(vectors, Iterator):
+        raise TypeError(
+            f"{name} is a one-pass iterator, but every pair of rows must meet: pass an array, a "
+            "memory map, or a list of row blocks (np.load(path, mmap_mode='r') reads lazily)"
+        )
+    if not isinstance(vectors, Iterable):
+        raise TypeError(
+            f"{name} must be an array or an iterable of row blocks, got {type(vectors)}"
+        )
+    for block in vectors:
+        # a list of lists of numbers is one small array's rows, not row blocks: it ends up 1-D
+        # here, and the caller says so
+        yield block if _is_array(block) else np.asarray(block)
+
+
+def _check_real(dtype: Any, name: str) -> None:
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"{name} must hold real numbers, got dtype {dtype}")
+
+
+# ------------------------------------------------------------------------------ the three products
+
+
+def gram_matrix(vectors: Vectors, *, block_columns: int | None = None) -> jax.Array:
+    """All inner products of the rows of ``vectors``: ``G[i, j] = <x_i, x_j>``.
+
+    Gram matrices of several representations of the same pictures add up to that of the stacked
+    representation: ``gram_matrix(a) + gram_matrix(b)`` is ``gram_matrix`` of ``[a, b]``.
+
+    Args:
+        vectors: (N, D), see the module's head for the accepted forms.
+        block_columns: Columns sent to the device at a time; by default at most 4,096 and 64 MiB.
+
+    Returns:
+        (N, N) float32, exactly symmetric.
+
+    Raises:
+        TypeError: ``vectors`` is a one-pass iterator or not numeric.
+        ValueError: ``vectors`` is not two-dimensional, is empty, or holds NaN, infinity, or rows
+            whose squared norm exceeds float32 (the rows are named).
+    """
+    n, _ = vectors_shape(vectors)
+    gram = jnp.zeros((n, n), jnp.float32)
+    for _, block in column_blocks(vectors, block_columns):
+        gram = _accumulate_triangle(gram, block)
+    gram = _mirror(gram)
+    # The diagonal holds the squared norms: it is finite exactly if every row is (and fits).
+    check_finite_rows(np.isfinite(np.asarray(jnp.diagonal(gram))), "vectors")
+    return gram
+
+
+def dual_to_weights(coefficients: ArrayLike, vectors: Vectors) -> np.ndarray:
+    """Weight vectors ``W = A^T X`` from dual coefficients, a block of columns at a time.
+
+    Args:
+        coefficients: (N, L), signed dual coefficients (alpha * y).
+        vectors: (N, D), the training vectors, see the module's head for the accepted forms.
+
+    Returns:
+        (L, D) float32, on the host.
+
+    Raises:
+        ValueError: the number of rows differs.
+    """
+    n, d = vectors_shape(vectors)
+    if np.ndim(coefficients) != 2 or np.shape(coefficients)[0] != n:
+        raise ValueError(
+            f"coefficients must be (N, L) with one row per vector: got "
+            f"{np.shape(coefficients)} for {n} vectors"
+        )
+    a = jnp.asarray(coefficients, dtype=jnp.float32)
+    weights = np.empty((a.shape[1], d), np.float32)
+    for start, block in column_blocks(vectors):
+        weights[:, start : start + block.shape[1]] = _transposed_product(a, block)
+    return weights
+
+
+def row_products(vectors: Vectors, weights: ArrayLike) -> jax.Array:
+    """``X W^T``, (N, D) x (L, D) -> (N, L) float32, a block of rows at a time."""
+    w = jnp.asarray(weights, dtype=jnp.float32)
+    parts = [_rows_times(block, w) for _, block in row_blocks(vectors)]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def check_finite_rows(finite: np.ndarray, name: str, rows: np.ndarray | None = None) -> None:
+    """Raise a ValueError naming the first rows that ``finite`` (N,) marks as unusable.
+
+    ``rows`` (N,) are the rows' numbers if they are not 0..N-1.
+    """
+    bad = np.flatnonzero(~finite) if rows is None else np.unique(rows[~finite])
+    if bad.size:
+        shown = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+        raise ValueError(
+            f"{name} must be finite, with squared norms that fit float32: {bad.size} of "
+            f"{finite.size} rows are not: {shown}. Leave them out, or encode them again"
+        )
+
+
+@partial(jax.jit, donate_argnums=0)
+def _accumulate_triangle(gram: jax.Array, block: jax.Array) -> jax.Array:
+    """``gram += block @ block.T`` on the block triangle; above it ``gram`` stays untouched."""
+    n = gram.shape[0]
+    parts = max(1, min(8, n // 128))
+    edges = [round(i * n / parts) for i in range(parts + 1)]
+    for low, high in pairwise(edges):
+        product = jnp.matmul(block[low:high], block[:high].T, precision=PRECISION)
+        gram = gram.at[low:high, :high].add(product)
+    return gram
+
+
+@jax.jit
+def _mirror(lower: jax.Array) -> jax.Array:
+    return jnp.tril(lower) + jnp.tril(lower, -1).T
+
+
+@jax.jit
+def _transposed_product(a: jax.Array, block: jax.Array) -> jax.Array:
+    return jnp.matmul(a.T, block, precision=PRECISION)
+
+
+@jax.jit
+def _rows_times(block: jax.Array, w: jax.Array) -> jax.Array:
+    return jnp.matmul(block, w.T, precision=PRECISION)
