@@ -37,6 +37,33 @@ def arrays_digest(tree: Any) -> str:
     return digest.hexdigest()
 
 
+def holds_bundle(folder: Path) -> bool:
+    """Return whether there is a bundle, of whatever kind and state."""
+    return (folder / RECORD).is_file()
+
+
+def check_place(folder: Path, kind: str | None = None) -> None:
+    """Raise unless a folder may be written: absent, empty, or a bundle of this kind.
+
+    With ``kind`` None any folder will do.
+
+    Raises:
+        BundleError: the place is taken by something else.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise BundleError(f"{nearest}: is a file; give a new folder")
+    if kind is not None and nearest == folder and any(folder.iterdir()):
+        try:
+            _read_record(folder, kind)
+        except BundleError as error:
+            what = kind.removeprefix("mpp-jax-")
+            raise BundleError(
+                f"{folder}: not empty, and what it holds is no {what} that this program can "
+                "replace; give a new folder"
+            ) from error
+
+
 def write_bundle(
     folder: Path, kind: str, arrays: Mapping[str, Any], record: Mapping[str, Any]
 ) -> None:
@@ -54,21 +81,23 @@ def write_bundle(
     import orbax.checkpoint as ocp
 
     folder = folder.resolve()
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
-        _read_record(folder, kind)  # refuses to overwrite anything but its own kind
+    check_place(folder, kind)
     leaves = jax.tree.map(np.asarray, dict(arrays))
     head = {"format": kind, "version": VERSION, "arrays_sha256": arrays_digest(leaves)}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     if leaves:
         with ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(partial / "arrays", leaves)
     text = json.dumps(head | dict(record), indent=1, allow_nan=False) + "\n"
     (partial / RECORD).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_bundle(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,7 +117,9 @@ def read_bundle(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]
             arrays = checkpointer.restore(folder / "arrays")
     except Exception as error:  # orbax and tensorstore raise many kinds for a damaged checkpoint
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BundleError(f"{folder}: its arrays cannot be read ({reason}); make it anew") from error
+        raise BundleError(
+            f"{folder}: its arrays cannot be read ({reason}); make it anew"
+        ) from error
     if arrays_digest(arrays) != record["arrays_sha256"]:
         raise BundleError(f"{folder}: its arrays do not match their checksum; make it anew")
     return arrays, record
@@ -99,13 +130,15 @@ def _read_record(folder: Path, kind: str) -> dict[str, Any]:
     place = folder / RECORD
     try:
         record = json.loads(place.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder}: no {what} (it has no {RECORD})") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{place}: cannot be read ({error})") from error
     if not isinstance(record, dict) or record.get("format") != kind:
         found = record.get("format") if isinstance(record, dict) else None
         raise BundleError(f"{folder}: wanted a {what}, found {found or 'something else'}")
+    if not isinstance(record.get("arrays_sha256"), str):
+        raise BundleError(f"{place}: damaged (no checksum of the arrays); make it anew")
     if record.get("version") != VERSION:
         raise BundleError(f"{folder}: {what} of version {record.get('version')}, want {VERSION}")
     return record

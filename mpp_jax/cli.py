@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,169 +10,25 @@ from typing import Any
 import click
 
 from mpp_jax import __version__
-from mpp_jax.config import Run, preset
+from mpp_jax.cli_options import (
+    PATH,
+    c_option,
+    data_options,
+    fit_options,
+    pooling_option,
+    quiet_option,
+    read_config,
+    read_scales,
+    weights_option,
+)
+from mpp_jax.config import Run
 
 USER_ERROR, INTERRUPTED = 2, 130
-PATH = click.Path(path_type=Path)
 
 DATA_HELP = """
 DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
 --test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME.
 """
-
-
-def _scales(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    """Read "1-7", "3" or "1,2,4-6", counted from 1 as in the paper, into numbers from 0."""
-    chosen: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        try:
-            low, high = int(first), int(last or first)
-        except ValueError:
-            low, high = 0, 0
-        if not 1 <= low <= high <= 16:
-            raise click.BadParameter(f"{text!r}: write scales as 1-7, 3 or 1,2,4-6 (from 1 to 16)")
-        chosen |= set(range(low - 1, high))
-    return tuple(sorted(chosen))
-
-
-def _names(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    """Read "a,b+c" into a tuple of names."""
-    if text is None:
-        return None
-    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    if not names:
-        raise click.BadParameter("name at least one representation")
-    return names
-
-
-def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
-quiet_option = click.option("--quiet", is_flag=True, help="Print only results and skipped inputs.")
-weights_option = click.option(
-    "--weights",
-    metavar="FILE",
-    help="The network's weight file. Without it the public file is taken from the cache folder, "
-    "or downloaded (its hash is checked).",
-)
-pooling_option = click.option(
-    "--pooling",
-    callback=_names,
-    metavar="NAMES",
-    help="Representations, comma-separated; the first one headlines. fc7, ap1, ap10, ap50, avg, "
-    "nfk, csf, mpp, and stacks such as mpp+avg. "
-    f"[default: {','.join(Run().pooling)}]",
-)
-data_options = _options(
-    click.option(
-        "--test-fraction",
-        default=0.2,
-        show_default=True,
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Share of each class that is tested on, where DATA has no split.",
-    ),
-    click.option(
-        "--limit-per-class",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Keep N seeded pictures of each class in each split.",
-    ),
-    click.option(
-        "--seed",
-        default=0,
-        show_default=True,
-        type=click.IntRange(min=0),
-        help="Of splits, limits, the descriptor sample and the mixture.",
-    ),
-)
-fit_options = _options(
-    click.option("--network", default="squeezenet", show_default=True, help="See `weights list`."),
-    weights_option,
-    click.option("--layer", metavar="NAME", help="Activation to pool. [default: the network's]"),
-    click.option(
-        "--scales",
-        default="1-7",
-        show_default=True,
-        callback=_scales,
-        help="Scales of the pyramid: 1 is the network's own input side, each next has twice the "
-        "area.",
-    ),
-    click.option(
-        "--pca",
-        default=Run().encoder.pca,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Dimensions that descriptors are reduced to.",
-    ),
-    click.option(
-        "--components",
-        default=Run().encoder.components,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Gaussians of the mixture.",
-    ),
-    click.option(
-        "--samples",
-        default=Run().encoder.samples,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Training descriptors that PCA and mixture are fitted to.",
-    ),
-    click.option(
-        "--l2",
-        type=click.Choice(["none", "before", "both"]),
-        help="L2-normalise descriptors before the PCA, or before and after it. "
-        "[default: none; both with --fidelity author]",
-    ),
-    click.option(
-        "--dtype",
-        default="float32",
-        show_default=True,
-        type=click.Choice(["float32", "bfloat16"]),
-        help="In which the network computes.",
-    ),
-    click.option(
-        "--fidelity",
-        default="paper",
-        show_default=True,
-        type=click.Choice(["paper", "author"]),
-        help="Details as the paper has them, or as its first author's published experiments.",
-    ),
-)
-c_option = click.option(
-    "--c",
-    type=click.FloatRange(min=0, min_open=True),
-    help="SVM cost: 0.5 |w|^2 + C sum hinge. [default: 10]",
-)
-
-
-def _config(options: dict[str, Any]) -> Run:
-    run = preset(options["fidelity"])
-    encoder = replace(
-        run.encoder,
-        pca=options["pca"],
-        components=options["components"],
-        samples=options["samples"],
-        l2=options["l2"] or run.encoder.l2,
-    )
-    pyramid = replace(run.pyramid, scales=options["scales"], layer=options["layer"])
-    svm = run.svm if options.get("c") is None else replace(run.svm, c=options["c"])
-    return replace(
-        run,
-        pyramid=pyramid,
-        encoder=encoder,
-        svm=svm,
-        pooling=options.get("pooling") or run.pooling,
-        seed=options["seed"],
-        dtype=options["dtype"],
-    )
 
 
 def _faces_user(command: Callable[..., int]) -> Callable[..., None]:
@@ -186,11 +41,11 @@ def _faces_user(command: Callable[..., int]) -> Callable[..., None]:
         keep_freed_memory()
         try:
             status = command(**options)
-        except (ValueError, OSError) as error:
-            if os.environ.get("MPP_JAX_TRACEBACK"):
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            message = _user_message(error)
+            if message is None or os.environ.get("MPP_JAX_TRACEBACK"):
                 raise
-            line = " ".join(str(error).split()) or type(error).__name__
-            click.echo(f"error: {line}", err=True)
+            click.echo(f"error: {message}", err=True)
             status = USER_ERROR
         except KeyboardInterrupt:
             click.echo("interrupted; what was done is kept, run the command again", err=True)
@@ -200,7 +55,46 @@ def _faces_user(command: Callable[..., int]) -> Callable[..., None]:
     return wrapped
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def _user_message(error: Exception) -> str | None:
+    """One line about what went wrong; None for a fault of the program itself."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
+        return f"out of memory; use fewer --scales, --samples or --components ({text[:200]})"
+    if isinstance(error, RuntimeError):
+        return None
+    # File names need not be valid UTF-8; a message must not fail for that.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text or type(error).__name__
+
+
+class _OneLineErrors(click.Group):
+    """A group whose usage errors are one line, like all other errors."""
+
+    def main(  # type: ignore[override]  # click overloads it on standalone_mode
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run the command line; see `click.Command.main`."""
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **extra)
+        try:
+            sys.exit(super().main(args, standalone_mode=False, **extra) or 0)
+        except click.ClickException as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help text
+                click.echo(error.format_message(), err=True)
+                sys.exit(USER_ERROR)
+            context = getattr(error, "ctx", None)
+            hint = f" (see {context.command_path} --help)" if context is not None else ""
+            message = " ".join(error.format_message().split())
+            click.echo(f"error: {message}{hint}", err=True)
+            sys.exit(USER_ERROR)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=_OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="mpp-jax")
 def main() -> None:
     """Multi-scale Pyramid Pooling: fixed-length picture representations from a CNN.
@@ -236,22 +130,23 @@ def run(data: str, out: Path, quiet: bool, **options: Any) -> int:
 
 
 def _open(data: str, quiet: bool, options: dict[str, Any]) -> tuple[Any, Run, Any, Any]:
-    from mpp_jax import commands
+    from mpp_jax import console
+    from mpp_jax.nets import get_spec
     from mpp_jax.pooling import split_stacks
 
-    output = commands.Output(quiet)
-    config = _config(options)
+    output = console.Output(quiet)
+    config = read_config(options)
     split_stacks(config.pooling)
-    network = commands.open_network(
-        options["network"], options["weights"], options["dtype"], output
-    )
-    dataset = commands.open_data(
+    get_spec(options["network"])
+    dataset = console.open_data(
         data,
         test_fraction=options["test_fraction"],
         seed=options["seed"],
         limit_per_class=options["limit_per_class"],
         output=output,
     )
+    # Last, for it may have to be downloaded.
+    network = console.open_network(options["network"], options["weights"], options["dtype"], output)
     return output, config, dataset, network
 
 
@@ -293,10 +188,10 @@ def encode(
     OUT holds manifest.json and shard-*.npy files that NumPy alone can read. An interrupted
     encoding goes on where it stopped. Scales, layer and sizes are the codebook's.
     """
-    from mpp_jax import commands
+    from mpp_jax import commands, console
 
-    output = commands.Output(quiet)
-    dataset = commands.open_data(data, output=output, **options)
+    output = console.Output(quiet)
+    dataset = console.open_data(data, output=output, **options)
     return commands.encode(dataset, codebook, weights, pooling, out, output)
 
 
@@ -311,9 +206,9 @@ def train(
     store: Path, out: Path, pooling: tuple[str, ...] | None, c: float | None, quiet: bool
 ) -> int:
     """Train one-versus-rest SVMs on the encodings in STORE."""
-    from mpp_jax import commands
+    from mpp_jax import commands, console
 
-    return commands.train(store, pooling, c, out, commands.Output(quiet))
+    return commands.train(store, pooling, c, out, console.Output(quiet))
 
 
 @main.command()
@@ -328,10 +223,10 @@ def evaluate(
     model: Path, store: Path, out: Path, data: str | None, quiet: bool, **options: Any
 ) -> int:
     """Score the test encodings in STORE with MODEL and write metrics and a report."""
-    from mpp_jax import commands
+    from mpp_jax import commands, console
 
-    output = commands.Output(quiet)
-    pictures = None if data is None else commands.open_data(data, output=output, **options)
+    output = console.Output(quiet)
+    pictures = None if data is None else console.open_data(data, output=output, **options)
     return commands.evaluate(model, store, pictures, out, output)
 
 
@@ -354,15 +249,43 @@ def predict(
     quiet: bool,
 ) -> int:
     """Rank the classes of new pictures with a saved MODEL."""
-    from mpp_jax import commands
+    from mpp_jax import console, queries
 
-    output = commands.Output(quiet)
-    return commands.predict(model, pictures, weights, method, top, as_json, output)
+    output = console.Output(quiet)
+    return queries.predict(model, pictures, weights, method, top, as_json, output)
+
+
+@main.command()
+@click.argument("store", type=PATH)
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@weights_option
+@click.option(
+    "--method",
+    help="Representation that is stored, or a stack of such as a+b. [default: the first]",
+)
+@click.option("--top", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: path, neighbours, error.")
+@quiet_option
+@_faces_user
+def search(
+    store: Path,
+    pictures: tuple[str, ...],
+    weights: str | None,
+    method: str | None,
+    top: int,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Find the pictures in STORE that are most similar to new ones (cosine of the encodings)."""
+    from mpp_jax import console, queries
+
+    output = console.Output(quiet)
+    return queries.search(store, pictures, weights, method, top, as_json, output)
 
 
 @main.command()
 @click.argument("network")
-@click.option("--scales", default="1-7", show_default=True, callback=_scales)
+@click.option("--scales", default="1-7", show_default=True, callback=read_scales)
 @click.option("--layer", metavar="NAME", help="Activation. [default: the network's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_faces_user
@@ -381,18 +304,17 @@ def geometry(network: str, scales: tuple[int, ...], layer: str | None, as_json: 
 
 @main.group()
 def weights() -> None:
-    """List, download, import and verify pretrained weights."""
+    """List, download and verify pretrained weights."""
 
 
 @weights.command("list")
 @_faces_user
 def weights_list() -> int:
     """List the public weight files that are known, and which of them are in the cache."""
-    from mpp_jax.weights import PLACES, cached_path
+    from mpp_jax.weights import list_weights
 
-    for place in PLACES.values():
-        state = "cached" if cached_path(place).is_file() else "-"
-        click.echo(f"{place.name:<24}{place.network:<22}{state:<8}{place.note}")
+    for row in list_weights():
+        click.echo(f"{row['name']:<24} {row['network']:<20} {row['state']:<9} {row['note']}")
     return 0
 
 
@@ -402,22 +324,25 @@ def weights_list() -> int:
 @_faces_user
 def weights_download(name: str, quiet: bool) -> int:
     """Download a public weight file by NAME into the cache folder; its hash is checked."""
-    from mpp_jax.weights import PLACES, fetch
+    from mpp_jax.weights import download_weights
 
-    if name not in PLACES:
-        raise ValueError(f"no public weights {name!r}; there are {', '.join(PLACES)}")
-    click.echo(f"weights: {fetch(PLACES[name], progress=not quiet)}")
+    click.echo(f"weights: {download_weights(name, progress=not quiet)}")
     return 0
 
 
 @weights.command("verify")
 @click.argument("file", type=PATH)
-@click.option("--network", required=True, help="The network that the file should be for.")
+@click.option("--network", help="The network that the file should be for. [default: any]")
 @_faces_user
-def weights_verify(file: Path, network: str) -> int:
-    """Read FILE, check that it fits NETWORK, and print what was assigned from where."""
-    from mpp_jax.weights import load_audited
+def weights_verify(file: Path, network: str | None) -> int:
+    """Find out what FILE is, check it, and print what is assigned from where."""
+    from mpp_jax.weights import verify_weights
 
-    _, audit = load_audited(network, file)
-    click.echo(str(audit))
+    found = verify_weights(file, network)
+    click.echo(f"sha256: {found.sha256}\npublic file: {found.published or 'none'}")
+    click.echo(f"fits: {', '.join(found.networks) or 'no network'}")
+    if found.audit is not None:
+        click.echo(str(found.audit))
+    if found.problem is not None:
+        raise ValueError(found.problem)
     return 0

@@ -1,4 +1,4 @@
-"""The codebook: how a descriptor enters the encoder (L2, PCA, L2) and the Gaussian mixture there."""
+"""The codebook: how a descriptor enters the encoder (L2, PCA, L2), and the mixture there."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,18 @@ def project(codebook: Codebook, x: Array) -> Array:
     return l2_normalize(y) if codebook.l2_after else y
 
 
-def fit_codebook(key: Array, x: np.ndarray | Array, config: Encoder) -> tuple[Codebook, CodebookInfo]:
+def check_sizes(n: int, channels: int, config: Encoder) -> None:
+    """Raise a ValueError where n descriptors of so many channels cannot fit a codebook."""
+    if n < max(config.components, config.pca) or channels < config.pca:
+        raise ValueError(
+            f"{n} descriptors of {channels} dimensions cannot fit --pca {config.pca} and "
+            f"--components {config.components}; use more pictures or smaller numbers"
+        )
+
+
+def fit_codebook(
+    key: Array, x: np.ndarray | Array, config: Encoder
+) -> tuple[Codebook, CodebookInfo]:
     """Fit PCA and mixture to sampled descriptors.
 
     Args:
@@ -67,14 +78,17 @@ def fit_codebook(key: Array, x: np.ndarray | Array, config: Encoder) -> tuple[Co
     Raises:
         ValueError: fewer descriptors than components or dimensions, or NaN among them.
     """
-    n, channels = x.shape
-    if n < max(config.components, config.pca) or channels < config.pca:
+    if x.ndim != 2:
+        raise ValueError(f"x must be (N, C) descriptors, got shape {x.shape}")
+    check_sizes(x.shape[0], x.shape[1], config)
+    x = jnp.asarray(x)
+    if not np.isfinite(_largest(x)):
         raise ValueError(
-            f"{n} descriptors of {channels} dimensions cannot fit --pca {config.pca} and "
-            f"--components {config.components}; use more pictures or smaller numbers"
+            "the descriptors hold NaN or infinity: the network overflows; check its weight file "
+            "(mpp-jax weights verify FILE)"
         )
     before, after = config.l2 in ("before", "both"), config.l2 == "both"
-    x = _normalize(x) if before else jnp.asarray(x)
+    x = _normalize(x) if before else x
     pca = fit_pca(x, config.pca)
     total = float(_total_variance(x))
     y = _transform(pca, x)
@@ -89,9 +103,10 @@ def fit_codebook(key: Array, x: np.ndarray | Array, config: Encoder) -> tuple[Co
         relative_variance_floor=config.variance_floor,
     )
     explained = float(np.sum(np.asarray(pca.explained_variance, np.float64))) / max(total, 1e-30)
-    return Codebook(pca, gmm, before, after), CodebookInfo(n, min(explained, 1.0), em)
+    return Codebook(pca, gmm, before, after), CodebookInfo(len(x), min(explained, 1.0), em)
 
 
+_largest = jax.jit(lambda x: jnp.max(jnp.abs(x)))
 _normalize = jax.jit(l2_normalize)
 _transform = jax.jit(pca_transform)
 _total_variance = jax.jit(lambda x: jnp.var(x, axis=0, ddof=1).sum())

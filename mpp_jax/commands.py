@@ -1,94 +1,131 @@
-"""What the commands do, once the command line has been read."""
+"""What the commands of the method's stages do, once the command line has been read."""
 
-import json
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from mpp_jax import pipeline
+from mpp_jax.bundle import check_place, holds_bundle
 from mpp_jax.codebook import Codebook
 from mpp_jax.config import Run
-from mpp_jax.data import Dataset, open_dataset
+from mpp_jax.console import DONE, Output, Skips, open_network, results_table
+from mpp_jax.data import DataError, Dataset
 from mpp_jax.encoding import wanted_crops
 from mpp_jax.model import (
+    CODEBOOK,
+    MODEL,
     Model,
     Provenance,
     codebook_digest,
     load_codebook,
-    load_model,
     open_model,
     save_codebook,
     save_model,
 )
-from mpp_jax.nets import Network, load_network
-from mpp_jax.pooling import get_pooling, split_stacks
+from mpp_jax.nets import Network
+from mpp_jax.pooling import check_methods, split_stacks
 from mpp_jax.progress import StageTimer
 from mpp_jax.report import write_metrics, write_report
-from mpp_jax.store import Store
-
-DONE, SOME_SKIPPED = 0, 1
+from mpp_jax.store import Store, StoreError
+from mpp_jax.store_format import MANIFEST, differences
 
 CODEBOOK_OF_STORE = "codebook"
 """Encodings carry the codebook that made them, so that a model trained on them is complete."""
 
 
-class Output:
-    """Talks to the user on standard error; the results themselves go to files or standard out."""
-
-    def __init__(self, quiet: bool) -> None:
-        """With ``quiet``, say nothing but where results went and what was skipped."""
-        self.quiet = quiet
-
-    def say(self, text: str) -> None:
-        """A line about progress or settings."""
-        if not self.quiet:
-            print(text, file=sys.stderr)
-
-    def wrote(self, what: str, place: Path) -> None:
-        """A line about a result's place."""
-        print(f"{what}: {place}")
-
-    def skipped(self, entries: Sequence[tuple[str, str]]) -> int:
-        """List what was left out and why; return the exit status."""
-        for name, reason in entries:
-            print(f"skipped {name}: {reason}", file=sys.stderr)
-        return SOME_SKIPPED if entries else DONE
-
-
-def open_data(
-    data: str, *, test_fraction: float, seed: int, limit_per_class: int | None, output: Output
-) -> Dataset:
-    """Open DATA and say what is in it."""
-    dataset = open_dataset(
-        data, test_fraction=test_fraction, seed=seed, limit_per_class=limit_per_class
-    )
-    train, test = len(dataset.split("train")), len(dataset.split("test"))
-    output.say(
-        f"{dataset.name}: {len(dataset.classes)} classes, {train} training pictures, {test} test"
-    )
-    for note in dataset.notes:
-        output.say(note)
-    return dataset
-
-
-def open_network(name: str, weights: str | None, dtype: str, output: Output) -> Network:
-    """Load a network and say which."""
-    network = load_network(name, weights, dtype=jnp.dtype(dtype))
-    output.say(f"network {name}, weights sha256 {network.weights_sha256[:12]}...")
-    return network
-
-
-def _dataset_skips(dataset: Dataset) -> list[tuple[str, str]]:
-    return [(dataset.name, warning) for warning in dataset.warnings]
+def check_settings(network: Network, config: Run) -> None:
+    """Raise a ValueError for settings that would fail only after hours."""
+    network.spec.layer(config.pyramid.layer)
+    check_methods(split_stacks(config.pooling), codebook=True, scales=config.pyramid.scales)
 
 
 def _weights_file(weights: str | None) -> str | None:
     return None if weights is None else str(Path(weights).resolve())
+
+
+def _provenance(data: Dataset, network: Network, config: Run, weights: str | None) -> Provenance:
+    return pipeline.provenance(data, network, config, _weights_file(weights))
+
+
+def run(
+    data: Dataset, network: Network, weights: str | None, config: Run, out: Path, output: Output
+) -> int:
+    """Everything: fit, encode, train, evaluate, report."""
+    check_settings(network, config)
+    _check_run_folder(out)
+    if not data.split("test"):
+        raise DataError(
+            f"{data.name}: no test picture, so there is nothing to evaluate; add some, "
+            "or use the commands fit, encode and train"
+        )
+    timer = StageTimer()
+    made = _provenance(data, network, config, weights)
+    codebook = None
+    cache = None
+    if pipeline.needs_codebook(config):
+        _check_same_run(out, made)
+        cache = pipeline.DescribedCache(
+            config.cache_bytes, wanted_crops(split_stacks(config.pooling))
+        )
+        codebook = _codebook_or_fit(out / "codebook", data, network, made, output, timer, cache)
+    store = pipeline.encode_dataset(
+        data,
+        network,
+        codebook,
+        config,
+        out / "encodings",
+        timer=timer,
+        cache=cache,
+        quiet=output.quiet,
+    )
+    save_codebook(store.path / CODEBOOK_OF_STORE, codebook, made)
+    output.wrote("encodings", store.path)
+    skips = _store_skips(store) + _dataset_skips(data)
+    try:
+        model = _train(store, codebook, made, config.pooling, out / "model", output, timer)
+        _evaluate(model, store, out, output, timer, data, skips)
+    except ValueError:
+        output.skipped(skips)  # the likely cause
+        raise
+    return output.skipped(skips)
+
+
+def _check_run_folder(out: Path) -> None:
+    """Raise unless ``out`` is absent, empty, or the folder of an earlier run."""
+    check_place(out)
+    ours = any((out / part).is_dir() for part in ("codebook", "encodings"))
+    if out.is_dir() and any(out.iterdir()) and not ours:
+        raise ValueError(f"{out}: not empty, and no earlier run; give a new folder")
+
+
+def _check_same_run(out: Path, made: Provenance) -> None:
+    """Raise where finished encodings would lose the codebook that they were made with."""
+    if holds_bundle(out / "codebook") and (out / "encodings" / MANIFEST).exists():
+        _, old = load_codebook(out / "codebook")
+        found = differences(_fit_settings(old), _fit_settings(made))
+        if found:
+            raise ValueError(
+                f"{out}: holds a run of other settings: {'; '.join(found)}; "
+                "give a new folder or remove this one"
+            )
+
+
+def _fit_settings(made: Provenance) -> dict[str, Any]:
+    """Everything that decides a codebook, as JSON values."""
+    settings = made.config.to_dict()
+    pyramid = settings["pyramid"] | {"scales": list(made.config.pyramid.scales)}
+    encoder = {key: value for key, value in settings["encoder"].items() if key != "skip_first"}
+    return {
+        "network": made.network,
+        "weights_sha256": made.weights_sha256,
+        "training pictures' sha256": made.pictures_sha256,
+        "seed": made.config.seed,
+        "dtype": made.config.dtype,
+        **pyramid,
+        **encoder,
+    }
 
 
 def _codebook_or_fit(
@@ -100,10 +137,11 @@ def _codebook_or_fit(
     timer: StageTimer,
     cache: pipeline.DescribedCache | None,
 ) -> Codebook | None:
-    """Take the codebook that an interrupted run left in ``folder``, or fit one and save it."""
-    if folder.exists():
+    """Take the codebook of the same settings that is in ``folder``, or fit one and save it."""
+    check_place(folder, CODEBOOK)
+    if holds_bundle(folder):
         codebook, old = load_codebook(folder)
-        if _fit_settings(old) == _fit_settings(made):
+        if codebook is not None and _fit_settings(old) == _fit_settings(made):
             output.say(f"codebook: taken from {folder}")
             return codebook
     codebook, info = pipeline.fit(
@@ -119,54 +157,13 @@ def _codebook_or_fit(
     return codebook
 
 
-def _fit_settings(made: Provenance) -> tuple[Any, ...]:
-    """Everything that decides a codebook."""
-    config = made.config
-    return (
-        made.network,
-        made.weights_sha256,
-        made.pictures_sha256,
-        config.pyramid,
-        replace(config.encoder, skip_first=False),
-        config.seed,
-        config.dtype,
-    )
-
-
-def run(
-    data: Dataset, network: Network, weights: str | None, config: Run, out: Path, output: Output
-) -> int:
-    """Everything: fit, encode, train, evaluate, report."""
-    timer = StageTimer()
-    made = pipeline.provenance(data, network, config, _weights_file(weights))
-    parts = split_stacks(config.pooling)
-    codebook = None
-    cache = None
-    if any(get_pooling(name).codebook for name in parts):
-        cache = pipeline.DescribedCache(config.cache_bytes, wanted_crops(parts))
-        codebook = _codebook_or_fit(out / "codebook", data, network, made, output, timer, cache)
-    store = pipeline.encode_dataset(
-        data,
-        network,
-        codebook,
-        config,
-        out / "encodings",
-        timer=timer,
-        cache=cache,
-        quiet=output.quiet,
-    )
-    save_codebook(out / "encodings" / CODEBOOK_OF_STORE, codebook, made)
-    output.wrote("encodings", out / "encodings")
-    model = _train(store, codebook, made, config.pooling, out / "model", output, timer)
-    return _evaluate(model, store, out, output, timer, data)
-
-
 def fit(
     data: Dataset, network: Network, weights: str | None, config: Run, out: Path, output: Output
 ) -> int:
     """PCA and mixture only."""
     timer = StageTimer()
-    made = pipeline.provenance(data, network, config, _weights_file(weights))
+    network.spec.layer(config.pyramid.layer)
+    made = _provenance(data, network, config, weights)
     _codebook_or_fit(out, data, network, made, output, timer, None)
     timer.print_table(quiet=output.quiet)
     return output.skipped(_dataset_skips(data))
@@ -182,19 +179,51 @@ def encode(
 ) -> int:
     """Pictures to vectors on disk, with a saved codebook."""
     codebook, made = load_codebook(codebook_folder)
-    if weights is None and made.weights_file and Path(made.weights_file).exists():
-        weights = made.weights_file
+    weights = made.find_weights(weights)
     network = open_network(made.network, weights, made.config.dtype, output)
     made.check_network(network)
     config = replace(made.config, pooling=pooling or made.config.pooling)
+    check_settings(network, config)
+    here = _provenance(data, network, config, weights)
+    if here.pictures_sha256 != made.pictures_sha256:
+        output.say(f"note: {codebook_folder} was fitted to other training pictures than these")
     timer = StageTimer()
     store = pipeline.encode_dataset(
         data, network, codebook, config, out, timer=timer, quiet=output.quiet
     )
-    save_codebook(out / CODEBOOK_OF_STORE, codebook, replace(made, config=config))
+    save_codebook(store.path / CODEBOOK_OF_STORE, codebook, here)
     timer.print_table(quiet=output.quiet)
     output.wrote("encodings", out)
-    return output.skipped(_dataset_skips(data) + _store_skips(store))
+    return output.skipped(_store_skips(store) + _dataset_skips(data))
+
+
+def open_codebook_of(store: Store) -> tuple[Codebook | None, Provenance]:
+    """Return the codebook that a store carries, after checking that it is the store's own."""
+    folder = store.path / CODEBOOK_OF_STORE
+    if not holds_bundle(folder):
+        raise StoreError(
+            f"{store.path}: its codebook is missing; give the same encode command again"
+        )
+    codebook, made = load_codebook(folder)
+    _check_store(store, codebook, made)
+    return codebook, made
+
+
+def _check_store(store: Store, codebook: Codebook | None, made: Provenance) -> None:
+    """Raise unless a store was encoded with this codebook, network, weights and settings."""
+    wanted = {
+        "network": made.network,
+        "weights_sha256": made.weights_sha256,
+        **pipeline.encoding_settings(made.config),
+    }
+    found = {key: store.manifest[key] for key in ("network", "weights_sha256")} | store.config
+    digest = store.manifest["codebook_sha256"]
+    if digest is not None:
+        found["codebook_sha256"] = digest
+        wanted["codebook_sha256"] = None if codebook is None else codebook_digest(codebook)
+    other = differences(wanted, found)
+    if other:
+        raise StoreError(f"{store.path}: encoded with other settings: {'; '.join(other)}")
 
 
 def train(
@@ -206,8 +235,7 @@ def train(
 ) -> int:
     """SVMs from stored encodings."""
     store = Store.open(store_folder)
-    codebook, made = load_codebook(store_folder / CODEBOOK_OF_STORE)
-    _check_store(store, codebook, made)
+    codebook, made = open_codebook_of(store)
     config = replace(made.config, pooling=methods or made.config.pooling)
     if c is not None:
         config = replace(config, svm=replace(config.svm, c=c))
@@ -215,15 +243,6 @@ def train(
     _train(store, codebook, replace(made, config=config), config.pooling, out, output, timer)
     timer.print_table(quiet=output.quiet)
     return DONE
-
-
-def _check_store(store: Store, codebook: Codebook | None, made: Provenance) -> None:
-    wanted = None if codebook is None else codebook_digest(codebook)
-    found = store.manifest["codebook_sha256"]
-    if found is not None and found != wanted:
-        raise ValueError(f"{store.path}: encoded with another codebook (sha256 {found[:12]}...)")
-    if store.manifest["weights_sha256"] != made.weights_sha256:
-        raise ValueError(f"{store.path}: encoded with other network weights than the codebook's")
 
 
 def _train(
@@ -235,6 +254,7 @@ def _train(
     output: Output,
     timer: StageTimer,
 ) -> Model:
+    check_place(out, MODEL)
     model, infos = pipeline.train(store, codebook, made, methods, timer=timer, quiet=output.quiet)
     for method, info in infos.items():
         gap, worst = float(np.max(info.relative_gap)), int(np.max(info.iterations))
@@ -245,19 +265,25 @@ def _train(
     return model
 
 
-def _store_skips(store: Store) -> list[tuple[str, str]]:
+def _store_skips(store: Store) -> Skips:
     return [(item.id, item.reason or "unknown reason") for item in store.skipped]
+
+
+def _dataset_skips(dataset: Dataset) -> Skips:
+    return [(dataset.name, warning) for warning in dataset.warnings]
 
 
 def evaluate(
     model_folder: Path, store_folder: Path, pictures: Dataset | None, out: Path, output: Output
 ) -> int:
     """Scores of stored test vectors, metrics and report."""
+    check_place(out)
     model = open_model(model_folder)
     store = Store.open(store_folder)
-    if store.manifest["weights_sha256"] != model.provenance.weights_sha256:
-        raise ValueError(f"{store.path}: encoded with other network weights than the model's")
-    return _evaluate(model, store, out, output, StageTimer(), pictures)
+    _check_store(store, model.codebook, model.provenance)
+    skips = _store_skips(store) + (_dataset_skips(pictures) if pictures is not None else [])
+    _evaluate(model, store, out, output, StageTimer(), pictures, skips)
+    return output.skipped(skips)
 
 
 def _evaluate(
@@ -267,11 +293,11 @@ def _evaluate(
     output: Output,
     timer: StageTimer,
     pictures: Dataset | None,
-) -> int:
+    skips: Skips,
+) -> None:
     with timer.stage("evaluate"):
         scores = pipeline.score(model, store, quiet=output.quiet)
         table = pipeline.results(scores, store)
-    skips = _store_skips(store) + (_dataset_skips(pictures) if pictures is not None else [])
     made = model.provenance
     metrics = {
         "data": made.dataset,
@@ -301,48 +327,3 @@ def _evaluate(
     output.say(results_table(table))
     output.wrote("metrics", out / "metrics.json")
     output.wrote("report", report)
-    return output.skipped(skips)
-
-
-def results_table(table: dict[str, dict[str, Any]]) -> str:
-    """Return the figures of every method as aligned lines, in per cent."""
-    columns = ("top1", "mean_class_accuracy", "map11")
-    width = max(len("method"), *map(len, table))
-    lines = [f"{'method':<{width}}  {'top-1':>6}  {'class':>6}  {'mAP11':>6}"]
-    for method, figures in table.items():
-        cells = ("-" if figures[c] is None else f"{100 * figures[c]:.2f}" for c in columns)
-        lines.append(f"{method:<{width}}  " + "  ".join(f"{cell:>6}" for cell in cells))
-    return "\n".join(lines)
-
-
-def predict(
-    model_folder: Path,
-    pictures: Sequence[str],
-    weights: str | None,
-    method: str | None,
-    top: int,
-    as_json: bool,
-    output: Output,
-) -> int:
-    """Ranked classes and scores of new pictures."""
-    model = load_model(model_folder, weights)
-    prediction = model.predict(pictures, method)
-    reasons = {entry.position: entry.reason for entry in prediction.skipped}
-    if as_json:
-        entries = [
-            {
-                "path": path,
-                "classes": [
-                    {"class": name, "score": value} for name, value in prediction.ranked(i, top)
-                ],
-                "error": reasons.get(i),
-            }
-            for i, path in enumerate(pictures)
-        ]
-        print(json.dumps(entries, indent=1))
-    else:
-        for i, path in enumerate(pictures):
-            if i not in reasons:
-                ranked = prediction.ranked(i, top)
-                print(f"{path}: " + ", ".join(f"{name} {value:+.3f}" for name, value in ranked))
-    return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])

@@ -6,11 +6,18 @@ functions and be compared, and they turn into JSON with `to_dict`.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 Fidelity = Literal["paper", "author"]
 Resampling = Literal["bilinear", "bicubic"]
 Rounding = Literal["ceil", "round"]
+L2 = Literal["none", "before", "both"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be {' or '.join(get_args(choices))}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,11 @@ class Pyramid:
 
     def __post_init__(self) -> None:
         scales = self.scales
-        if not scales or any(k < 0 for k in scales) or list(scales) != sorted(set(scales)):
-            raise ValueError(f"scales must be rising whole numbers from 0, got {scales}")
+        whole = isinstance(scales, tuple) and all(type(k) is int and k >= 0 for k in scales)
+        if not whole or not scales or list(scales) != sorted(set(scales)):
+            raise ValueError(f"scales must be a tuple of rising whole numbers from 0, got {scales}")
+        _check_choice("rounding", self.rounding, Rounding)
+        _check_choice("resampling", self.resampling, Resampling)
         if self.batch < 0:
             raise ValueError(f"batch must be 0 (automatic) or more, got {self.batch}")
 
@@ -49,7 +59,7 @@ class Encoder:
         samples: training descriptors that PCA and mixture are fitted to.
         l2: L2-normalise descriptors: "none", "before" the PCA, or before and after it ("both").
         skip_first: leave the coarsest scale out of the encoding (it stays in the dictionary).
-        tolerance: EM stops when the mean log-likelihood gains less than this.
+        tolerance: EM stops when the mean log-likelihood gains less than this (nats a descriptor).
         max_iterations: EM steps at most.
         variance_floor: share of the largest per-dimension data variance.
     """
@@ -57,9 +67,9 @@ class Encoder:
     pca: int = 128
     components: int = 256
     samples: int = 256_000
-    l2: Literal["none", "before", "both"] = "none"
+    l2: L2 = "none"
     skip_first: bool = False
-    tolerance: float = 1e-3
+    tolerance: float = 1e-2
     max_iterations: int = 100
     variance_floor: float = 1e-4
 
@@ -67,8 +77,10 @@ class Encoder:
         for name in ("pca", "components", "samples", "max_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.l2 not in ("none", "before", "both"):
-            raise ValueError(f"l2 must be none, before or both, got {self.l2!r}")
+        for name in ("tolerance", "variance_floor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        _check_choice("l2", self.l2, L2)
 
 
 @dataclass(frozen=True)
@@ -80,8 +92,13 @@ class Svm:
     max_iterations: int = 20_000
 
     def __post_init__(self) -> None:
-        if not self.c > 0:
-            raise ValueError(f"c must be positive, got {self.c}")
+        if not 0 < self.c < float("inf"):
+            raise ValueError(f"c must be positive and finite, got {self.c}")
+        if not self.tolerance > 0 or self.max_iterations < 1:
+            raise ValueError(
+                f"tolerance must be positive and max_iterations at least 1, got {self.tolerance} "
+                f"and {self.max_iterations}"
+            )
 
 
 @dataclass(frozen=True)
@@ -101,15 +118,19 @@ class Run:
     svm: Svm = field(default_factory=Svm)
     pooling: tuple[str, ...] = ("mpp", "nfk", "avg", "fc7", "mpp+avg")
     seed: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     fidelity: Fidelity = "paper"
     cache_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:
         if not self.pooling or len(set(self.pooling)) != len(self.pooling):
             raise ValueError(f"pooling must name different representations, got {self.pooling}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+        if self.seed < 0 or self.cache_bytes < 0:
+            raise ValueError(
+                f"seed and cache_bytes must be 0 or more, got {self.seed} and {self.cache_bytes}"
+            )
+        _check_choice("dtype", self.dtype, Dtype)
+        _check_choice("fidelity", self.fidelity, Fidelity)
 
     @property
     def primary(self) -> str:
@@ -129,13 +150,14 @@ class Run:
         """
         parts: dict[str, Any] = {"pyramid": Pyramid, "encoder": Encoder, "svm": Svm}
         values = {
-            key: _build(parts[key], value) if key in parts else value
-            for key, value in data.items()
+            key: _build(parts[key], value) if key in parts else value for key, value in data.items()
         }
         return _build(cls, values)
 
 
 def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"the settings of {kind.__name__} must be an object, got {values!r}")
     unknown = set(values) - {f.name for f in fields(kind)}
     if unknown:
         raise ValueError(f"unknown settings of {kind.__name__}: {', '.join(sorted(unknown))}")

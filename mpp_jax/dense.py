@@ -162,6 +162,8 @@ def dense_descriptors(
     images = jnp.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must be (B, H, W, 3) RGB pictures, got shape {images.shape}")
+    if 0 in images.shape:
+        raise ValueError(f"images must hold at least one pixel of one picture, got {images.shape}")
     if images.dtype != jnp.uint8:
         raise TypeError(f"images must be uint8 RGB in 0..255, got {images.dtype}")
     full = jnp.asarray(images.shape[1:3])

@@ -9,7 +9,8 @@ from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.extraction import Crops, Described, describe_items
 from mpp_jax.nets import Network
-from mpp_jax.pooling import check_methods, encode, get_pooling
+from mpp_jax.pooling import check_methods, encode, get_pooling, split_stacks
+from mpp_jax.store import stack_unit_vectors
 
 Vectors = dict[str, np.ndarray]
 
@@ -18,6 +19,14 @@ def wanted_crops(methods: Sequence[str]) -> tuple[Crops, ...]:
     """Return the sets of crops that the variants read."""
     poolings = [get_pooling(name) for name in methods]
     return tuple(dict.fromkeys((p.crops, p.flip) for p in poolings if p.crops))
+
+
+def wanted_scales(methods: Sequence[str], scales: tuple[int, ...]) -> tuple[int, ...]:
+    """Return those of the scales that the variants read: all, the base scale alone, or none."""
+    readers = [p for p in map(get_pooling, methods) if not p.crops]
+    if all(p.base_only for p in readers):
+        return scales[:1] if readers else ()
+    return scales
 
 
 def encode_described(
@@ -37,7 +46,7 @@ def encode_items(
     config: Run,
     methods: Sequence[str],
     *,
-    on_skip: Callable[[Skipped], None] | None = None,
+    on_skip: Callable[[Skipped], object] | None = None,
 ) -> Iterator[tuple[np.ndarray, Vectors]]:
     """Decode and encode pictures; yield (positions among the items, {method: vectors}).
 
@@ -52,7 +61,38 @@ def encode_items(
     Raises:
         ValueError: a variant lacks its codebook or scale.
     """
-    check_methods(methods, codebook, config.pyramid.scales)
-    crops = wanted_crops(methods)
-    for described in describe_items(network, items, config.pyramid, crops=crops, on_skip=on_skip):
+    check_methods(methods, codebook=codebook is not None, scales=config.pyramid.scales)
+    batches = describe_items(
+        network,
+        items,
+        config.pyramid,
+        scales=wanted_scales(methods, config.pyramid.scales),
+        crops=wanted_crops(methods),
+        on_skip=on_skip,
+    )
+    for described in batches:
         yield encode_described(described, codebook, config, methods)
+
+
+def encode_whole(
+    network: Network,
+    items: Sequence[Item],
+    codebook: Codebook | None,
+    config: Run,
+    name: str,
+    *,
+    on_skip: Callable[[Skipped], object],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Decode pictures and encode them with one representation, a variant or a stack ``a+b``.
+
+    Yields (positions (n,), vectors (n, D)); ``on_skip`` is told of pictures that could not be
+    decoded, and of those whose encoding is not finite. Arguments as for `encode_items`.
+    """
+    parts = split_stacks([name])
+    for index, vectors in encode_items(network, items, codebook, config, parts, on_skip=on_skip):
+        arrays = [vectors[part] for part in parts]
+        whole = arrays[0] if len(arrays) == 1 else stack_unit_vectors(arrays)
+        finite = np.isfinite(whole).all(axis=1)
+        for position in index[~finite]:
+            on_skip(Skipped(int(position), items[position].id, "encoding is not finite"))
+        yield index[finite], whole[finite]

@@ -1,6 +1,10 @@
-"""From picture files to activations on the device, batch by batch, and the sample for a codebook."""
+"""From picture files to activations on the device, and the sample for a codebook."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -9,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from mpp_jax.config import Pyramid
-from mpp_jax.data import Item, Skipped, canvas_batches
+from mpp_jax.data import Batch, Item, Skipped, canvas_batches
 from mpp_jax.dense import Descriptors, describe, describe_crops
 from mpp_jax.nets import Network
 
@@ -26,7 +30,7 @@ class Described(NamedTuple):
         crops: (B, n, C) by (number of crops, flipped).
     """
 
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
     scales: tuple[Descriptors, ...]
     crops: dict[Crops, Array]
 
@@ -37,7 +41,7 @@ class Described(NamedTuple):
 
 
 def batch_size(pyramid: Pyramid) -> int:
-    """Return the pictures of a batch: a CPU is served best by one at a time (no padding, caches)."""
+    """Return the pictures of a batch: one at a time suits a CPU (no padding, caches)."""
     return pyramid.batch or (1 if jax.default_backend() == "cpu" else 16)
 
 
@@ -46,8 +50,9 @@ def describe_items(
     items: Sequence[Item],
     pyramid: Pyramid,
     *,
+    scales: Sequence[int] | None = None,
     crops: Sequence[Crops] = (),
-    on_skip: Callable[[Skipped], None] | None = None,
+    on_skip: Callable[[Skipped], object] | None = None,
 ) -> Iterator[Described]:
     """Decode pictures and yield their activations.
 
@@ -55,14 +60,20 @@ def describe_items(
         network: the network.
         items: pictures.
         pyramid: scales, layer and resize.
+        scales: those of the pyramid's scales that are wanted; None for all.
         crops: sets of crops wanted besides.
         on_skip: is told of every picture that could not be decoded.
     """
-    batches = canvas_batches(items, batch_size=batch_size(pyramid))
-    told = 0
-    for batch in batches:
+    wanted = pyramid.scales if scales is None else tuple(scales)
+
+    def describe_batch(batch: Batch) -> Described:
         canvas, sizes = jnp.asarray(batch.canvas), jnp.asarray(batch.sizes)
-        scales = describe(network, canvas, sizes, pyramid, jnp.asarray(batch.valid))
+        valid = jnp.asarray(batch.valid)
+        dense = (
+            describe(network, canvas, sizes, replace(pyramid, scales=wanted), valid)
+            if wanted
+            else ()
+        )
         cut = {
             (count, flip): describe_crops(
                 network,
@@ -75,13 +86,52 @@ def describe_items(
             )
             for count, flip in crops
         }
-        yield Described(batch.index, scales, cut)
+        return jax.block_until_ready(Described(batch.index, dense, cut))
+
+    batches = canvas_batches(items, batch_size=batch_size(pyramid))
+    told = 0
+    for described in _ahead(describe_batch, batches, batches_at_once()):
+        yield described
         told = _tell(batches.skipped, told, on_skip)
     _tell(batches.skipped, told, on_skip)
 
 
+def batches_at_once() -> int:
+    """Return how many batches are described side by side.
+
+    A CPU's programs have stretches that run on one core; several pictures at once fill the others.
+    """
+    return min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
+
+
+def _ahead(
+    function: Callable[[Batch], Described], batches: Iterable[Batch], workers: int
+) -> Iterator[Described]:
+    """Map in order, a few batches ahead of the consumer.
+
+    The first batch on each canvas runs alone: threads that meet a new shape together would each
+    compile it.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="describe")
+    under_way: deque[Future[Described]] = deque()
+    seen: set[tuple[int, ...]] = set()
+    try:
+        for batch in batches:
+            under_way.append(pool.submit(function, batch))
+            if batch.canvas.shape not in seen:
+                seen.add(batch.canvas.shape)
+                under_way[-1].exception()  # wait; an error is raised in its turn, below
+            if len(under_way) > workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        # Also where the consumer stops early or is interrupted.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def _tell(
-    skipped: Sequence[Skipped], told: int, on_skip: Callable[[Skipped], None] | None
+    skipped: Sequence[Skipped], told: int, on_skip: Callable[[Skipped], object] | None
 ) -> int:
     if on_skip is not None:
         for entry in skipped[told:]:

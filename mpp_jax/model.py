@@ -1,8 +1,9 @@
 """A trained model: codebook, one-vs-rest SVMs and class names, saved as one folder."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,16 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpp_jax.bundle import BundleError, arrays_digest, read_bundle, write_bundle
+from mpp_jax.bundle import RECORD, BundleError, arrays_digest, read_bundle, write_bundle
 from mpp_jax.codebook import Codebook
 from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
-from mpp_jax.encoding import encode_items
+from mpp_jax.encoding import encode_whole
 from mpp_jax.gmm import GMM
 from mpp_jax.nets import Network, load_network
 from mpp_jax.pca import PCA
-from mpp_jax.pooling import split_stacks
-from mpp_jax.store import stack_unit_vectors
 from mpp_jax.svm import LinearSVM, svm_scores
 
 CODEBOOK = "mpp-jax-codebook"
@@ -57,6 +56,11 @@ class Provenance:
         values = {name: record[name] for name in names if name in record}
         return cls(**{**values, "config": Run.from_dict(record["config"])})
 
+    def find_weights(self, weights: str | os.PathLike[str] | None) -> Any:
+        """Return ``weights``, or where there are none the recorded file if it still exists."""
+        hint = self.weights_file
+        return hint if weights is None and hint is not None and Path(hint).exists() else weights
+
     def check_network(self, network: Network) -> None:
         """Raise unless ``network`` is the one with the same weights.
 
@@ -68,7 +72,8 @@ class Provenance:
         if network.weights_sha256 != self.weights_sha256:
             raise BundleError(
                 f"made with {self.network} weights of sha256 {self.weights_sha256[:12]}..., the "
-                f"given ones have {network.weights_sha256[:12]}...; give the same file with --weights"
+                f"given ones have {network.weights_sha256[:12] or 'none'}...; "
+                "give the same file with --weights"
             )
 
 
@@ -111,7 +116,18 @@ def save_codebook(folder: Path, codebook: Codebook | None, provenance: Provenanc
 def load_codebook(folder: Path) -> tuple[Codebook | None, Provenance]:
     """Read a codebook folder; raises `BundleError` where it cannot be."""
     arrays, record = read_bundle(folder, CODEBOOK)
-    return _codebook_from(arrays, record), Provenance.from_dict(record)
+    with _damage_reported(folder):
+        return _codebook_from(arrays, record), Provenance.from_dict(record)
+
+
+@contextmanager
+def _damage_reported(folder: Path) -> Iterator[None]:
+    """Turn what a record with missing or misshapen entries raises into one BundleError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{folder / RECORD}: damaged ({reason}); make it anew") from error
 
 
 class Prediction(NamedTuple):
@@ -120,7 +136,7 @@ class Prediction(NamedTuple):
     Attributes:
         classes: (L,) names, the order of the columns.
         scores: (N, L) float32 SVM scores; rows of pictures that could not be read are NaN.
-        skipped: those pictures, with the reason.
+        skipped: those pictures, with the reason, in their order.
     """
 
     classes: tuple[str, ...]
@@ -168,28 +184,30 @@ class Model:
 
         Raises:
             ValueError: an unknown representation, no network, or arrays of another kind.
+            TypeError: one path instead of a sequence.
         """
+        if isinstance(pictures, str | os.PathLike):
+            raise TypeError(f"pictures must be a sequence of paths or arrays, got {pictures!r}")
         name = self.primary if method is None else method
         if name not in self.svms:
             raise ValueError(f"method: the model knows {', '.join(self.svms)}, not {name!r}")
         if self.network is None:
             raise ValueError("network: the model was opened without its network; use load_model")
-        items = [_item(i, picture) for i, picture in enumerate(pictures)]
-        parts = split_stacks([name])
+        items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
         skipped: list[Skipped] = []
         scores = np.full((len(items), len(self.classes)), np.nan, np.float32)
         config = self.provenance.config
-        encoded = encode_items(
-            self.network, items, self.codebook, config, parts, on_skip=skipped.append
+        encoded = encode_whole(
+            self.network, items, self.codebook, config, name, on_skip=skipped.append
         )
         for index, vectors in encoded:
-            arrays = [vectors[part] for part in parts]
-            whole = arrays[0] if len(arrays) == 1 else stack_unit_vectors(arrays)
-            scores[index] = np.asarray(svm_scores(self.svms[name], whole))
-        return Prediction(self.classes, scores, tuple(skipped))
+            if len(index):
+                scores[index] = np.asarray(svm_scores(self.svms[name], vectors))
+        return Prediction(self.classes, scores, tuple(sorted(skipped)))
 
 
-def _item(number: int, picture: str | os.PathLike[str] | np.ndarray) -> Item:
+def picture_item(number: int, picture: str | os.PathLike[str] | np.ndarray) -> Item:
+    """Return a picture without label as an item: a path, or an array (H, W, 3) uint8."""
     if isinstance(picture, np.ndarray):
         return Item(f"picture {number}", (), "test", read=lambda: picture)
     return Item(os.fspath(picture), (), "test", path=Path(picture))
@@ -211,10 +229,16 @@ def save_model(folder: Path, model: Model) -> None:
 def open_model(folder: Path) -> Model:
     """Read a model folder without its network; raises `BundleError` where it cannot be read."""
     arrays, record = read_bundle(folder, MODEL)
-    codebook = _codebook_from(arrays, record)
-    svms = {name: LinearSVM(**arrays["svms"][name]) for name in record["methods"]}
-    provenance = Provenance.from_dict(record)
-    return Model(provenance, codebook, svms, tuple(record["classes"]), record["primary"])
+    with _damage_reported(folder):
+        codebook = _codebook_from(arrays, record)
+        svms = {name: LinearSVM(**arrays["svms"][name]) for name in record["methods"]}
+        provenance = Provenance.from_dict(record)
+        classes, primary = tuple(record["classes"]), record["primary"]
+        if primary not in svms or any(
+            np.shape(svm.bias) != (len(classes),) for svm in svms.values()
+        ):
+            raise ValueError("its classes or methods do not fit its arrays")
+        return Model(provenance, codebook, svms, classes, primary)
 
 
 def load_model(
@@ -233,9 +257,7 @@ def load_model(
     """
     model = open_model(Path(folder))
     made = model.provenance
-    hint = made.weights_file
-    if weights is None and hint is not None and Path(hint).exists():
-        weights = hint
+    weights = made.find_weights(weights)
     network = load_network(made.network, weights, dtype=jnp.dtype(made.config.dtype))
     made.check_network(network)
-    return Model(made, model.codebook, model.svms, model.classes, model.primary, network)
+    return replace(model, network=network)

@@ -7,7 +7,6 @@ bytes. Read this file first; every step is one call into the module that does it
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ import jax
 import numpy as np
 
 from mpp_jax import metrics as measures
-from mpp_jax.codebook import Codebook, CodebookInfo, fit_codebook
+from mpp_jax.codebook import Codebook, CodebookInfo, check_sizes, fit_codebook
 from mpp_jax.config import Run
 from mpp_jax.data import DataError, Dataset, Item
-from mpp_jax.encoding import encode_described, wanted_crops
+from mpp_jax.encoding import encode_described, wanted_crops, wanted_scales
 from mpp_jax.extraction import Crops, Described, DescriptorSample, describe_items
 from mpp_jax.model import Model, Provenance, codebook_digest
 from mpp_jax.nets import Network
 from mpp_jax.pooling import check_methods, get_pooling, split_stacks
 from mpp_jax.progress import StageTimer, progress
+from mpp_jax.pyramid import scale_side
 from mpp_jax.store import SHARD_SIZE, Store, StoreWriter
 from mpp_jax.svm import SVMInfo, fit_svm, svm_scores
 
@@ -67,6 +67,21 @@ def provenance(
     )
 
 
+def needs_codebook(config: Run) -> bool:
+    """Return whether any of the representations reads Fisher vectors."""
+    return any(get_pooling(name).codebook for name in split_stacks(config.pooling))
+
+
+def encoding_settings(config: Run) -> dict[str, Any]:
+    """Return what decides the vectors besides network, weights and codebook, as JSON values."""
+    settings = config.to_dict()
+    return {
+        "pyramid": settings["pyramid"] | {"scales": list(config.pyramid.scales)},
+        "skip_first": config.encoder.skip_first,
+        "dtype": config.dtype,
+    }
+
+
 def _blocks(items: Sequence[Item], dataset: Dataset) -> Iterator[list[Item]]:
     """Group items by shard and split: batches never reach beyond, whichever stage asks for them."""
     number = {item.id: i // SHARD_SIZE for i, item in enumerate(dataset.items)}
@@ -98,6 +113,7 @@ def fit(
     """
     timer = timer or StageTimer()
     items = dataset.split("train")
+    _check_enough(len(items), network, config)
     place = {item.id: i for i, item in enumerate(items)}
     sample = DescriptorSample(len(items), config.encoder.samples, config.seed)
     with (
@@ -125,6 +141,15 @@ def fit(
         return fit_codebook(key, sample.finish(), config.encoder)
 
 
+def _check_enough(pictures: int, network: Network, config: Run) -> None:
+    """Raise where the codebook could not be fitted even if every picture can be read."""
+    spec, pyramid = network.spec, config.pyramid
+    sides = [scale_side(spec.side, k, pyramid.rounding) for k in pyramid.scales]
+    each = sum(spec.positions(side, pyramid.layer) ** 2 for side in sides)
+    most = min(config.encoder.samples, pictures * each)
+    check_sizes(most, spec.layer(pyramid.layer).channels, config.encoder)
+
+
 def encode_dataset(
     dataset: Dataset,
     network: Network,
@@ -144,23 +169,17 @@ def encode_dataset(
     """
     timer = timer or StageTimer()
     methods = split_stacks(config.pooling)
-    check_methods(methods, codebook, config.pyramid.scales)
-    needs_codebook = any(get_pooling(m).codebook for m in methods)
-    crops = wanted_crops(methods)
-    scaled = any(get_pooling(m).crops == 0 for m in methods)
-    pyramid = config.pyramid if scaled else replace(config.pyramid, scales=(0,))
+    check_methods(methods, codebook=codebook is not None, scales=config.pyramid.scales)
+    crops, scales = wanted_crops(methods), wanted_scales(methods, config.pyramid.scales)
     writer = StoreWriter(
         folder,
         dataset,
         methods=methods,
         network=network.spec.name,
         weights_sha256=network.weights_sha256,
-        codebook_sha256=codebook_digest(codebook) if codebook and needs_codebook else None,
-        config={
-            "pyramid": config.to_dict()["pyramid"],
-            "skip_first": config.encoder.skip_first,
-            "dtype": config.dtype,
-        },
+        codebook_sha256=codebook_digest(codebook) if codebook and needs_codebook(config) else None,
+        config=encoding_settings(config),
+        shard_size=SHARD_SIZE,
     )
     todo = list(writer.remaining)
     total = len(dataset.items)
@@ -187,7 +206,9 @@ def encode_dataset(
                 writer.skip(block[entry.position], entry.reason)
                 bar.update(1)
 
-            batches = describe_items(network, block, pyramid, crops=crops, on_skip=skip)
+            batches = describe_items(
+                network, block, config.pyramid, scales=scales, crops=crops, on_skip=skip
+            )
             for described in batches:
                 put([block[i] for i in described.index if i >= 0], described)
     return Store.open(folder)
@@ -205,18 +226,23 @@ def train(
     """Train one-vs-rest machines for every representation on the stored training vectors.
 
     Raises:
-        DataError: a class without any usable training picture.
+        DataError: a class that no usable training picture has, or that all of them have.
         StoreError: a representation that is not stored.
     """
     timer = timer or StageTimer()
     config = made.config
     methods = tuple(methods or config.pooling)
     targets = store.targets("train")
-    for name, positive in zip(store.classes, (targets > 0).any(axis=0), strict=True):
-        if not positive:
+    for column, name in enumerate(store.classes):
+        if not (targets[:, column] > 0).any():
             raise DataError(
                 f"class {name!r} has no training picture that could be read; "
-                "mend its files or remove the class, then train again (encodings are kept)"
+                "mend its files or remove the class, then train again"
+            )
+        if not (targets[:, column] < 0).any():
+            raise DataError(
+                f"class {name!r} is that of every training picture; "
+                "a classifier needs pictures of other classes as well"
             )
     svms, infos = {}, {}
     with timer.stage("train SVMs"):
@@ -238,9 +264,9 @@ def score(model: Model, store: Store, *, quiet: bool = False) -> dict[str, np.nd
         DataError: other classes, or no test picture.
     """
     if store.classes != model.classes:
-        raise DataError("the store has other classes than the model; encode and train on one data set")
+        raise DataError("the store has other classes than the model; encode and train on one set")
     if not store.items("test"):
-        raise DataError("the store has no test picture that could be read, so nothing to evaluate")
+        raise DataError("no test picture could be read, so there is nothing to evaluate")
     return {
         method: np.concatenate(
             [np.asarray(svm_scores(svm, part)) for part in store.iter_vectors(method, "test")]
@@ -266,7 +292,7 @@ def results(scores: dict[str, np.ndarray], store: Store) -> dict[str, dict[str, 
         table[method] = {
             "top1": top1,
             "mean_class_accuracy": mean_class,
-            "map11": map11,
+            "map11": _or_none(map11),
             "per_class": dict(zip(store.classes, map(_or_none, per_class), strict=True)),
         }
     return table

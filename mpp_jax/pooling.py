@@ -25,6 +25,7 @@ Register one of your own::
         return l2_normalize(jnp.max(jnp.concatenate(evidence.x), axis=0))
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +80,7 @@ class Pooling:
         crops: 0, or 1, 5, 25 crops that it reads instead of the scales.
         flip: whether the crops' mirror images follow them.
         codebook: whether it needs one.
+        base_only: whether it reads no scale but the base one (which then must be there).
     """
 
     name: str
@@ -86,24 +88,40 @@ class Pooling:
     crops: int = 0
     flip: bool = False
     codebook: bool = True
+    base_only: bool = False
 
 
 POOLINGS: dict[str, Pooling] = {}
+_NAME = re.compile(r"[a-z0-9_-]+")
 
 
 def register_pooling(
-    name: str, *, crops: int = 0, flip: bool = False, codebook: bool = True
+    name: str,
+    *,
+    crops: int = 0,
+    flip: bool = False,
+    codebook: bool = True,
+    base_only: bool = False,
 ) -> Callable[[Pool], Pool]:
     """Register a variant under a name; the decorated function is returned unchanged.
 
+    Args:
+        name: letters, digits, ``_`` and ``-``; the command line and file names carry it.
+        crops: as the others, see `Pooling`.
+        flip: likewise.
+        codebook: likewise.
+        base_only: likewise.
+
     Raises:
-        ValueError: a name that is taken, empty, or contains one of ``+ , /``.
+        ValueError: a name that is taken or has other characters, or an unknown number of crops.
     """
-    if not name or set(name) & set("+,/ ") or name in POOLINGS:
-        raise ValueError(f"name must be new and without '+', ',', '/' or spaces, got {name!r}")
+    if not _NAME.fullmatch(name) or name in POOLINGS:
+        raise ValueError(f"name must be new, of lower-case letters, digits, _ and -, got {name!r}")
+    if crops not in (0, 1, 5, 25):
+        raise ValueError(f"crops must be 0, 1, 5 or 25, got {crops}")
 
     def register(function: Pool) -> Pool:
-        POOLINGS[name] = Pooling(name, function, crops, flip, codebook)
+        POOLINGS[name] = Pooling(name, function, crops, flip, codebook, base_only)
         return function
 
     return register
@@ -136,7 +154,6 @@ def split_stacks(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-
 def mean_descriptor(x: Array, mask: Array) -> Array:
     """Return the mean (C,) of the valid rows of x (T, C); zero where there is none."""
     weight = mask.astype(x.dtype)[:, None]
@@ -153,9 +170,9 @@ def scale_fisher_vectors(evidence: Evidence, codebook: Codebook) -> tuple[list[A
     return vectors, [(s.count > 0).astype(jnp.float32) for s in evidence.statistics]
 
 
-@register_pooling("fc7", codebook=False)
+@register_pooling("fc7", codebook=False, base_only=True)
 def fc7(evidence: Evidence, codebook: Codebook) -> Array:
-    """The activation of the whole picture: the coarsest scale, averaged where it has several."""
+    """The activation of the whole picture: the base scale, averaged where it has several."""
     return l2_normalize(mean_descriptor(evidence.x[0], evidence.mask[0]))
 
 
@@ -192,7 +209,7 @@ def csf(evidence: Evidence, codebook: Codebook) -> Array:
 
 @register_pooling("mpp")
 def mpp(evidence: Evidence, codebook: Codebook) -> Array:
-    """Multi-scale pyramid pooling, Eq. (1): the mean of the scale-wise normalised Fisher vectors."""
+    """Multi-scale pyramid pooling, Eq. (1): mean of the scale-wise normalised Fisher vectors."""
     vectors, present = scale_fisher_vectors(evidence, codebook)
     return power_l2(sum(vectors) / jnp.maximum(sum(present), 1.0))
 
@@ -250,14 +267,15 @@ def encode(
     return over_pictures(one, (tuple(d.x for d in scales), tuple(d.mask for d in scales), crops))
 
 
-def check_methods(methods: Sequence[str], codebook: Codebook | None, scales: Sequence[int]) -> None:
-    """Raise a ValueError where a variant lacks what it needs."""
+def check_methods(methods: Sequence[str], *, codebook: bool, scales: Sequence[int]) -> None:
+    """Raise a ValueError where a variant lacks its codebook or its scale (numbers from 0)."""
     for name in methods:
         pooling = get_pooling(name)
-        if pooling.codebook and codebook is None:
+        if pooling.codebook and not codebook:
             raise ValueError(f"pooling: {name!r} needs a codebook (fit one first)")
-        if name == "fc7" and 0 not in scales:
-            raise ValueError(f"pooling: 'fc7' reads scale 1, which is not among {list(scales)}")
+        if pooling.base_only and 0 not in scales:
+            given = ", ".join(str(k + 1) for k in scales)
+            raise ValueError(f"pooling: {name!r} reads scale 1, which is not among {given}")
 
 
 def pool(
@@ -279,10 +297,12 @@ def pool(
         (B, D) float32.
 
     Raises:
-        ValueError: an unknown variant, or one that lacks its codebook or crops.
+        ValueError: an unknown variant, or one that lacks its codebook, crops or scales.
     """
     methods = split_stacks([name])
-    check_methods(methods, codebook, [0])
+    check_methods(methods, codebook=codebook is not None, scales=[0])
+    if not descriptors and not all(get_pooling(m).crops for m in methods):
+        raise ValueError(f"descriptors: {name!r} needs those of at least one scale, got none")
     wanted = {(get_pooling(m).crops, get_pooling(m).flip) for m in methods if get_pooling(m).crops}
     if wanted and (crops is None or len(wanted) > 1):
         raise ValueError(f"crops: {name!r} needs the activations of one set of crops")

@@ -78,7 +78,8 @@ def resize_pictures(
         resampling: kernel.
 
     Returns:
-        (B, side, side, 3) float32 in the canvas's range (bicubic is clipped to 0..255, as Pillow).
+        (B, side, side, 3) float32 in the canvas's range (bicubic overshoots and is clipped to
+        0..255 at the end; Pillow's 8-bit resize clips and rounds between its two passes as well).
     """
     down = resize_weights(sizes[:, 0], canvas.shape[1], side, resampling)
     across = resize_weights(sizes[:, 1], canvas.shape[2], side, resampling)

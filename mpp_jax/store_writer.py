@@ -224,8 +224,10 @@ class StoreWriter:
 
     def _open_or_create(self) -> None:
         if not (self.path / MANIFEST).exists():
-            if self.path.exists() and not self.path.is_dir():
-                raise StoreError(f"{self.path}: is a file; give a new folder")
+            above = (self.path, *self.path.absolute().parents)
+            nearest = next(place for place in above if place.exists())
+            if not nearest.is_dir():
+                raise StoreError(f"{nearest}: is a file; give a new folder")
             if self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir()):
                 raise StoreError(f"{self.path}: not empty and no store; give a new folder")
             self.path.mkdir(parents=True, exist_ok=True)

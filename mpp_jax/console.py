@@ -1,0 +1,75 @@
+"""What the commands say to the user, and how they open what the user names."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from mpp_jax.data import Dataset, open_dataset
+from mpp_jax.nets import Network, load_network
+
+DONE, SOME_SKIPPED = 0, 1
+
+Skips = list[tuple[str, str]]
+"""Inputs that were left out: (name, reason)."""
+
+
+class Output:
+    """Talks to the user on standard error; the results themselves go to files or standard out."""
+
+    def __init__(self, quiet: bool) -> None:
+        """With ``quiet``, say nothing but where results went and what was skipped."""
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        """A line about progress or settings."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+    def wrote(self, what: str, place: Path) -> None:
+        """A line about a result's place."""
+        print(f"{what}: {place}")
+
+    def skipped(self, entries: Sequence[tuple[str, str]]) -> int:
+        """List what was left out and why; return the exit status."""
+        for name, reason in entries:
+            # File names need not be valid UTF-8; a message must not fail for that.
+            line = f"skipped {name}: {reason}".encode("utf-8", "backslashreplace").decode()
+            print(line, file=sys.stderr)
+        return SOME_SKIPPED if entries else DONE
+
+
+def open_data(
+    data: str, *, test_fraction: float, seed: int, limit_per_class: int | None, output: Output
+) -> Dataset:
+    """Open DATA and say what is in it."""
+    dataset = open_dataset(
+        data, test_fraction=test_fraction, seed=seed, limit_per_class=limit_per_class
+    )
+    train, test = len(dataset.split("train")), len(dataset.split("test"))
+    output.say(
+        f"{dataset.name}: {len(dataset.classes)} classes, {train} training pictures, {test} test"
+    )
+    for note in dataset.notes:
+        output.say(note)
+    return dataset
+
+
+def open_network(name: str, weights: str | None, dtype: str, output: Output) -> Network:
+    """Load a network and say which."""
+    network = load_network(name, weights, dtype=jnp.dtype(dtype))
+    output.say(f"network {name}, weights sha256 {network.weights_sha256[:12]}...")
+    return network
+
+
+def results_table(table: dict[str, dict[str, Any]]) -> str:
+    """Return the figures of every method as aligned lines, in per cent."""
+    columns = ("top1", "mean_class_accuracy", "map11")
+    width = max(len("method"), *map(len, table))
+    lines = [f"{'method':<{width}}  {'top-1':>6}  {'class':>6}  {'mAP11':>6}"]
+    for method, figures in table.items():
+        cells = ("-" if figures[c] is None else f"{100 * figures[c]:.2f}" for c in columns)
+        lines.append(f"{method:<{width}}  " + "  ".join(f"{cell:>6}" for cell in cells))
+    return "\n".join(lines)

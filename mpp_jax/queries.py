@@ -1,0 +1,103 @@
+"""The commands about new pictures: their classes (predict), and their like (search)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpp_jax.commands import open_codebook_of
+from mpp_jax.console import Output, open_network
+from mpp_jax.data import Skipped
+from mpp_jax.encoding import encode_whole
+from mpp_jax.model import load_model, picture_item
+from mpp_jax.search import Neighbour, nearest
+from mpp_jax.store import Store
+
+
+def predict(
+    model_folder: Path,
+    pictures: Sequence[str],
+    weights: str | None,
+    method: str | None,
+    top: int,
+    as_json: bool,
+    output: Output,
+) -> int:
+    """Ranked classes and scores of new pictures."""
+    model = load_model(model_folder, weights)
+    prediction = model.predict(pictures, method)
+    reasons = {entry.position: entry.reason for entry in prediction.skipped}
+    ranked = [prediction.ranked(i, top) for i in range(len(pictures))]
+    if as_json:
+        entries = [
+            {
+                "path": path,
+                "classes": [{"class": name, "score": value} for name, value in ranked[i]],
+                "error": reasons.get(i),
+            }
+            for i, path in enumerate(pictures)
+        ]
+        print(json.dumps(entries, indent=1))
+    else:
+        for i, path in enumerate(pictures):
+            if i not in reasons:
+                print(f"{path}: " + ", ".join(f"{name} {value:+.3f}" for name, value in ranked[i]))
+    return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
+
+
+def search(
+    store_folder: Path,
+    pictures: Sequence[str],
+    weights: str | None,
+    method: str | None,
+    top: int,
+    as_json: bool,
+    output: Output,
+) -> int:
+    """The stored pictures that are most similar to new ones."""
+    store = Store.open(store_folder)
+    codebook, made = open_codebook_of(store)
+    name = made.config.primary if method is None else method.lower()
+    dimension = store.dimension(name)  # refuses what is not stored
+    network = open_network(made.network, made.find_weights(weights), made.config.dtype, output)
+    made.check_network(network)
+    items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
+    skipped: list[Skipped] = []
+    vectors = np.zeros((len(items), dimension), np.float32)
+    for index, part in encode_whole(
+        network, items, codebook, made.config, name, on_skip=skipped.append
+    ):
+        vectors[index] = part
+    reasons = {entry.position: entry.reason for entry in skipped}
+    found = nearest(store, name, vectors, top)
+    if as_json:
+        entries = [
+            {
+                "path": path,
+                "neighbours": [] if i in reasons else [_entry(n, store) for n in found[i]],
+                "error": reasons.get(i),
+            }
+            for i, path in enumerate(pictures)
+        ]
+        print(json.dumps(entries, indent=1))
+    else:
+        for i, path in enumerate(pictures):
+            if i not in reasons:
+                print(f"{path}:")
+                for neighbour in found[i]:
+                    entry = _entry(neighbour, store)
+                    classes = ", ".join(entry["classes"])
+                    print(f"  {entry['similarity']:.4f}  {entry['path']}  ({classes})")
+    return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
+
+
+def _entry(neighbour: Neighbour, store: Store) -> dict[str, Any]:
+    item, similarity = neighbour
+    return {
+        "path": item.id,
+        "split": item.split,
+        "classes": [store.classes[label] for label in item.labels],
+        "similarity": similarity,
+    }
