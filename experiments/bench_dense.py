@@ -160,7 +160,8 @@ def whole_network(
         print(
             f"{side:5d}: {flop / GIGA:6.1f} GFLOP, ours {times['ours']:.3f} s, plain "
             f"{times['plain']:.3f} s, torch {times.get('torch', float('nan')):.3f} s, "
-            f"{100 * rows[-1]['share_of_peak']:.0f}% of {peak / GIGA:.0f} GFLOP/s, error {error:.0e}",
+            f"{100 * rows[-1]['share_of_peak']:.0f}% of {peak / GIGA:.0f} GFLOP/s, "
+            f"error {error:.0e}",
             flush=True,
         )
     total = {

@@ -273,15 +273,16 @@ def data_stats(data: ArrayData | ChunkStream) -> DataStats:
 @partial(jax.jit, static_argnames=("rows", "layout"))
 def _array_stats(x: Array, mask: Array, rows: int, layout: Layout) -> tuple[Array, ...]:
     dtype = real_dtype(x)
-    zero = jnp.zeros(x.shape[1], dtype)
+    # Moved by one of the rows first: equal rows then have a variance of 0, whatever their size.
+    first = x[jnp.argmax(mask)].astype(dtype)
     largest = jnp.max(jnp.where(mask[:, None] != 0, jnp.abs(x), 0)).astype(dtype)
 
     def total(shift: Array, x: Array, mask: Array) -> tuple[Array, ...]:
         moved = (mask_rows(x.astype(dtype), mask, shift) - shift[None, :]) * mask[:, None]
         return jnp.sum(mask), jnp.sum(moved, axis=0), jnp.sum(jnp.square(moved), axis=0)
 
-    count, sums, _ = sum_over_rows(total, zero, x, mask, rows, layout)
-    mean = sums / count
+    count, sums, _ = sum_over_rows(total, first, x, mask, rows, layout)
+    mean = first + sums / count
     _, rest, squares = sum_over_rows(total, mean, x, mask, rows, layout)
     variance = jnp.maximum(squares / count - jnp.square(rest / count), 0)
     return count, mean + rest / count, variance, largest

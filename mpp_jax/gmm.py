@@ -36,6 +36,7 @@ from mpp_jax.chunks import (
     DataStats,
     Layout,
     data_stats,
+    history_size,
     open_data,
     sample_rows,
     sum_over_rows,
@@ -155,9 +156,9 @@ class _State(NamedTuple):
     info: EMInfo
 
 
-def _begin(gmm: GMM, stats: SuffStats, floor: Array, max_iterations: int) -> _State:
-    history = jnp.full((max_iterations + 1,), jnp.nan, gmm.means.dtype)
-    none = jnp.zeros((max_iterations,), jnp.int32)
+def _begin(gmm: GMM, stats: SuffStats, floor: Array, room: int) -> _State:
+    history = jnp.full((room + 1,), jnp.nan, gmm.means.dtype)
+    none = jnp.zeros((room,), jnp.int32)
     info = EMInfo(
         log_likelihood=history.at[0].set(stats.log_likelihood / stats.count),
         iterations=jnp.zeros((), jnp.int32),
@@ -191,7 +192,7 @@ def _framed_e_step(params: tuple[GMM, Frame], x: Array, mask: Array) -> SuffStat
     return e_step(gmm, frame.enter(x, mask), mask)
 
 
-@partial(jax.jit, static_argnames=("max_iterations", "rows", "layout"))
+@partial(jax.jit, static_argnames=("room", "rows", "layout"))
 def _em(
     starts: GMM,
     frame: Frame,
@@ -200,7 +201,8 @@ def _em(
     floor: Array,
     tolerance: Array,
     smallest_share: Array,
-    max_iterations: int,
+    max_iterations: Array,
+    room: int,
     rows: int,
     layout: Layout,
 ) -> _State:
@@ -217,7 +219,7 @@ def _em(
             new = m_step(state.stats, state.gmm, floor, smallest_share)
             return _record(state, new, expect(new[0]), tolerance)
 
-        return lax.while_loop(unfinished, step, _begin(gmm, expect(gmm), floor, max_iterations))
+        return lax.while_loop(unfinished, step, _begin(gmm, expect(gmm), floor, room))
 
     # A batch of one would turn every lax.cond into a select.
     if starts.weights.shape[0] == 1:
@@ -243,7 +245,7 @@ def _em_stream(
     def expect(gmm: GMM) -> SuffStats:
         return sum_stream(_framed_e_step, (gmm, frame), data)
 
-    state = _begin(gmm, expect(gmm), floor, max_iterations)
+    state = _begin(gmm, expect(gmm), floor, history_size(max_iterations))
     for _ in range(max_iterations):
         new = _jitted_m_step(state.stats, state.gmm, floor, smallest_share)
         state = _jitted_record(state, new, expect(new[0]), tolerance)
@@ -394,7 +396,8 @@ def fit_gmm(
             data.x,
             data.mask,
             *settings,
-            max_iterations=max_iterations,
+            max_iterations,
+            room=history_size(max_iterations),
             rows=data.rows,
             layout=data.layout,
         )
@@ -402,7 +405,12 @@ def fit_gmm(
         gmms = [jax.tree.map(lambda leaf, r=r: leaf[r], starts) for r in range(restarts)]
         runs = [_em_stream(gmm, frame, data, *settings, max_iterations) for gmm in gmms]
         states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
-    return _finish(states, frame, jnp.asarray(floor))
+    gmm, info = _finish(states, frame, jnp.asarray(floor))
+    return gmm, info._replace(
+        log_likelihood=info.log_likelihood[: max_iterations + 1],
+        floored=info.floored[:max_iterations],
+        reseeded=info.reseeded[:max_iterations],
+    )
 
 
 @jax.jit

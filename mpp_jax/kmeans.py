@@ -33,6 +33,7 @@ from mpp_jax.chunks import (
     DataStats,
     Layout,
     data_stats,
+    history_size,
     open_data,
     sample_rows,
     sum_over_rows,
@@ -211,13 +212,13 @@ def lloyd_step(centres: Array, stats: ClusterStats) -> tuple[Array, Array]:
     return split, jnp.sum(dead & ~still, dtype=jnp.int32)
 
 
-def _begin(centres: Array, stats: ClusterStats, max_iterations: int) -> _State:
-    history = jnp.full((max_iterations + 1,), jnp.nan, centres.dtype)
+def _begin(centres: Array, stats: ClusterStats, room: int) -> _State:
+    history = jnp.full((room + 1,), jnp.nan, centres.dtype)
     info = KMeansInfo(
         inertia=history.at[0].set(stats.inertia / jnp.sum(stats.s0)),
         iterations=jnp.zeros((), jnp.int32),
         converged=jnp.zeros((), bool),
-        reseeded=jnp.zeros((max_iterations,), jnp.int32),
+        reseeded=jnp.zeros((room,), jnp.int32),
         counts=stats.s0,
     )
     return _State(centres, stats, info)
@@ -245,14 +246,15 @@ def _centred_assign(params: tuple[Array, Array], x: Array, mask: Array) -> Clust
     return assign_step(centres, x, mask)
 
 
-@partial(jax.jit, static_argnames=("max_iterations", "rows", "layout"))
+@partial(jax.jit, static_argnames=("room", "rows", "layout"))
 def _lloyd(
     centres: Array,
     origin: Array,
     x: Array,
     mask: Array,
     tolerance: Array,
-    max_iterations: int,
+    max_iterations: Array,
+    room: int,
     rows: int,
     layout: Layout,
 ) -> _State:
@@ -269,7 +271,7 @@ def _lloyd(
             centres, reseeded = lloyd_step(state.centres, state.stats)
             return _record(state, centres, reseeded, measure(centres), tolerance)
 
-        return lax.while_loop(unfinished, step, _begin(centres, measure(centres), max_iterations))
+        return lax.while_loop(unfinished, step, _begin(centres, measure(centres), room))
 
     # A batch of one would turn every lax.cond into a select.
     return fit(centres[0]) if centres.shape[0] == 1 else _best(jax.vmap(fit)(centres))
@@ -291,7 +293,7 @@ def _lloyd_stream(
     def measure(centres: Array) -> ClusterStats:
         return sum_stream(_centred_assign, (centres, origin), data)
 
-    state = _begin(centres, measure(centres), max_iterations)
+    state = _begin(centres, measure(centres), history_size(max_iterations))
     for _ in range(max_iterations):
         centres, reseeded = _jitted_lloyd_step(state.centres, state.stats)
         state = _jitted_record(state, centres, reseeded, measure(centres), tolerance)
@@ -398,7 +400,11 @@ def fit_kmeans(
         )
     starts = starting_centres(key, data, stats, n_clusters, init, init_rows, restarts)
     state = run_lloyd(starts, data, stats, tolerance, max_iterations)
-    return state.centres + stats.mean[None, :], state.info
+    info = state.info._replace(
+        inertia=state.info.inertia[: max_iterations + 1],
+        reseeded=state.info.reseeded[:max_iterations],
+    )
+    return state.centres + stats.mean[None, :], info
 
 
 def run_lloyd(
@@ -418,7 +424,8 @@ def run_lloyd(
             data.x,
             data.mask,
             moved,
-            max_iterations=max_iterations,
+            max_iterations,
+            room=history_size(max_iterations),
             rows=data.rows,
             layout=data.layout,
         )

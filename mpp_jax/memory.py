@@ -30,4 +30,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST))
-    return all([bool(mallopt(name, value)) for name, value in settings])
+    answers = [bool(mallopt(name, value)) for name, value in settings]
+    return all(answers)

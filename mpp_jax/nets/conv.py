@@ -7,11 +7,6 @@ All formulations compute the same cross-correlation, NHWC pictures against HWIO 
 ``direct``    XLA's own convolution: the reference that the others are tested against.
 ``matmul``    a 1x1 kernel of stride 1 is a matrix product over positions.
 ``im2col``    every window written out as a row, one product with the flattened kernel.
-``toeplitz``  q neighbouring output columns at once. The windows of q columns share one contiguous
-              row segment of s (q - 1) + kw pixels, so the patch matrix holds that segment once, in
-              long contiguous pieces, and the kernel becomes a banded (Toeplitz) matrix with q c_out
-              columns. It wastes products on the band's zeros and saves the scattered copies that
-              make ``im2col`` slow for three input channels.
 ``winograd``  minimal filtering F(m, r) for square kernels of stride 1 (see ``winograd.py``).
 
 `choose` is the one place that says which is used where; its table was measured with
@@ -28,11 +23,11 @@ from jax import Array, lax
 from mpp_jax.nets.winograd import transform_kernel, winograd_apply
 
 Padding = Sequence[tuple[int, int]]
-Kind = Literal["direct", "matmul", "im2col", "toeplitz", "winograd"]
+Kind = Literal["direct", "matmul", "im2col", "winograd"]
 
 
 class Formulation(NamedTuple):
-    """A way to compute a convolution; ``tile`` is q of toeplitz or m of winograd's F(m, r)."""
+    """A way to compute a convolution; ``tile`` is m of winograd's F(m, r)."""
 
     kind: Kind
     tile: int = 0
@@ -79,14 +74,12 @@ def candidates(
     kernel_shape: tuple[int, int, int, int], strides: tuple[int, int]
 ) -> tuple[Formulation, ...]:
     """Return every formulation that can compute a layer, for measurements."""
-    height, width, c_in, _ = kernel_shape
+    height, width, _, _ = kernel_shape
     found = [DIRECT, Formulation("im2col")]
     if strides == (1, 1) and height == width == 1:
         found.append(Formulation("matmul"))
     elif strides == (1, 1) and height == width:
         found += [Formulation("winograd", m) for m in range(2, 8 - height // 2)]
-    elif c_in <= 4:
-        found += [Formulation("toeplitz", q) for q in (1, 2, 3, 4)]
     return tuple(found)
 
 
@@ -164,8 +157,6 @@ def conv2d(
         return _matmul(x, kernel, precision)
     if kind == "im2col":
         return _im2col(x, kernel, strides, precision)
-    if kind == "toeplitz":
-        return _toeplitz(x, kernel, strides, tile, precision)
     if prepared is None:
         prepared = transform_kernel(kernel, tile)
     return winograd_apply(x, prepared, kernel.shape[0], tile, precision)
@@ -226,35 +217,3 @@ def _im2col(
     patches = jnp.concatenate(taps, axis=-1).reshape(x.shape[0] * height * width, -1)
     y = jnp.dot(patches, kernel.reshape(-1, c_out), precision=precision)
     return y.reshape(x.shape[0], height, width, c_out)
-
-
-def _toeplitz(
-    x: Array, kernel: Array, strides: tuple[int, int], q: int, precision: lax.PrecisionLike
-) -> Array:
-    kh, kw, c_in, c_out = kernel.shape
-    sh, sw = strides
-    batch = x.shape[0]
-    height = _output_size(x.shape[1], kh, sh)
-    width = _output_size(x.shape[2], kw, sw)
-
-    # Rows are cut into blocks of q sw pixels; a segment is its own block and the head of the next.
-    blocks = -(-width // q)
-    step = q * sw * c_in
-    segment = (sw * (q - 1) + kw) * c_in
-    reach = -(-segment // step)
-    length = (blocks + reach - 1) * step
-    rows = x.reshape(batch, x.shape[1], -1)
-    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, max(0, length - rows.shape[2]))))[:, :, :length]
-    rows = rows.reshape(batch, x.shape[1], blocks + reach - 1, step)
-    pieces = [
-        rows[:, u : u + sh * (height - 1) + 1 : sh, p : p + blocks, : min(step, segment - p * step)]
-        for u in range(kh)
-        for p in range(reach)
-    ]
-    patches = jnp.concatenate(pieces, axis=-1).reshape(-1, kh * segment)
-
-    band = jnp.zeros((kh, segment // c_in, c_in, q, c_out), kernel.dtype)
-    for column in range(q):
-        band = band.at[:, column * sw : column * sw + kw, :, column].set(kernel)
-    y = jnp.dot(patches, band.reshape(kh * segment, q * c_out), precision=precision)
-    return y.reshape(batch, height, blocks * q, c_out)[:, :, :width]

@@ -98,9 +98,7 @@ def transform_kernel(kernel: Array, m: int) -> Array:
     return both.reshape(-1, *kernel.shape[2:])
 
 
-def winograd_conv2d(
-    x: Array, kernel: Array, m: int, precision: lax.PrecisionLike = None
-) -> Array:
+def winograd_conv2d(x: Array, kernel: Array, m: int, precision: lax.PrecisionLike = None) -> Array:
     """Correlate (B, H, W, C), already padded, with (r, r, C, O): (B, H - r + 1, W - r + 1, O)."""
     return winograd_apply(x, transform_kernel(kernel, m), kernel.shape[0], m, precision)
 
