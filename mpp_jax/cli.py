@@ -304,7 +304,7 @@ def geometry(network: str, scales: tuple[int, ...], layer: str | None, as_json: 
 
 @main.group()
 def weights() -> None:
-    """List, download and verify pretrained weights."""
+    """List, download, import and verify pretrained weights."""
 
 
 @weights.command("list")
@@ -327,6 +327,24 @@ def weights_download(name: str, quiet: bool) -> int:
     from mpp_jax.weights import download_weights
 
     click.echo(f"weights: {download_weights(name, progress=not quiet)}")
+    return 0
+
+
+@weights.command("import")
+@click.argument("file", type=PATH)
+@click.option("--network", required=True, help="The network that the file is for.")
+@click.option("--out", type=PATH, help="Folder to write. [default: where the network is looked up]")
+@_faces_user
+def weights_import(file: Path, network: str, out: Path | None) -> int:
+    """Convert FILE into this package's own form.
+
+    Afterwards NETWORK needs no --weights any more (unless --out names another folder).
+    """
+    from mpp_jax.weights import import_weights
+
+    folder, audit = import_weights(file, network, out)
+    click.echo(str(audit))
+    click.echo(f"weights: {folder}")
     return 0
 
 

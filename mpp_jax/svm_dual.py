@@ -16,13 +16,22 @@ it maximises the dual
 
 The iteration is the accelerated projected gradient method (Beck & Teboulle 2009, "FISTA") with the
 gradient-scheme restart of O'Donoghue & Candes (2015) and a step that adapts to the curvature met
-(backtracking both ways, as Scheinberg, Goldfarb & Bai 2014), all per class: the leading eigenvector
-of K is the bias and the mean vector, a hundred times stiffer than what is left once few alphas are
-between their bounds, so the adapted step saves two iterations of three. Hinge and squared hinge
-descend -D over the box, each alpha in units of its own curvature (Jacobi scaling, which a box
-allows), so that rows of very unequal norm do no harm. The entropy of the logistic dual has no
-bounded gradient, so there the smooth primal is descended in the metric of K, where its gradient in
-the coordinates a is simply a - u sigmoid(-y s), and u sigmoid(-y s) is its dual point.
+(backtracking both ways, as Scheinberg, Goldfarb & Bai 2014), all per class.
+
+Hinge and squared hinge descend -D over the box in the metric
+
+    M = step^-1 diag(curvature along each alpha alone) + sigma v v^T,      v = y o w
+
+with (sigma, w) the leading eigenpair of K: the bias and the mean vector, typically a thousand times
+stiffer than all else, and the same for all classes. A projection onto a box in a metric of diagonal
+plus rank one is still exact: alpha(nu) = clip(z - step (g + sigma v nu)) with nu the root of a
+falling, piecewise linear function of one variable (Becker & Fadili 2012), found by Newton steps
+within a bracket. It saves nine iterations of ten; the diagonal makes rows of very unequal norm
+harmless.
+
+The entropy of the logistic dual has no bounded gradient, so there the smooth primal is descended,
+in the metric of K, where its gradient in the coordinates a is simply a - u sigmoid(-y s), and
+u sigmoid(-y s) is its dual point.
 
 Stopping: the *relative duality gap* (P - D) / D <= tolerance for every class. As D <= P* <= P, the
 objective is then within a factor 1 + tolerance of the optimum: a certificate, not a heuristic.
@@ -48,7 +57,7 @@ from mpp_jax.numerics import PRECISION
 Loss: TypeAlias = Literal["hinge", "squared_hinge", "logistic"]
 LOSSES: tuple[Loss, ...] = ("hinge", "squared_hinge", "logistic")
 
-CHECK_EVERY = 20
+CHECK_EVERY = 10
 """Iterations between two evaluations of the duality gap."""
 
 RELAX = 0.97
@@ -80,7 +89,8 @@ class Problem(NamedTuple):
     y: jax.Array  # (N, L) targets
     u: jax.Array  # (N, L) weights of the losses
     scale: jax.Array  # (N, L) curvature of the objective along each alpha alone
-    ceiling: jax.Array  # (1, L) Lipschitz constant of the gradient in these units, from above
+    stiff: jax.Array  # (N, L) sqrt(sigma) v, see the module's head; zero for the logistic loss
+    ceiling: jax.Array  # (1, L) an inverse step that is always short enough
 
 
 class Iterate(NamedTuple):
@@ -181,24 +191,43 @@ def _solve(
 
 
 def pose(kernel: jax.Array, y: jax.Array, u: jax.Array, loss: Loss) -> Problem:
-    """The problem with its scaling and Lipschitz constants.
+    """The problem with its metric.
 
-    Row sums of absolute values bound the largest eigenvalue of a symmetric matrix, and so does
-    the trace of a positive one; for hinge and squared hinge, of K with unit diagonal.
+    ``ceiling``: the row sums of absolute values bound the eigenvalues of a symmetric matrix, here
+    of what is left of K beside the leading eigenpair, in units of its diagonal.
     """
-    diagonal = jnp.diagonal(kernel).astype(u.dtype)
-    diagonal = jnp.maximum(diagonal, jnp.maximum(1e-12 * jnp.max(diagonal), 1e-30))
-    root = jnp.sqrt(diagonal) if loss != "logistic" else jnp.ones_like(diagonal)
-    unit = kernel / (root[:, None] * root[None, :]).astype(kernel.dtype)
-    rows = jnp.max(jnp.sum(jnp.abs(unit), axis=1))
-    largest = jnp.minimum(rows, jnp.trace(unit)).astype(u.dtype)
     if loss == "logistic":
+        largest = jnp.max(jnp.sum(jnp.abs(kernel), axis=1)).astype(u.dtype)
         ceiling = 1 + 0.25 * jnp.max(u, axis=0, keepdims=True) * largest
-        return Problem(kernel, y, u, jnp.ones_like(u), ceiling)
-    scale = jnp.broadcast_to(diagonal[:, None], u.shape)
+        return Problem(kernel, y, u, jnp.ones_like(u), jnp.zeros_like(u), ceiling)
+    diagonal = jnp.diagonal(kernel)
+    floor = jnp.maximum(1e-12 * jnp.max(diagonal), jnp.finfo(kernel.dtype).tiny)
+    root = jnp.sqrt(jnp.maximum(diagonal, floor))
+    stiff = _leading(kernel)
+    rest = kernel - stiff[:, None] * stiff[None, :]
+    largest = jnp.max(jnp.sum(jnp.abs(rest) / root[None, :], axis=1) / root).astype(u.dtype)
+    scale = jnp.broadcast_to((root.astype(u.dtype) ** 2)[:, None], u.shape)
     if loss == "squared_hinge":
         scale = scale + _over_u(jnp.ones_like(u), 2 * u)
-    return Problem(kernel, y, u, scale, jnp.full((1, u.shape[1]), jnp.maximum(largest, 1.0)))
+    ceiling = jnp.full((1, u.shape[1]), jnp.maximum(largest, 1.0))
+    return Problem(kernel, y, u, scale, y * stiff[:, None].astype(u.dtype), ceiling)
+
+
+def _leading(kernel: jax.Array) -> jax.Array:
+    """(N,) the leading eigenvector times the root of its eigenvalue, nearly: 8 power iterations.
+
+    A poor one costs speed only. The start is the mean of all rows' images, with a ripple.
+    """
+
+    def once(_: int, v: jax.Array) -> jax.Array:
+        v = jnp.matmul(kernel, v, precision=PRECISION)
+        return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
+
+    n = kernel.shape[0]
+    start = 1 + 0.1 * jnp.sin(jnp.arange(1, n + 1, dtype=kernel.dtype))
+    v = jax.lax.fori_loop(0, 8, once, start)
+    eigenvalue = jnp.vdot(v, jnp.matmul(kernel, v, precision=PRECISION))
+    return v * jnp.sqrt(jnp.maximum(eigenvalue, 0))
 
 
 def begin(problem: Problem, alpha: jax.Array, scores: jax.Array) -> Iterate:
@@ -215,29 +244,32 @@ def accelerate(
     Scores enter only as a start and through their changes, so they may hold a fixed part besides
     K (alpha o y): that of the rows that a mini-batch leaves out.
     """
-    kernel, y, u, scale, ceiling = problem
-    box = bounds(u, loss)
+    kernel, y, u, scale, stiff, ceiling = problem
     rule = optax.sgd(learning_rate=1.0)  # the steps of the classes differ: they scale the gradient
     rule_state = rule.init(iterate.alpha)
 
     def once(_: int, it: Iterate) -> Iterate:
         gradient = _gradient(it.ahead, it.scores_ahead, y, u, loss)
-        updates, _ = rule.update(gradient / (it.lipschitz * scale), rule_state)
-        alpha = projections.projection_box(optax.apply_updates(it.ahead, updates), *box)
+        inverse = it.lipschitz * scale
+        updates, _ = rule.update(gradient / inverse, rule_state)
+        alpha = _project(problem, it.ahead, optax.apply_updates(it.ahead, updates), inverse, loss)
         alpha = jnp.where(done, it.alpha, alpha)
         change = alpha - it.alpha
         scores_change = _fast_product(kernel, change * y)
         scores = it.scores + scores_change
 
-        # <bend, step> and <step, step> in the metric that the gradient is taken in.
+        # <bend, step>, <step, M step> and <change, M step> in the metric of the gradient.
         step = alpha - it.ahead
         bend = _gradient(alpha, scores, y, u, loss) - gradient
         if loss == "logistic":
-            curvature = _class_sum(bend * y * (scores - it.scores_ahead))
-            metric_step = y * (scores - it.scores_ahead)
+            image = y * (scores - it.scores_ahead)
+            curvature, length = _class_sum(bend * image), _class_sum(step * image)
+            along = _class_sum(change * image)
         else:
-            curvature, metric_step = _class_sum(bend * step), scale * step
-        length = _class_sum(step * metric_step)
+            stiff_step = _class_sum(stiff * step)
+            curvature = _class_sum(bend * step) - stiff_step**2
+            length = _class_sum(scale * step**2)
+            along = _class_sum(change * inverse * step) + stiff_step * _class_sum(stiff * change)
         short_enough = curvature <= it.lipschitz * length * (1 + 1e-6)
         accept = short_enough | done | (it.lipschitz >= ceiling)  # rounding cannot block it
         measured = curvature / jnp.where(length > 0, length, 1.0)
@@ -246,7 +278,7 @@ def accelerate(
         lipschitz = jnp.where(accept, relaxed, raised)
 
         # Restart where the step opposes the momentum.
-        restart = _class_sum(metric_step * change) < 0
+        restart = along < 0
         stiffer = lipschitz / it.lipschitz
         t = jnp.where(restart, 1.0, 0.5 * (1 + jnp.sqrt(1 + 4 * stiffer * it.momentum**2)))
         beta = jnp.where(restart, 0.0, (it.momentum - 1) / t)
@@ -261,6 +293,56 @@ def accelerate(
         return jax.tree.map(lambda new, old: jnp.where(accept, new, old), moved, stayed)
 
     return jax.lax.fori_loop(0, steps, once, iterate)
+
+
+def _project(
+    problem: Problem, ahead: jax.Array, target: jax.Array, inverse: jax.Array, loss: Loss
+) -> jax.Array:
+    """The point of the box nearest to the gradient step, in the metric of the step.
+
+    ``target`` is the step of the diagonal part alone, diag(``inverse``) its metric. With r the
+    stiff vector, alpha(nu) = clip(target - r nu / inverse), where nu = r.(alpha(nu) - ahead): the
+    right side minus the left falls with slope -1 at most, so the root lies between 0 and its value
+    at 0.
+    """
+    box = bounds(problem.u, loss)
+    if loss == "logistic":
+        return jnp.asarray(projections.projection_box(target, *box))
+    stiff, slide = problem.stiff, problem.stiff / inverse
+
+    def excess(nu: jax.Array) -> tuple[jax.Array, jax.Array]:
+        moved = target - slide * nu
+        free = (moved > box[0]) & (moved < box[1])
+        alpha = projections.projection_box(moved, *box)
+        slope = -1 - _class_sum(jnp.where(free, slide * stiff, 0.0))
+        return _class_sum(stiff * (alpha - ahead)) - nu, slope
+
+    class Search(NamedTuple):
+        nu: jax.Array
+        excess: jax.Array
+        slope: jax.Array
+        low: jax.Array
+        high: jax.Array
+        tries: jax.Array
+
+    def newton(s: Search) -> Search:
+        nu = s.nu - s.excess / s.slope
+        inside = (nu > s.low) & (nu < s.high)
+        nu = jnp.where(inside, nu, 0.5 * (s.low + s.high))
+        value, slope = excess(nu)
+        low, high = jnp.where(value > 0, nu, s.low), jnp.where(value < 0, nu, s.high)
+        return Search(nu, value, slope, low, high, s.tries + 1)
+
+    def unsolved(s: Search) -> jax.Array:
+        return jnp.any(jnp.abs(s.excess) > accuracy) & (s.tries < 60)
+
+    zero = jnp.zeros_like(problem.ceiling)
+    at_zero, slope = excess(zero)
+    accuracy = 1e-10 * jnp.abs(at_zero)
+    low, high = jnp.minimum(at_zero, 0), jnp.maximum(at_zero, 0)
+    start = Search(zero, at_zero, slope, low, high, jnp.asarray(0))
+    nu = jax.lax.while_loop(unsolved, newton, start).nu
+    return jnp.asarray(projections.projection_box(target - slide * nu, *box))
 
 
 def bounds(u: jax.Array, loss: Loss) -> tuple[jax.Array, jax.Array]:

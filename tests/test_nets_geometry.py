@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from mpp_jax.nets import NETWORKS, format_geometry, geometry_table
+from mpp_jax.nets.conv import DIRECT
 from mpp_jax.nets.network import LayerStack, Network, param_shapes
 from mpp_jax.nets.spec import map_size
 from mpp_jax.weights.convert import parameter_count
@@ -50,28 +51,39 @@ def test_geometry_as_text():
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_the_arithmetic_is_what_the_network_does(name, mode):
     spec = NETWORKS[name].with_pooling(mode)
-    shapes = {"params": param_shapes(spec)}
-    for height, width in ((spec.side + 13, spec.side + 86), (spec.side + 31, 2 * spec.side)):
-        x = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-        out = jax.eval_shape(LayerStack(spec).apply, shapes, x)
-        assert tuple(out) == tuple(sorted(spec.layer_names))
-        for layer, value in out.items():
-            want = (map_size(spec, height, layer), map_size(spec, width, layer))
-            assert value.shape[1:3] == want, layer
-        vector = jax.ShapeDtypeStruct((3,), jnp.float32)
-        network = Network(shapes["params"], vector, vector, None, spec)
-        for layer in spec.descriptor_layers:
-            got = jax.eval_shape(lambda n, v, which=layer: n.descriptors(v, which), network, x)
-            which = spec.layer(layer)
-            sizes = (spec.positions(height, layer), spec.positions(width, layer))
-            assert got.shape == (1, *sizes, which.channels)
+    params = param_shapes(spec)
+    height, width = spec.side + 31, 2 * spec.side + (5 if mode == "floor" else 86)
+    x = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    out = jax.eval_shape(LayerStack(spec, formulation=DIRECT).apply, {"params": params}, x)
+    assert set(out) == set(spec.layer_names)
+    for layer, value in out.items():
+        want = (map_size(spec, height, layer), map_size(spec, width, layer))
+        assert value.shape[1:3] == want, layer
+    for layer in spec.descriptor_layers:
+        which, shape = spec.layer(layer), out[layer].shape
+        assert which.channels == shape[3]
+        for side, n in ((height, shape[1]), (width, shape[2])):
+            windows = len(range(0, n - which.pool_window + 1, which.pool_stride))
+            assert spec.positions(side, layer) == windows
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "caffenet"])
+def test_the_descriptor_map_has_a_place_for_every_position(name):
+    spec = NETWORKS[name]
+    vector = jax.ShapeDtypeStruct((3,), jnp.float32)
+    network = Network(param_shapes(spec), vector, vector, None, spec, formulation=DIRECT)
+    x = jax.ShapeDtypeStruct((2, 322, 500, 3), jnp.float32)
+    for layer in (spec.default_layer, spec.descriptor_layers[0]):
+        got = jax.eval_shape(lambda n, v, which=layer: n.descriptors(v, which), network, x)
+        sizes = (spec.positions(322, layer), spec.positions(500, layer))
+        assert got.shape == (2, *sizes, spec.layer(layer).channels)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_the_parameters_are_those_that_linen_would_make(name):
     spec = NETWORKS[name]
     x = jax.ShapeDtypeStruct((1, spec.side, spec.side, 3), jnp.float32)
-    made = jax.eval_shape(LayerStack(spec).init, jax.random.key(0), x)["params"]
+    made = jax.eval_shape(LayerStack(spec, formulation=DIRECT).init, jax.random.key(0), x)["params"]
     assert jax.tree.map(lambda v: v.shape, made) == jax.tree.map(
         lambda v: v.shape, param_shapes(spec)
     )

@@ -3,13 +3,16 @@
 The network has everything that matters to the pipeline: padding, ceil-mode pooling, descriptors
 that are means over a window of the map. It computes in microseconds and compiles in a moment.
 Classes differ in colour, so that random weights tell them apart. As a program this module is the
-command line with the toy network among the networks::
+command line with the toy network among the networks, which writes shards of ``TOY_SHARD`` pictures
+and stops for a minute after shard ``TOY_PAUSE_AFTER_SHARD``::
 
     python tests/toy.py run DATA --network toy --weights FILE ...
 """
 
 import csv
+import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,9 +21,11 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
+from mpp_jax import pipeline
 from mpp_jax.data import Dataset, Item
 from mpp_jax.nets import NETWORKS, Network, random_network
 from mpp_jax.nets.spec import Conv, Fire, NetSpec, Pool, Preprocessing
+from mpp_jax.store import StoreWriter
 
 MEAN = (100.0, 110.0, 120.0)
 TOY = NetSpec(
@@ -115,9 +120,24 @@ def memory_dataset(pictures: Sequence[np.ndarray], split: str = "train") -> Data
     return Dataset("memory", ("only",), items)
 
 
+def _pause_after_shard(number: int) -> None:
+    """Stop for a minute once a shard is on disk, and say so by a file beside the store."""
+    write = StoreWriter._write_shard
+
+    def written(self: StoreWriter, shard: int) -> None:
+        write(self, shard)
+        if shard == number:
+            (self.path.parent / "paused").touch()
+            time.sleep(60)
+
+    StoreWriter._write_shard = written  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     from mpp_jax.cli import main
 
     NETWORKS["toy"] = TOY
+    pipeline.SHARD_SIZE = int(os.environ["TOY_SHARD"])
+    _pause_after_shard(int(os.environ["TOY_PAUSE_AFTER_SHARD"]))
     sys.argv[0] = "mpp-jax"
     main()
