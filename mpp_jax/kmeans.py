@@ -56,8 +56,8 @@ class ClusterStats(NamedTuple):
     """Additive statistics of hard assignments: what Lloyd's next step needs."""
 
     s0: Array  # (K,) descriptors per cluster
-    s1: Array  # (K, D) their sum
-    s2: Array  # (K, D) sum of their squares
+    s1: Array  # (K, D) sum of x_i - c_k
+    s2: Array  # (K, D) sum of (x_i - c_k)^2
     inertia: Array  # () sum of squared distances to the nearest centre
 
 
@@ -87,27 +87,26 @@ def nearest(x: Array, centres: Array) -> tuple[Array, Array]:
 
 def assign_step(centres: Array, x: Array, mask: Array) -> ClusterStats:
     """Assign rows ``x`` (N, D) to ``centres`` (K, D); those outside ``mask`` (N,) count nothing."""
-    index, square = nearest(x, centres)
-    k = centres.shape[0]
-    weighted = x * mask[:, None]
-    moments = jnp.concatenate([weighted, weighted * x, mask[:, None]], axis=1)
+    index, _ = nearest(x, centres)
+    k, d = centres.shape
+    # Moments about the centre, not the origin: a narrow cluster far out keeps its digits.
+    moved = (x - centres[index]) * mask[:, None]
+    moments = jnp.concatenate([moved, jnp.square(moved), mask[:, None]], axis=1)
     sums = jax.ops.segment_sum(moments, index, num_segments=k)
-    d = x.shape[1]
-    return ClusterStats(
-        s0=sums[:, -1], s1=sums[:, :d], s2=sums[:, d:-1], inertia=jnp.sum(square * mask)
-    )
+    s2 = sums[:, d:-1]
+    return ClusterStats(s0=sums[:, -1], s1=sums[:, :d], s2=s2, inertia=jnp.sum(s2))
 
 
 def cluster_moments(stats: ClusterStats, centres: Array) -> tuple[Array, Array]:
     """Mean and variance (K, D) of each cluster; an empty one keeps its centre, with variance 0."""
-    some = stats.s0 > 0
-    count = jnp.where(some, stats.s0, 1)[:, None]
-    means = jnp.where(some[:, None], stats.s1 / count, centres)
-    square = stats.s2 / count
-    variances = square - jnp.square(means)
-    # Below the rounding of the subtraction there is no width that a split could use.
-    real = some[:, None] & (variances > 8 * jnp.finfo(square.dtype).eps * square)
-    return means, jnp.where(real, variances, 0)
+    some = (stats.s0 > 0)[:, None]
+    count = jnp.where(some, stats.s0[:, None], 1)
+    moved = stats.s1 / count
+    variances = stats.s2 / count - jnp.square(moved)
+    means = centres + jnp.where(some, moved, 0)
+    # Equal rows have no width that a split could use, but a rounding of their mean.
+    rounding = jnp.square(8 * jnp.finfo(means.dtype).eps * means)
+    return means, jnp.where(some & (variances > rounding), variances, 0)
 
 
 def split_widest(
@@ -233,7 +232,8 @@ def _record(
     info = KMeansInfo(
         inertia=info.inertia.at[t + 1].set(inertia),
         iterations=t + 1,
-        converged=(reseeded == 0) & (moved <= tolerance),
+        # At a fixed point the centres still move by roundings.
+        converged=(reseeded == 0) & ((moved <= tolerance) | (inertia >= info.inertia[t])),
         reseeded=info.reseeded.at[t].set(reseeded),
         counts=stats.s0,
     )
@@ -373,7 +373,7 @@ def fit_kmeans(
         n_clusters: K.
         mask: (N,), rows where it is 0 or False are left out; arrays only.
         tolerance: stop when no centre moves further than ``sqrt(tolerance v)``, ``v`` the mean
-            variance of a dimension.
+            variance of a dimension, or when a step no longer lowers the inertia.
         max_iterations: Lloyd steps at most.
         init: "k-means++", "random" (distinct rows), or the first centres (K, D).
         init_rows: rows that the seeding looks at, drawn without replacement; 256 K by default.

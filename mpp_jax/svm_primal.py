@@ -42,7 +42,7 @@ from mpp_jax.svm import (
 from mpp_jax.svm_dual import Loss, accelerate, begin, dual_sums, loss_sums, pose
 from mpp_jax.svm_gram import Vectors, check_finite_rows, row_blocks, vectors_shape
 
-INNER_STEPS = 60
+INNER_STEPS = 10
 """Accelerated steps on each mini-batch: cheap beside its Gram matrix, and enough to profit."""
 
 
@@ -71,7 +71,7 @@ def fit_svm_primal(
     sample_weight: ArrayLike | None = None,
     tolerance: float = 1e-2,
     max_epochs: int = 100,
-    batch_size: int = 128,
+    batch_size: int = 256,
     on_epoch: Callable[[int, np.ndarray], None] | None = None,
 ) -> tuple[LinearSVM, PrimalInfo]:
     """Train one linear machine per class by mini-batches, without an N x N matrix.

@@ -106,6 +106,7 @@ def test_duplicates_leave_no_nan():
     centres, info = fit_kmeans(KEY, x, 12, max_iterations=20)
     assert np.isfinite(centres).all()
     assert float(info.inertia[info.iterations]) == pytest.approx(0, abs=1e-4)
+    assert int(info.reseeded[-1]) == 0
     assert bool(info.converged)
     assert int(np.asarray(info.counts).sum()) == N
 

@@ -1,83 +1,25 @@
-"""Encodings on disk: what is read back, what an interruption leaves, what is refused."""
+"""Encodings on disk: what is read back, and what an interruption leaves."""
 
-import filecmp
 import json
 import os
 import shutil
 
 import numpy as np
 import pytest
+from store_samples import (
+    BAD,
+    DIMENSIONS,
+    METHODS,
+    dataset,
+    fill,
+    refusal,
+    same_files,
+    vectors_of,
+    writer_of,
+)
 
 from mpp_jax.data import Dataset, Item, canvas_batches
-from mpp_jax.store import SHARD_SIZE, Store, StoreError, StoreWriter, stack_unit_vectors
-
-METHODS = ("fc7", "mpp")
-DIMENSIONS = {"fc7": 3, "mpp": 5}
-
-
-def dataset(train: int = 7, test: int = 6, classes=("a", "b"), multi_label=False) -> Dataset:
-    items = [
-        Item(f"{split}/{n:03d}.jpg", (n % len(classes),), split)
-        for split, count in (("train", train), ("test", test))
-        for n in range(count)
-    ]
-    return Dataset("toy", tuple(classes), tuple(items), multi_label=multi_label)
-
-
-def vectors_of(items) -> dict[str, np.ndarray]:
-    """Unit vectors that depend on the item alone."""
-    made = {}
-    for method, dimension in DIMENSIONS.items():
-        rows = []
-        for item in items:
-            rng = np.random.default_rng([*f"{item.id}{method}".encode()])
-            row = rng.standard_normal(dimension)
-            rows.append(row / np.linalg.norm(row))
-        made[method] = np.array(rows, np.float32).reshape(len(items), dimension)
-    return made
-
-
-def writer_of(path, data=None, **changes) -> StoreWriter:
-    options = {
-        "methods": METHODS,
-        "network": "squeezenet",
-        "weights_sha256": "e4ab",
-        "codebook_sha256": "00ff",
-        "config": {"scales": (1, 2, 3), "encoder": {"components": 256, "pca": 128}, "seed": 0},
-        "shard_size": 4,
-    }
-    return StoreWriter(path, data or dataset(), **(options | changes))
-
-
-BAD = {"train/002.jpg": "truncated", "test/004.jpg": "empty file (0 bytes)"}
-
-
-def fill(writer: StoreWriter, stop_after: int | None = None, order=None) -> None:
-    """Encodes what remains, one picture at a time; stops like an interruption."""
-    with writer:
-        remaining = writer.remaining if order is None else [writer.remaining[i] for i in order]
-        for count, item in enumerate(remaining):
-            if count == stop_after:
-                return
-            if item.id in BAD:
-                writer.skip(item, BAD[item.id])
-            else:
-                writer.put([item], vectors_of([item]))
-
-
-def same_files(one, two) -> None:
-    names = sorted(os.listdir(one))
-    assert names == sorted(os.listdir(two))
-    equal, different, errors = filecmp.cmpfiles(one, two, names, shallow=False)
-    assert (different, errors) == ([], [])
-    assert equal == names
-
-
-def refusal(function, *arguments, **options) -> str:
-    with pytest.raises(StoreError) as caught:
-        function(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+from mpp_jax.store import Store, stack_unit_vectors
 
 
 @pytest.fixture
@@ -328,127 +270,3 @@ def test_with_canvas_batches_the_whole_path_is_resumable(tmp_path):
         encode(tmp_path / f"part{most}")
         same_files(tmp_path / "whole", tmp_path / f"part{most}")
     assert len(Store.open(tmp_path / "whole").skipped) == 2
-
-
-# --- refusals ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"network": "caffenet"}, ['network was "squeezenet", now "caffenet"']),
-        ({"weights_sha256": "beef"}, ['weights_sha256 was "e4ab"']),
-        ({"codebook_sha256": None}, ["codebook_sha256", "now null"]),
-        ({"methods": ("mpp",)}, ['methods was ["fc7", "mpp"], now ["mpp"]']),
-        ({"shard_size": 5}, ["shard_size was 4, now 5"]),
-        (
-            {"config": {"scales": (1, 2), "encoder": {"components": 64, "pca": 128}, "seed": 0}},
-            [
-                "config.encoder.components was 256, now 64",
-                "config.scales was [1, 2, 3], now [1, 2]",
-            ],
-        ),
-        ({"config": {}}, ["config.seed was 0, now null"]),
-        ({"data": dataset(8)}, ["list of pictures", "13 there, 14 now"]),
-        ({"data": dataset(classes=("a", "c"))}, ['classes was ["a", "b"], now ["a", "c"]']),
-    ],
-)
-def test_another_configuration_is_refused_and_named(finished, changes, words):
-    before = {name: (finished / name).read_bytes() for name in os.listdir(finished)}
-    message = refusal(writer_of, finished, **changes)
-    assert "made with another configuration" in message
-    for word in words:
-        assert word in message
-    if changes.get("config"):
-        assert "pca" not in message
-    assert {name: (finished / name).read_bytes() for name in os.listdir(finished)} == before
-
-
-def test_folders_that_are_no_store(tmp_path):
-    assert "no encodings here" in refusal(Store.open, tmp_path / "absent")
-    assert "no encodings here" in refusal(Store.open, tmp_path)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("x")
-    assert "not empty and no store" in refusal(writer_of, tmp_path / "full")
-    (tmp_path / "file").write_text("x")
-    assert "is a file" in refusal(writer_of, tmp_path / "file")
-    assert "no encodings here" in refusal(Store.open, tmp_path / "file")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        "{}",
-        '{"format": "other"}',
-        '{"format": "mpp-jax-store", "version": 1}',
-        '{"format": "mpp-jax-store", "version": 1, "items": [{"id": "x"}]}',
-        "\udcff",
-    ],
-)
-def test_damaged_manifests(tmp_path, text):
-    (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert "not a manifest of encodings, or damaged" in refusal(Store.open, tmp_path)
-    assert "damaged" in refusal(writer_of, tmp_path)
-
-
-def test_a_newer_version_is_refused(finished):
-    path = finished / "manifest.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-    assert "store version 2, this program reads 1" in refusal(Store.open, finished)
-
-
-def test_unknown_methods_and_splits(finished):
-    store = Store.open(finished)
-    assert "no encodings 'vlad'; there are fc7, mpp" in refusal(store.vectors, "vlad", "train")
-    assert "no encodings 'vlad'" in refusal(store.vectors, "mpp+vlad", "train")
-    assert "split must be one of train, test" in refusal(store.vectors, "mpp", "val")
-
-
-def test_wrong_use_of_the_writer(tmp_path):
-    for bad in ("a+b", "a/b", "", ".x"):
-        with pytest.raises(ValueError, match="bad method name"):
-            writer_of(tmp_path / "s", methods=(bad,))
-    with pytest.raises(ValueError, match="methods must be"):
-        writer_of(tmp_path / "s", methods=("a", "a"))
-    with pytest.raises(ValueError, match="methods must be"):
-        writer_of(tmp_path / "s", methods=())
-    with pytest.raises(ValueError, match="shard_size"):
-        writer_of(tmp_path / "s", shard_size=0)
-    twice = Dataset("x", ("a",), (Item("i", (0,), "train"),) * 2)
-    with pytest.raises(ValueError, match="repeated item ids"):
-        writer_of(tmp_path / "s", twice)
-    assert not (tmp_path / "s").exists()
-
-    writer = writer_of(tmp_path / "s")
-    item, other = writer.remaining[:2]
-    good = vectors_of([item])
-    with pytest.raises(ValueError, match="vectors for"):
-        writer.put([item], {"mpp": good["mpp"]})
-    with pytest.raises(ValueError, match=r"must be \(2, 'D'\), got \(1, 3\)"):
-        writer.put([item, other], good)
-    writer.put([item], good)
-    with pytest.raises(ValueError, match="finished before"):
-        writer.put([item], good)
-    with pytest.raises(ValueError, match=r"must be \(1, 5\), got \(1, 4\)"):
-        writer.put([other], good | {"mpp": np.zeros((1, 4))})
-    with pytest.raises(ValueError, match="no item 'stranger'"):
-        writer.skip(Item("stranger", (), "train"), "why")
-
-
-def test_default_shard_size(tmp_path):
-    writer = StoreWriter(
-        tmp_path / "s",
-        dataset(300, 1),
-        methods=["mpp"],
-        network="n",
-        weights_sha256="w",
-        codebook_sha256=None,
-        config={},
-    )
-    assert writer.shard_size == SHARD_SIZE == 256
-    writer.put(writer.remaining[:256], {"mpp": np.eye(256, 2, dtype=np.float32)})
-    assert not writer.complete
-    assert (tmp_path / "s" / "shard-00000.mpp.npy").exists()

@@ -56,9 +56,10 @@ class Finished:
 
 
 def know_toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the toy network among the networks, and make shards small."""
+    """Put the toy network among the networks, make shards small, leave malloc alone."""
     monkeypatch.setitem(NETWORKS, "toy", toy.TOY)
     monkeypatch.setattr(pipeline, "SHARD_SIZE", SHARD)
+    monkeypatch.setattr("mpp_jax.memory.keep_freed_memory", lambda: False)
 
 
 _made: list[Finished] = []
