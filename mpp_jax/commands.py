@@ -69,7 +69,7 @@ def run(
         cache = pipeline.DescribedCache(
             config.cache_bytes, wanted_crops(split_stacks(config.pooling))
         )
-        codebook = _codebook_or_fit(out / "codebook", data, network, made, output, timer, cache)
+        codebook, _ = _codebook_or_fit(out / "codebook", data, network, made, output, timer, cache)
     store = pipeline.encode_dataset(
         data,
         network,
@@ -136,16 +136,26 @@ def _codebook_or_fit(
     output: Output,
     timer: StageTimer,
     cache: pipeline.DescribedCache | None,
-) -> Codebook | None:
-    """Take the codebook of the same settings that is in ``folder``, or fit one and save it."""
+) -> tuple[Codebook, Skips]:
+    """Take the codebook of the same settings that is in ``folder``, or fit one and save it.
+
+    Returns it, and the pictures that could not be read for it.
+    """
     check_place(folder, CODEBOOK)
     if holds_bundle(folder):
         codebook, old = load_codebook(folder)
         if codebook is not None and _fit_settings(old) == _fit_settings(made):
             output.say(f"codebook: taken from {folder}")
-            return codebook
+            return codebook, []
+    skips: Skips = []
     codebook, info = pipeline.fit(
-        dataset, network, made.config, timer=timer, cache=cache, quiet=output.quiet
+        dataset,
+        network,
+        made.config,
+        timer=timer,
+        cache=cache,
+        on_skip=lambda name, reason: skips.append((name, reason)),
+        quiet=output.quiet,
     )
     em = info.em
     output.say(
@@ -154,7 +164,7 @@ def _codebook_or_fit(
     )
     save_codebook(folder, codebook, made)
     output.wrote("codebook", folder)
-    return codebook
+    return codebook, skips
 
 
 def fit(
@@ -164,9 +174,9 @@ def fit(
     timer = StageTimer()
     network.spec.layer(config.pyramid.layer)
     made = _provenance(data, network, config, weights)
-    _codebook_or_fit(out, data, network, made, output, timer, None)
+    _, skips = _codebook_or_fit(out, data, network, made, output, timer, None)
     timer.print_table(quiet=output.quiet)
-    return output.skipped(_dataset_skips(data))
+    return output.skipped(skips + _dataset_skips(data))
 
 
 def encode(

@@ -16,6 +16,11 @@ Skips = list[tuple[str, str]]
 """Inputs that were left out: (name, reason)."""
 
 
+def printable(text: str) -> str:
+    """Return text that any terminal takes: file names need not be valid UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Output:
     """Talks to the user on standard error; the results themselves go to files or standard out."""
 
@@ -26,18 +31,20 @@ class Output:
     def say(self, text: str) -> None:
         """A line about progress or settings."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            print(printable(text), file=sys.stderr)
+
+    def result(self, text: str) -> None:
+        """A result itself."""
+        print(printable(text))
 
     def wrote(self, what: str, place: Path) -> None:
         """A line about a result's place."""
-        print(f"{what}: {place}")
+        self.result(f"{what}: {place}")
 
     def skipped(self, entries: Sequence[tuple[str, str]]) -> int:
         """List what was left out and why; return the exit status."""
         for name, reason in entries:
-            # File names need not be valid UTF-8; a message must not fail for that.
-            line = f"skipped {name}: {reason}".encode("utf-8", "backslashreplace").decode()
-            print(line, file=sys.stderr)
+            print(printable(f"skipped {name}: {reason}"), file=sys.stderr)
         return SOME_SKIPPED if entries else DONE
 
 

@@ -6,7 +6,7 @@ bytes. Read this file first; every step is one call into the module that does it
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from mpp_jax import metrics as measures
 from mpp_jax.codebook import Codebook, CodebookInfo, check_sizes, fit_codebook
 from mpp_jax.config import Run
-from mpp_jax.data import DataError, Dataset, Item
+from mpp_jax.data import DataError, Dataset, Item, Skipped
 from mpp_jax.encoding import encode_described, wanted_crops, wanted_scales
 from mpp_jax.extraction import Crops, Described, DescriptorSample, describe_items
 from mpp_jax.model import Model, Provenance, codebook_digest
@@ -56,7 +56,8 @@ def provenance(
     dataset: Dataset, network: Network, config: Run, weights_file: str | None = None
 ) -> Provenance:
     """Return what a codebook or model of these pictures, network and settings is stamped with."""
-    digest = hashlib.sha256("\n".join(item.id for item in dataset.split("train")).encode())
+    names = "\n".join(item.id for item in dataset.split("train"))
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
     return Provenance(
         network.spec.name,
         network.weights_sha256,
@@ -96,6 +97,7 @@ def fit(
     *,
     timer: StageTimer | None = None,
     cache: DescribedCache | None = None,
+    on_skip: Callable[[str, str], object] | None = None,
     quiet: bool = False,
 ) -> tuple[Codebook, CodebookInfo]:
     """Fit PCA and mixture to descriptors sampled from the training pictures over all scales.
@@ -106,6 +108,7 @@ def fit(
         config: settings.
         timer: collects seconds per stage.
         cache: is offered every batch of activations.
+        on_skip: is told (id, reason) of every picture that could not be decoded.
         quiet: no progress bar.
 
     Raises:
@@ -122,12 +125,18 @@ def fit(
     ):
         for block in _blocks(items, dataset):
             keeping = cache is not None and not cache.full
+
+            def skip(entry: Skipped) -> None:
+                bar.update(1)
+                if on_skip is not None:
+                    on_skip(entry.path, entry.reason)
+
             described = describe_items(
                 network,
                 block,
                 config.pyramid,
                 crops=cache.crops if cache is not None and keeping else (),
-                on_skip=lambda _: bar.update(1),
+                on_skip=skip,
             )
             for batch in described:
                 mine = [block[i] for i in batch.index if i >= 0]
@@ -202,7 +211,7 @@ def encode_dataset(
                 open_ids -= {item.id for item in items}
         for block in _blocks([item for item in todo if item.id in open_ids], dataset):
 
-            def skip(entry: Any, block: list[Item] = block) -> None:
+            def skip(entry: Skipped, block: list[Item] = block) -> None:
                 writer.skip(block[entry.position], entry.reason)
                 bar.update(1)
 

@@ -39,11 +39,13 @@ def predict(
             }
             for i, path in enumerate(pictures)
         ]
-        print(json.dumps(entries, indent=1))
+        output.result(json.dumps(entries, indent=1))
     else:
         for i, path in enumerate(pictures):
             if i not in reasons:
-                print(f"{path}: " + ", ".join(f"{name} {value:+.3f}" for name, value in ranked[i]))
+                output.result(
+                    f"{path}: " + ", ".join(f"{name} {value:+.3f}" for name, value in ranked[i])
+                )
     return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
 
 
@@ -81,15 +83,15 @@ def search(
             }
             for i, path in enumerate(pictures)
         ]
-        print(json.dumps(entries, indent=1))
+        output.result(json.dumps(entries, indent=1))
     else:
         for i, path in enumerate(pictures):
             if i not in reasons:
-                print(f"{path}:")
+                output.result(f"{path}:")
                 for neighbour in found[i]:
                     entry = _entry(neighbour, store)
                     classes = ", ".join(entry["classes"])
-                    print(f"  {entry['similarity']:.4f}  {entry['path']}  ({classes})")
+                    output.result(f"  {entry['similarity']:.4f}  {entry['path']}  ({classes})")
     return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
 
 

@@ -1,6 +1,7 @@
 """Bad pictures, refusals in one line, interruption, exit statuses."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 # ------------------------------------------------------------------------------ bad pictures
 
 
-def write_bad_pictures(folder: Path) -> tuple[set[str], dict[str, str]]:
-    """Write every kind of odd file; return names that must work, and reasons of the others."""
+def write_bad_pictures(folder: Path, width: int) -> tuple[set[str], dict[str, str]]:
+    """Write every kind of odd file, one of them so many pixels wide.
+
+    Returns names that must work, and the others with their reasons.
+    """
     rng = np.random.default_rng(0)
     pixels = toy.picture(rng, toy.COLOURS["red"], 40, 50)
     rgb = Image.fromarray(pixels)
@@ -53,7 +57,7 @@ def write_bad_pictures(folder: Path) -> tuple[set[str], dict[str, str]]:
     Image.fromarray(grey16).save(folder / "grey16.png")
     rgb.save(folder / "rotated.jpg", exif=exif)
     Image.fromarray(pixels[:1, :1]).save(folder / "one.png")
-    Image.fromarray(np.tile(pixels[:2], (1, 400, 1))).save(folder / "wide.png")
+    Image.fromarray(np.tile(pixels[:2], (1, width // 50, 1))).save(folder / "wide.png")
     rgb.save(folder / "misnamed.jpg", format="PNG")
     works = {path.name for path in folder.iterdir()} - before
     whole = (folder / "rotated.jpg").read_bytes()
@@ -72,8 +76,8 @@ def write_bad_pictures(folder: Path) -> tuple[set[str], dict[str, str]]:
 def test_every_bad_picture_at_once(done: Finished, tmp_path: Path) -> None:
     data, out = tiny(tmp_path / "data", train=8, test=2), tmp_path / "out"
     expected = {}
-    for split in ("train", "test"):
-        works, reasons = write_bad_pictures(data / split / "red")
+    for split, width in (("train", 20_000), ("test", 400)):
+        works, reasons = write_bad_pictures(data / split / "red", width)
         expected |= {f"{split}/red/{name}": reason for name, reason in reasons.items()}
     (data / "train" / "empty-class").mkdir()
     weights = ("--weights", done.weights)
@@ -100,12 +104,33 @@ def test_every_bad_picture_at_once(done: Finished, tmp_path: Path) -> None:
     counts = json.loads((out / "metrics.json").read_text())["pictures"]
     assert (counts["train"], counts["test"]) == (24 + len(works), 6 + len(works))
     # The parts say so as well.
+    fit = cli("fit", data, "--out", tmp_path / "book", *OPTIONS, *weights, "--quiet")
+    told = [line for line in result.stderr.splitlines() if "test/red/" not in line]
+    assert (fit.exit_code, fit.stderr.splitlines()) == (1, told)
     encode = ("encode", data, "--codebook", out / "codebook", "--pooling", "mpp")
     again = cli(*encode, "--out", tmp_path / "store", "--quiet")
     assert (again.exit_code, again.stderr) == (1, result.stderr)
     model = cli("evaluate", out / "model", out / "encodings", "--out", tmp_path / "e", "--quiet")
     assert model.exit_code == 1
     assert [line for line in model.stderr.splitlines() if "/red/" not in line] == []
+
+
+def test_file_names_need_not_be_utf8(done: Finished, tmp_path: Path) -> None:
+    data, out = tiny(tmp_path / "data"), tmp_path / "out"
+    odd = data / "train" / "red" / os.fsdecode(b"caf\xe9.png")
+    try:
+        (data / "train" / "red" / "00.png").rename(odd)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (data / "test" / "red" / os.fsdecode(b"bad\xe9.png")).write_bytes(b"")
+    result = cli("run", data, "--out", out, *EASY, "--weights", done.weights, "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr == "skipped test/red/bad\\udce9.png: empty file (0 bytes)\n"
+    found = ok("search", out / "encodings", odd, "--top", 1).stdout
+    assert "train/red/caf\\udce9.png" in found.splitlines()[1]
+    assert ok("predict", out / "model", odd).stdout.startswith(str(data / "train/red/caf\\udce9"))
+    (entry,) = json.loads(ok("predict", out / "model", odd, "--json").stdout)
+    assert entry["path"] == str(odd)
 
 
 def test_a_class_of_which_nothing_can_be_read(done: Finished, tmp_path: Path) -> None:

@@ -77,7 +77,14 @@ def test_interrupt_keeps_complete_shards(
     out = tmp_path / "out"
     run = ["run", done.data, "--network", "toy", "--weights", done.weights, "--scales", "1-3"]
     run += ["--pooling", "avg,fc7", "--out"]
-    process = python(TESTS / "toy.py", *run, out, TOY_SHARD=str(SHARD), TOY_PAUSE_AFTER_SHARD="1")
+    # A shell's background jobs ignore SIGINT, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = python(
+            TESTS / "toy.py", *run, out, TOY_SHARD=str(SHARD), TOY_PAUSE_AFTER_SHARD="1"
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 600
     while not (out / "paused").exists():
         assert process.poll() is None, process.communicate()
