@@ -11,6 +11,7 @@ import http.client
 import os
 import re
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -97,22 +98,27 @@ def fetch(
 
 @contextlib.contextmanager
 def _part_file(target: Path) -> Iterator[Path]:
-    """Path to download to; one of its own where another process is at work on the usual one."""
+    """Path to download to; one of its own where another thread or process holds the usual one."""
     part = target.with_name(target.name + ".part")
     with part.open("ab") as handle:
-        if not _lock(handle.fileno()):
-            part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        # Whoever held it may have moved the file to its destination since it was opened here.
+        if _lock(handle.fileno()) and _is_open_file(handle.fileno(), part):
             try:
                 yield part
             finally:
-                part.unlink(missing_ok=True)
-            return
-        try:
-            yield part
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                if part.stat().st_size == 0:
+                if _is_open_file(handle.fileno(), part) and part.stat().st_size == 0:
                     part.unlink()
+            return
+    with tempfile.TemporaryDirectory(prefix=target.name + ".", dir=target.parent) as own:
+        yield Path(own) / part.name
+
+
+def _is_open_file(descriptor: int, path: Path) -> bool:
+    """Whether the path still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int) -> bool:
