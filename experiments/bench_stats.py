@@ -1,83 +1,40 @@
-"""Speed of the statistical core against scikit-learn and scikit-image, at the paper's sizes.
+"""The parts ``em``, ``fisher``, ``pca``, ``seeding`` and ``vlad`` of ``bench_core.py``.
 
-    python experiments/bench_stats.py            # about 10 minutes on 2 cores, 7 GB of memory
-    python experiments/bench_stats.py --quick    # about 2 minutes: fewer rows
+Each against scikit-learn or scikit-image, in float32, compilation apart:
 
-In float32, compilation apart, runs of both sides interleaved, figures are medians; every round also
-measures this machine's matmul peak (4096^3).
-
-    em       one EM iteration, 256,000 x 128, K = 256, counted as 8 N K D FLOP: seconds, share of
-             the peak, and against scikit-learn's E-step and M-step
+    em       one EM iteration, 256,000 x 128, K = 256, counted as 8 N K D FLOP, against
+             scikit-learn's E-step and M-step
     fisher   finished Fisher vectors (power, L2) of a batch of pictures, 4,410 descriptors x 128,
-             K = 256: seconds a picture, and against scikit-image's ``fisher_vector`` in float32
+             K = 256, against scikit-image's ``fisher_vector``
     pca      64,000 x 4,096 to 128 dimensions against both solvers of scikit-learn, with the share
              of the variance that each explains
     seeding  greedy k-means++ of 256 seeds among 65,536 x 128 rows against scikit-learn's
     vlad     VLAD of 4,410 x 128 descriptors, 256 centres, assignment included
-
-To reach on 2 cores: em at least 70% of the peak, fisher at least 2 times scikit-image, pca at least
-1.2 times the better solver. Results: ``experiments/results/bench_stats.json``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import skimage
-import sklearn
-from machine import provenance
 from skimage.feature import fisher_vector as scikit_fisher_vector
 from sklearn.cluster import kmeans_plusplus
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.mixture import GaussianMixture
+from timing import interleaved, seconds, summary
 
 from mpp_jax.fisher import fisher_vectors, power_l2
 from mpp_jax.gmm import GMM, fit_gmm, sample
-from mpp_jax.kmeans import kmeans_plus_plus
 from mpp_jax.pca import fit_pca
+from mpp_jax.seeding import kmeans_plus_plus
 from mpp_jax.vlad import vlad
 
-RESULTS = Path(__file__).parent / "results" / "bench_stats.json"
 D, K, DESCRIPTORS = 128, 256, 4410
 WIDE, NARROW = 4096, 128
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - start
-
-
-def interleaved(rounds: int, **runs: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each run, all of them once per round, after one round that compiles."""
-    for run in runs.values():
-        run()
-    table: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            table[name].append(run())
-    return table
-
-
-def matmul() -> Callable[[], float]:
-    """A run of the yardstick, one 4096^3 product."""
-    a = jax.random.normal(jax.random.key(0), (4096, 4096))
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
-    return lambda: seconds(lambda: product(a))
-
-
-def gflops(table: dict[str, list[float]]) -> float:
-    return 2 * 4096**3 / median(table["matmul"]) / 1e9
 
 
 def mixture() -> GMM:
@@ -96,7 +53,9 @@ def scikit_mixture(gmm: GMM) -> GaussianMixture:
     return model
 
 
-def bench_em(rows: int, rounds: int) -> dict[str, Any]:
+def bench_em(quick: bool, rounds: int) -> dict[str, Any]:
+    """One iteration of expectation maximisation."""
+    rows = 32_000 if quick else 256_000
     gmm = mixture()
     x = jax.block_until_ready(sample(jax.random.key(1), gmm, rows)[0])
     host, theirs = np.asarray(x), scikit_mixture(gmm)
@@ -107,7 +66,7 @@ def bench_em(rows: int, rounds: int) -> dict[str, Any]:
         return seconds(lambda: fit_gmm(jax.random.key(0), x, K, **options))
 
     def iteration() -> float:
-        return (fit(5) - fit(1)) / 4  # what every fit does once cancels
+        return (fit(9) - fit(1)) / 8  # what every fit does once cancels
 
     def scikit_iteration() -> float:
         def step() -> None:
@@ -116,43 +75,43 @@ def bench_em(rows: int, rounds: int) -> dict[str, Any]:
 
         return seconds(step)
 
-    table = interleaved(rounds, ours=iteration, scikit_learn=scikit_iteration, matmul=matmul())
-    rate = 8 * rows * K * D / median(table["ours"]) / 1e9
+    fit(1)  # compiles
+    table = interleaved("em", rounds, {"ours": iteration, "scikit-learn": scikit_iteration})
     return {
-        "rows": rows,
-        "seconds": {name: median(values) for name, values in table.items()},
-        "gflops": rate,
-        "matmul_gflops": gflops(table),
-        "share_of_peak": rate / gflops(table),
-        "times_scikit_learn": median(table["scikit_learn"]) / median(table["ours"]),
+        "shape": {"rows": rows, "dimensions": D, "components": K},
+        "target": "at least 0.7 of the matmul peak, counted as 8 N K D FLOP",
+        **summary(table, 8 * rows * K * D),
     }
 
 
-def bench_fisher(pictures: int, rounds: int) -> dict[str, Any]:
+def bench_fisher(quick: bool, rounds: int) -> dict[str, Any]:
+    """Improved Fisher vectors of a batch of pictures."""
+    pictures = 8 if quick else 32
     gmm = mixture()
     sets, _ = sample(jax.random.key(2), gmm, pictures * DESCRIPTORS)
     sets = jax.block_until_ready(sets.reshape(pictures, DESCRIPTORS, D))
     host, theirs = np.asarray(sets), scikit_mixture(gmm)
     encode = jax.jit(lambda x, gmm: power_l2(fisher_vectors(x, gmm)))
 
+    def ours() -> float:
+        return seconds(lambda: encode(sets, gmm))
+
     def scikit_image() -> float:
         return seconds(lambda: [scikit_fisher_vector(x, theirs, improved=True) for x in host])
 
-    table = interleaved(
-        rounds,
-        ours=lambda: seconds(lambda: encode(sets, gmm)),
-        scikit_image=scikit_image,
-        matmul=matmul(),
-    )
-    rate = 8 * pictures * DESCRIPTORS * K * D / median(table["ours"]) / 1e9
+    ours()  # compiles
+    table = interleaved("fisher", rounds, {"ours": ours, "scikit-image": scikit_image})
+    result = summary(table, 8 * pictures * DESCRIPTORS * K * D)
     return {
-        "pictures": pictures,
-        "seconds_a_picture": {
-            name: median(table[name]) / pictures for name in ("ours", "scikit_image")
+        "shape": {
+            "pictures": pictures,
+            "descriptors": DESCRIPTORS,
+            "dimensions": D,
+            "components": K,
         },
-        "share_of_peak": rate / gflops(table),
-        "matmul_gflops": gflops(table),
-        "times_scikit_image": median(table["scikit_image"]) / median(table["ours"]),
+        "target": "at least 2 times scikit-image in float32",
+        **result,
+        "seconds_a_picture": {key: s / pictures for key, s in result["seconds"].items()},
     }
 
 
@@ -169,7 +128,9 @@ def activations(rows: int) -> np.ndarray:
     return x
 
 
-def bench_pca(rows: int, rounds: int) -> dict[str, Any]:
+def bench_pca(quick: bool, rounds: int) -> dict[str, Any]:
+    """The 128 leading components of 4,096 dimensions."""
+    rows = 8_000 if quick else 64_000
     x = activations(rows)
     explained: dict[str, float] = {}
 
@@ -187,84 +148,52 @@ def bench_pca(rows: int, rounds: int) -> dict[str, Any]:
         explained[solver] = float(model.explained_variance_.sum())
         return result
 
-    table = interleaved(
-        rounds,
-        ours=ours,
-        covariance_eigh=partial(scikit, "covariance_eigh"),
-        randomized=partial(scikit, "randomized"),
-        matmul=matmul(),
-    )
-    better = min(median(table["covariance_eigh"]), median(table["randomized"]))
+    ours()  # compiles
+    runs: dict[str, Callable[[], float]] = {"ours": ours}
+    runs |= {solver: partial(scikit, solver) for solver in ("covariance_eigh", "randomized")}
+    table = interleaved("pca", rounds, runs)
     return {
-        "rows": rows,
-        "seconds": {name: median(values) for name, values in table.items()},
+        "shape": {"rows": rows, "dimensions": WIDE, "components": NARROW},
+        "target": "at least 1.2 times the better of scikit-learn's two solvers",
+        **summary(table, rows * WIDE * (WIDE + 1)),  # the covariance, multiplications done once
         "explained_variance": explained,
-        "matmul_gflops": gflops(table),
-        "times_the_better_of_scikit_learn": better / median(table["ours"]),
     }
 
 
-def bench_seeding(rows: int, rounds: int) -> dict[str, Any]:
+def bench_seeding(quick: bool, rounds: int) -> dict[str, Any]:
+    """Greedy k-means++."""
+    rows = 16_384 if quick else 65_536
     x = jax.block_until_ready(sample(jax.random.key(4), mixture(), rows)[0])
     host = np.asarray(x)
     seed = jax.jit(kmeans_plus_plus, static_argnames="n_clusters")
-    table = interleaved(
-        rounds,
-        ours=lambda: seconds(lambda: seed(jax.random.key(5), x, K)),
-        scikit_learn=lambda: seconds(lambda: kmeans_plusplus(host, K, random_state=0)),
-    )
+
+    def ours() -> float:
+        return seconds(lambda: seed(jax.random.key(5), x, K))
+
+    def scikit_learn() -> float:
+        return seconds(lambda: kmeans_plusplus(host, K, random_state=0))
+
+    ours()  # compiles
+    table = interleaved("seeding", rounds, {"ours": ours, "scikit-learn": scikit_learn})
+    candidates = 2 + int(np.log(K))
     return {
-        "rows": rows,
-        "seconds": {name: median(values) for name, values in table.items()},
-        "times_scikit_learn": median(table["scikit_learn"]) / median(table["ours"]),
+        "shape": {"rows": rows, "dimensions": D, "seeds": K},
+        **summary(table, 2 * rows * D * K * candidates),
     }
 
 
-def bench_vlad(rounds: int) -> dict[str, Any]:
+def bench_vlad(quick: bool, rounds: int) -> dict[str, Any]:
+    """VLAD of one picture; there is no peer in Python."""
     gmm = mixture()
     x, _ = sample(jax.random.key(6), gmm, DESCRIPTORS)
     encode = jax.jit(vlad)
-    table = interleaved(
-        5 * rounds, ours=lambda: seconds(lambda: encode(x, gmm.means)), matmul=matmul()
-    )
-    return {"seconds": {"ours": median(table["ours"])}, "matmul_gflops": gflops(table)}
 
+    def ours() -> float:
+        return seconds(lambda: encode(x, gmm.means))
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--quick", action="store_true", help="a quarter of the rows, or fewer")
-    parser.add_argument("--rounds", type=int, default=None, help="5, or 3 in quick mode")
-    parser.add_argument(
-        "--part", action="append", choices=["em", "fisher", "pca", "seeding", "vlad"]
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    rounds = options.rounds or (3 if options.quick else 5)
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "em": partial(bench_em, 32_000 if options.quick else 256_000, rounds),
-        "fisher": partial(bench_fisher, 8 if options.quick else 32, rounds),
-        "pca": partial(bench_pca, 8_000 if options.quick else 64_000, rounds),
-        "seeding": partial(bench_seeding, 16_384 if options.quick else 65_536, rounds),
-        "vlad": partial(bench_vlad, rounds),
+    ours()  # compiles
+    table = interleaved("vlad", rounds if quick else 5 * rounds, {"ours": ours})
+    return {
+        "shape": {"descriptors": DESCRIPTORS, "dimensions": D, "centres": K},
+        **summary(table, 2 * DESCRIPTORS * K * D),
     }
-    report: dict[str, Any] = {
-        **provenance(),
-        "scikit_learn": sklearn.__version__,
-        "scikit_image": skimage.__version__,
-        "quick": options.quick,
-        "rounds": rounds,
-    }
-    for name in options.part or parts:
-        report[name] = parts[name]()
-        print(name, json.dumps(report[name], indent=2), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {options.out}")
-
-
-if __name__ == "__main__":
-    main()

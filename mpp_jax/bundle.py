@@ -12,6 +12,7 @@ beside its place and moved there when it is whole.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,8 @@ def check_place(folder: Path, kind: str | None = None) -> None:
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise BundleError(f"{nearest}: is a file; give a new folder")
+    if not os.access(nearest, os.W_OK):
+        raise BundleError(f"{nearest}: cannot be written; give another folder")
     if kind is not None and nearest == folder and any(folder.iterdir()):
         try:
             _read_record(folder, kind)

@@ -34,6 +34,9 @@ Layout = tuple[Mesh, tuple[str, ...]] | None
 #: their largest number of steps share one program.
 HISTORY = 128
 
+#: Numbers in a chunk of an elementwise pass on a CPU: its intermediates then stay in the cache.
+CACHED = 2**18
+
 #: A pure function ``(params, x (n, D), mask (n,)) -> pytree of sums over the unmasked rows``.
 Summand = Callable[[Any, Array, Array], Any]
 
@@ -261,8 +264,11 @@ def data_stats(data: ArrayData | ChunkStream) -> DataStats:
     if isinstance(data, ChunkStream):
         return _stream_stats(data)
     dtype = real_dtype(data.x)
+    rows = data.rows
+    if jax.default_backend() == "cpu":
+        rows = min(rows, max(1, CACHED // data.x.shape[1]))
     count, mean, variance, largest = jax.device_get(
-        _array_stats(data.x, data.mask, rows=data.rows, layout=data.layout)
+        _array_stats(data.x, data.mask, rows=rows, layout=data.layout)
     )
     if count == 0:
         raise ValueError(f"mask leaves no row of {data.name}.")
@@ -275,7 +281,8 @@ def _array_stats(x: Array, mask: Array, rows: int, layout: Layout) -> tuple[Arra
     dtype = real_dtype(x)
     # Moved by one of the rows first: equal rows then have a variance of 0, whatever their size.
     first = x[jnp.argmax(mask)].astype(dtype)
-    largest = jnp.max(jnp.where(mask[:, None] != 0, jnp.abs(x), 0)).astype(dtype)
+    # By rows first: XLA would store the whole of a mask spread over x.
+    largest = jnp.max(jnp.where(mask != 0, jnp.max(jnp.abs(x), axis=1), 0)).astype(dtype)
 
     def total(shift: Array, x: Array, mask: Array) -> tuple[Array, ...]:
         moved = (mask_rows(x.astype(dtype), mask, shift) - shift[None, :]) * mask[:, None]

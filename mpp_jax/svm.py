@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mpp_jax.svm_dual import LOSSES, Loss, solve
+from mpp_jax.svm_dual import solve
 from mpp_jax.svm_gram import (
     Vectors,
     check_finite_rows,
@@ -33,6 +33,7 @@ from mpp_jax.svm_gram import (
     row_products,
     vectors_shape,
 )
+from mpp_jax.svm_losses import LOSSES, Loss
 
 __all__ = [
     "LinearSVM",

@@ -44,7 +44,7 @@ check recomputes s from K with float64 products.
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,9 +53,7 @@ from jax.typing import ArrayLike
 from optax import projections
 
 from mpp_jax.numerics import PRECISION
-
-Loss: TypeAlias = Literal["hinge", "squared_hinge", "logistic"]
-LOSSES: tuple[Loss, ...] = ("hinge", "squared_hinge", "logistic")
+from mpp_jax.svm_losses import Loss, bounds, dual_sums, gradient, loss_sums, over_u
 
 CHECK_EVERY = 10
 """Iterations between two evaluations of the duality gap."""
@@ -208,7 +206,7 @@ def pose(kernel: jax.Array, y: jax.Array, u: jax.Array, loss: Loss) -> Problem:
     largest = jnp.max(jnp.sum(jnp.abs(rest) / root[None, :], axis=1) / root).astype(u.dtype)
     scale = jnp.broadcast_to((root.astype(u.dtype) ** 2)[:, None], u.shape)
     if loss == "squared_hinge":
-        scale = scale + _over_u(jnp.ones_like(u), 2 * u)
+        scale = scale + over_u(jnp.ones_like(u), 2 * u)
     ceiling = jnp.full((1, u.shape[1]), jnp.maximum(largest, 1.0))
     return Problem(kernel, y, u, scale, y * stiff[:, None].astype(u.dtype), ceiling)
 
@@ -249,9 +247,9 @@ def accelerate(
     rule_state = rule.init(iterate.alpha)
 
     def once(_: int, it: Iterate) -> Iterate:
-        gradient = _gradient(it.ahead, it.scores_ahead, y, u, loss)
+        slope = gradient(it.ahead, it.scores_ahead, y, u, loss)
         inverse = it.lipschitz * scale
-        updates, _ = rule.update(gradient / inverse, rule_state)
+        updates, _ = rule.update(slope / inverse, rule_state)
         alpha = _project(problem, it.ahead, optax.apply_updates(it.ahead, updates), inverse, loss)
         alpha = jnp.where(done, it.alpha, alpha)
         change = alpha - it.alpha
@@ -260,7 +258,7 @@ def accelerate(
 
         # <bend, step>, <step, M step> and <change, M step> in the metric of the gradient.
         step = alpha - it.ahead
-        bend = _gradient(alpha, scores, y, u, loss) - gradient
+        bend = gradient(alpha, scores, y, u, loss) - slope
         if loss == "logistic":
             image = y * (scores - it.scores_ahead)
             curvature, length = _class_sum(bend * image), _class_sum(step * image)
@@ -345,15 +343,6 @@ def _project(
     return jnp.asarray(projections.projection_box(target - slide * nu, *box))
 
 
-def bounds(u: jax.Array, loss: Loss) -> tuple[jax.Array, jax.Array]:
-    """The box of alpha; for the logistic loss its open interior holds the optimum."""
-    upper = jnp.where(u > 0, jnp.inf, 0.0) if loss == "squared_hinge" else u
-    return jnp.zeros_like(u), upper
-
-
-# ------------------------------------------------------------------------------------- the losses
-
-
 def _certificate(
     problem: Problem, alpha: jax.Array, scores: jax.Array, loss: Loss
 ) -> tuple[jax.Array, jax.Array]:
@@ -367,42 +356,6 @@ def _certificate(
         alpha = u * jax.nn.sigmoid(-y * scores)
         q = 0.5 * jnp.sum(alpha * y * exact_product(kernel, alpha * y), axis=0)
     return primal, dual_sums(alpha, u, loss) - q
-
-
-def loss_sums(margins: jax.Array, u: jax.Array, loss: Loss) -> jax.Array:
-    """(L,) sums of the weighted losses at ``margins`` (N, L)."""
-    if loss == "logistic":
-        return jnp.sum(u * jax.nn.softplus(-margins), axis=0)
-    hinge = jax.nn.relu(1 - margins)
-    return jnp.sum(u * (hinge**2 if loss == "squared_hinge" else hinge), axis=0)
-
-
-def dual_sums(alpha: jax.Array, u: jax.Array, loss: Loss) -> jax.Array:
-    """(L,) the dual objective without its quadratic term: minus the conjugate losses."""
-    if loss == "logistic":
-        return jnp.sum(_xlogx(u) - _xlogx(alpha) - _xlogx(u - alpha), axis=0)
-    if loss == "squared_hinge":
-        return jnp.sum(alpha - _over_u(alpha**2, 4 * u), axis=0)
-    return jnp.sum(alpha, axis=0)
-
-
-def _gradient(
-    alpha: jax.Array, scores: jax.Array, y: jax.Array, u: jax.Array, loss: Loss
-) -> jax.Array:
-    margins = y * scores
-    if loss == "logistic":
-        return alpha - u * jax.nn.sigmoid(-margins)
-    if loss == "squared_hinge":
-        return margins - 1 + _over_u(alpha, 2 * u)
-    return margins - 1
-
-
-def _over_u(v: jax.Array, u: jax.Array) -> jax.Array:
-    return jnp.where(u > 0, v / jnp.where(u > 0, u, 1.0), 0.0)
-
-
-def _xlogx(v: jax.Array) -> jax.Array:
-    return jnp.where(v > 0, v * jnp.log(jnp.where(v > 0, v, 1.0)), 0.0)
 
 
 # ------------------------------------------------------------------------------ products with K

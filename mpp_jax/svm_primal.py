@@ -39,8 +39,9 @@ from mpp_jax.svm import (
     loss_weights,
     relative_gap,
 )
-from mpp_jax.svm_dual import Loss, accelerate, begin, dual_sums, loss_sums, pose
+from mpp_jax.svm_dual import accelerate, begin, pose
 from mpp_jax.svm_gram import Vectors, check_finite_rows, row_blocks, vectors_shape
+from mpp_jax.svm_losses import Loss, dual_sums, loss_sums
 
 INNER_STEPS = 10
 """Accelerated steps on each mini-batch: cheap beside its Gram matrix, and enough to profit."""

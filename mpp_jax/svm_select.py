@@ -24,7 +24,8 @@ from mpp_jax.svm import (
     check_targets,
     fit_svm_gram,
 )
-from mpp_jax.svm_dual import Loss, exact_product
+from mpp_jax.svm_dual import exact_product
+from mpp_jax.svm_losses import Loss
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 """(scores (M, L), targets (M, L) in {-1, 0, +1}) -> a figure, the larger the better."""

@@ -9,7 +9,8 @@ import pytest
 import reference
 from sklearn.cluster import KMeans
 
-from mpp_jax.kmeans import SPLIT, fit_kmeans, kmeans_plus_plus, nearest, split_widest
+from mpp_jax.kmeans import SPLIT, fit_kmeans, nearest, split_widest
+from mpp_jax.seeding import kmeans_plus_plus
 
 N, D, K = 400, 6, 5
 KEY = jax.random.key(0)
@@ -191,6 +192,14 @@ def test_narrow_inputs_compute_in_float32(dtype):
     assert centres.dtype == jnp.float32
     expected = reference.lloyd_step(wide.astype(np.float64), wide[:K])
     np.testing.assert_allclose(centres, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_permutation():
+    shuffled = np.random.default_rng(4).permutation(X)
+    options = {"init": X[:K], "tolerance": -1.0, "max_iterations": 3}
+    np.testing.assert_allclose(
+        fit_kmeans(KEY, shuffled, K, **options)[0], fit_kmeans(KEY, X, K, **options)[0], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
