@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -128,17 +129,22 @@ class Network:
         Raises:
             ValueError: unknown layer, or a picture smaller than one window.
         """
-        which = self.spec.layer(layer)
+        return self.layer_descriptors(x, (layer,))[0]
+
+    def layer_descriptors(self, x: Array, layers: Sequence[str | None]) -> tuple[Array, ...]:
+        """The :meth:`descriptors` of several layers, from one pass."""
+        wanted = [self.spec.layer(layer) for layer in layers]
         if x.ndim != 4 or x.shape[-1] != 3:
             raise ValueError(f"x: must be (B, H, W, 3) RGB pictures, not shape {tuple(x.shape)}")
         for axis, side in zip("HW", x.shape[1:3], strict=True):
-            if self.spec.positions(side, which.name) == 0:
-                raise ValueError(
-                    f"x: {axis} = {side} pixels are too few for layer {which.name!r} of network "
-                    f"{self.spec.name!r}; resize to at least {self.spec.side}"
-                )
-        y = self.activations(x, which.name)[which.name]
-        return blocks.window_mean(y, which.pool_window, which.pool_stride)
+            for which in wanted:
+                if self.spec.positions(side, which.name) == 0:
+                    raise ValueError(
+                        f"x: {axis} = {side} pixels are too few for layer {which.name!r} of "
+                        f"network {self.spec.name!r}; resize to at least {self.spec.side}"
+                    )
+        maps = self.activations(x, max((w.name for w in wanted), key=self.spec.index))
+        return tuple(blocks.window_mean(maps[w.name], w.pool_window, w.pool_stride) for w in wanted)
 
 
 def prepare(network: Network) -> Network:
