@@ -39,11 +39,11 @@ from mpp_jax.codebook import Codebook, fit_codebook
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset, open_dataset
 from mpp_jax.dense import Descriptors
-from mpp_jax.encoding import encode_described, wanted_crops
-from mpp_jax.extraction import Described, DescriptorSample, describe_items
+from mpp_jax.encoding import atoms_of, encode_described, wanted_of
+from mpp_jax.extraction import Described, DescriptorSample, Wanted, describe_items
 from mpp_jax.memory import keep_freed_memory
 from mpp_jax.nets import Network, load_network
-from mpp_jax.pooling import split_stacks
+from mpp_jax.pooling import Activations, parse_all
 from mpp_jax.progress import progress
 from mpp_jax.pyramid import receptive_windows, scale_side
 from mpp_jax.store import stack_unit_vectors
@@ -88,10 +88,11 @@ def describe_missing(
     }
     pyramid = Pyramid(tuple(range(scales)))
     with progress(len(dataset.items), f"describe {', '.join(rows)}", "picture") as bar:
-        for described in describe_items(network, dataset.items, pyramid, scales=missing, crops=cut):
+        wants = {"default": Wanted(tuple(missing), tuple(cut))}
+        for described in describe_items(network, dataset.items, pyramid, wants=wants):
             valid = described.index >= 0
-            parts = [np.asarray(scale.x) for scale in described.scales]
-            parts += [np.asarray(x) for x in described.crops.values()]
+            found = described.sources["default"]
+            parts = [np.asarray(x) for x in (*(d.x for d in found.scales), *found.crops.values())]
             for array, part in zip(files.values(), parts, strict=True):
                 array[described.index[valid]] = part[valid]
             bar.update(int(valid.sum()))
@@ -124,20 +125,21 @@ def stored(
             x = jnp.asarray(array[index])
             mask = jnp.broadcast_to(valid[:, None], x.shape[:2])
             parts.append(Descriptors(x, mask, window))
-        yield Described(
-            index, tuple(parts), {} if cut is None else {CROPS: jnp.asarray(cut[index])}
-        )
+        crops_of = {} if cut is None else {CROPS: jnp.asarray(cut[index])}
+        yield Described(index, {"default": Activations(tuple(parts), crops_of)})
 
 
 def vectors(
     network: Network, folder: Path, codebook: Codebook, config: Run, rows: range, what: str
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Encode stored activations with all single methods."""
-    methods = split_stacks(config.pooling)
-    crops = bool(wanted_crops(methods))
+    methods = atoms_of(config)
+    wants = wanted_of(methods, config.pyramid.scales)
+    crops = bool(wants["default"].crops)
     batches = stored(network, folder, len(config.pyramid.scales), rows, crops)
+    codebooks = {"default.fisher": codebook}
     for described in progress(batches, what, "batch"):
-        yield encode_described(described, codebook, config, methods)
+        yield encode_described(described, wants, codebooks, config, methods)
 
 
 def stack(parts: dict[str, np.ndarray], method: str) -> np.ndarray:
@@ -152,7 +154,7 @@ def fit_to(
     sample = DescriptorSample(n_train, config.encoder.samples, config.seed)
     scales = len(config.pyramid.scales)
     for described in stored(network, folder, scales, range(n_train), crops=False):
-        sample.add(described)
+        sample.add(described.index, described.sources["default"].scales)
     codebook, info = fit_codebook(jax.random.key(config.seed), sample.finish(), config.encoder)
     facts = {
         "samples": info.samples,
@@ -221,7 +223,7 @@ def main() -> None:
     dataset = open_dataset(str(shared / "scene15"), limit_per_class=limit)
     most = 2 if args.quick else args.scales
     methods = tuple(args.methods.split(","))
-    crops = wanted_crops(split_stacks(methods))
+    crops = wanted_of(parse_all(methods), (0,))["default"].crops
     if crops not in ((), (CROPS,)):
         parser.error("--methods: of the crops only ap10 is offered here")
     started = time.perf_counter()

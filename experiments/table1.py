@@ -62,7 +62,7 @@ def main() -> None:
 
     def dense(side: int) -> float:
         start = time.perf_counter()
-        jax.block_until_ready(describe_scale(network, canvas, sizes, side=side).x)
+        jax.block_until_ready(describe_scale(network, canvas, sizes, side=side))
         return time.perf_counter() - start
 
     def naive(side: int, count: int) -> float:
@@ -88,7 +88,7 @@ def main() -> None:
                     for y, x in corners
                 ]
             )
-            jax.block_until_ready(describe_pictures(network, crops, layer.name))
+            jax.block_until_ready(describe_pictures(network, crops, (layer.name,)))
         return resized + (time.perf_counter() - start) * positions**2 / count
 
     for row in table:  # compile

@@ -1,6 +1,6 @@
 """The codebook: how a descriptor enters the encoder (L2, PCA, L2), and the mixture there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from jax import Array
 
 from mpp_jax.config import Encoder
 from mpp_jax.gmm import GMM, EMInfo, fit_gmm
+from mpp_jax.kmeans import KMeansInfo, fit_kmeans
 from mpp_jax.numerics import l2_normalize
 from mpp_jax.pca import PCA, fit_pca, pca_transform
 
@@ -37,12 +38,44 @@ class Codebook:
     l2_after: bool = False
 
 
+Codebooks = dict[str, Codebook]
+"""By source of the descriptors and recipe, see `mpp_jax.pooling.notation.Atom.codebook`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the codebook of a pooling variant is fitted; variants of one recipe share it.
+
+    Attributes:
+        name: letters, digits and ``-``.
+        pca: dimensions kept; None for those of the run's settings.
+        components: of the mixture; None likewise.
+        mixture: False for the centres of k-means alone, as equal and round components.
+    """
+
+    name: str
+    pca: int | None = None
+    components: int | None = None
+    mixture: bool = True
+
+    def settings(self, config: Encoder) -> Encoder:
+        """Return a run's settings with this recipe's own sizes."""
+        return replace(
+            config,
+            pca=self.pca or config.pca,
+            components=self.components or config.components,
+        )
+
+
+FISHER = Recipe("fisher")
+
+
 class CodebookInfo(NamedTuple):
     """How the fit went."""
 
     samples: int
     explained: float  # share of the descriptors' variance that the projection keeps
-    em: EMInfo
+    em: EMInfo | KMeansInfo  # of the mixture, or of the centres that stand for it
 
 
 def project(codebook: Codebook, x: Array) -> Array:
@@ -63,7 +96,7 @@ def check_sizes(n: int, channels: int, config: Encoder) -> None:
 
 
 def fit_codebook(
-    key: Array, x: np.ndarray | Array, config: Encoder
+    key: Array, x: np.ndarray | Array, config: Encoder, *, mixture: bool = True
 ) -> tuple[Codebook, CodebookInfo]:
     """Fit PCA and mixture to sampled descriptors.
 
@@ -71,6 +104,7 @@ def fit_codebook(
         key: of the mixture's initialisation.
         x: (N, C) descriptors, raw.
         config: sizes and tolerances.
+        mixture: False for k-means centres, as components of equal weight and variance 1.
 
     Returns:
         The codebook and a `CodebookInfo`.
@@ -94,16 +128,22 @@ def fit_codebook(
     y = _transform(pca, x)
     if after:
         y = _normalize(y)
-    gmm, em = fit_gmm(
-        key,
-        y,
-        config.components,
-        tolerance=config.tolerance,
-        max_iterations=config.max_iterations,
-        relative_variance_floor=config.variance_floor,
-    )
+    steps: EMInfo | KMeansInfo
+    if mixture:
+        gmm, steps = fit_gmm(
+            key,
+            y,
+            config.components,
+            tolerance=config.tolerance,
+            max_iterations=config.max_iterations,
+            relative_variance_floor=config.variance_floor,
+        )
+    else:
+        centres, steps = fit_kmeans(key, y, config.components, max_iterations=config.max_iterations)
+        k = config.components
+        gmm = GMM(jnp.full(k, 1 / k), centres, jnp.ones_like(centres))
     explained = float(np.sum(np.asarray(pca.explained_variance, np.float64))) / max(total, 1e-30)
-    return Codebook(pca, gmm, before, after), CodebookInfo(len(x), min(explained, 1.0), em)
+    return Codebook(pca, gmm, before, after), CodebookInfo(len(x), min(explained, 1.0), steps)
 
 
 _largest = jax.jit(lambda x: jnp.max(jnp.abs(x)))

@@ -106,7 +106,9 @@ class Run:
     """A whole run: pictures in, accuracies out.
 
     Attributes:
-        pooling: representations; "a+b" stacks finished ones.
+        pooling: representations in the notation of `mpp_jax.pooling.notation`; "a+b" stacks
+            finished ones.
+        features: names of representations that are read from files.
         seed: of the descriptor sample, k-means and the mixture.
         dtype: in which the network computes.
         cache_bytes: training descriptors kept between fitting and encoding, at most; what does not
@@ -117,6 +119,7 @@ class Run:
     encoder: Encoder = field(default_factory=Encoder)
     svm: Svm = field(default_factory=Svm)
     pooling: tuple[str, ...] = ("mpp", "nfk", "avg", "fc7", "mpp+avg")
+    features: tuple[str, ...] = ()
     seed: int = 0
     dtype: Dtype = "float32"
     fidelity: Fidelity = "paper"

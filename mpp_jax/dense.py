@@ -41,15 +41,17 @@ class Descriptors(NamedTuple):
     window: Array
 
 
-@partial(jax.jit, static_argnames="layer")
-def describe_pictures(network: Network, pictures: Array, layer: str) -> Array:
-    """Return the descriptors (B, T, C) of pictures (B, H, W, 3) RGB 0..255 as they stand."""
+@partial(jax.jit, static_argnames="layers")
+def describe_pictures(
+    network: Network, pictures: Array, layers: tuple[str, ...]
+) -> tuple[Array, ...]:
+    """Return the descriptors (B, T, C) of each layer of pictures (B, H, W, 3) RGB 0..255."""
 
-    def one(picture: Array) -> Array:
-        return network.descriptors(picture[None], layer)[0]
+    def one(picture: Array) -> tuple[Array, ...]:
+        maps = network.layer_descriptors(picture[None], layers)
+        return tuple(x.reshape(-1, x.shape[-1]) for x in maps)
 
-    maps = over_pictures(one, pictures)
-    return maps.reshape(maps.shape[0], -1, maps.shape[-1])
+    return over_pictures(one, pictures)
 
 
 def describe_scale(
@@ -58,29 +60,32 @@ def describe_scale(
     sizes: Array,
     *,
     side: int,
-    layer: str | None = None,
+    layers: Sequence[str | None] = (None,),
     resampling: Resampling = "bilinear",
     valid: Array | None = None,
-) -> Descriptors:
-    """Return the descriptors of one scale.
+) -> tuple[Descriptors, ...]:
+    """Return the descriptors of one scale, for each layer.
 
     Args:
         network: the network.
         canvas: (B, S, S, 3) uint8, pictures in the upper left corner.
         sizes: (B, 2) int, true (height, width).
         side: of the square that pictures are warped to.
-        layer: activation to pool; None for the network's default.
+        layers: activations to pool, from one pass; None for the network's default.
         resampling: kernel of the resize.
         valid: (B,) bool, False for rows that hold no picture; None for all True.
     """
-    spec = network.spec.layer(layer)
+    specs = [network.spec.layer(layer) for layer in layers]
     pictures = resize_pictures(canvas, sizes, side, resampling)
-    x = describe_pictures(network, pictures, spec.name)
-    positions = network.spec.positions(side, spec.name)
-    window = receptive_windows(positions, spec.stride, spec.window, side)
-    kept = jnp.ones(x.shape[0], bool) if valid is None else jnp.asarray(valid, bool)
-    mask = jnp.broadcast_to(kept[:, None], x.shape[:2])
-    return Descriptors(x, mask, jnp.asarray(window))
+    kept = jnp.ones(pictures.shape[0], bool) if valid is None else jnp.asarray(valid, bool)
+    result = []
+    described = describe_pictures(network, pictures, tuple(spec.name for spec in specs))
+    for spec, x in zip(specs, described, strict=True):
+        positions = network.spec.positions(side, spec.name)
+        window = receptive_windows(positions, spec.stride, spec.window, side)
+        mask = jnp.broadcast_to(kept[:, None], x.shape[:2])
+        result.append(Descriptors(x, mask, jnp.asarray(window)))
+    return tuple(result)
 
 
 def describe_crops(
@@ -90,21 +95,21 @@ def describe_crops(
     *,
     count: int,
     flip: bool,
-    layer: str | None = None,
+    layers: Sequence[str | None] = (None,),
     resampling: Resampling = "bilinear",
-) -> Array:
-    """Return the descriptors (B, n, C) of crops of the base side, means over their positions.
+) -> tuple[Array, ...]:
+    """Return the descriptors (B, n, C) of crops of the base side, for each layer.
 
-    Pictures are warped to 256 x 256 (or to the base side where that is larger) first, as for the
-    paper's FC7, AP10 and AP50.
+    They are means over the crops' positions. Pictures are warped to 256 x 256 (or to the base side
+    where that is larger) first, as for the paper's FC7, AP10 and AP50.
     """
     spec = network.spec
     room = max(CROP_SIDE, spec.side)
     pictures = resize_pictures(canvas, sizes, room, resampling)
     crops = cut_crops(pictures, spec.side, count, flip=flip)
     flat = crops.reshape(-1, *crops.shape[2:])
-    x = describe_pictures(network, flat, spec.layer(layer).name)
-    return jnp.mean(x, axis=1).reshape(crops.shape[0], crops.shape[1], -1)
+    described = describe_pictures(network, flat, tuple(spec.layer(x).name for x in layers))
+    return tuple(jnp.mean(x, axis=1).reshape(*crops.shape[:2], -1) for x in described)
 
 
 def describe(
@@ -123,10 +128,10 @@ def describe(
             canvas,
             sizes,
             side=scale_side(network.spec.side, k, pyramid.rounding),
-            layer=pyramid.layer,
+            layers=(pyramid.layer,),
             resampling=pyramid.resampling,
             valid=valid,
-        )
+        )[0]
         for k in pyramid.scales
     )
 

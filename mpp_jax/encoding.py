@@ -4,37 +4,67 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from mpp_jax.codebook import Codebook
+from mpp_jax.codebook import Codebooks
 from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
-from mpp_jax.extraction import Crops, Described, describe_items
+from mpp_jax.extraction import Described, Wanted, Wants, describe_items
 from mpp_jax.nets import Network
-from mpp_jax.pooling import check_methods, encode, get_pooling, split_stacks
+from mpp_jax.pooling import Atom, check_methods, encode, parse, parse_all
 from mpp_jax.store import stack_unit_vectors
 
 Vectors = dict[str, np.ndarray]
+"""(n, D) float32 by atom's name."""
 
 
-def wanted_crops(methods: Sequence[str]) -> tuple[Crops, ...]:
-    """Return the sets of crops that the variants read."""
-    poolings = [get_pooling(name) for name in methods]
-    return tuple(dict.fromkeys((p.crops, p.flip) for p in poolings if p.crops))
+def atoms_of(config: Run) -> tuple[Atom, ...]:
+    """Return what a run's representations are made of, each once, in order."""
+    return parse_all(config.pooling, config.features, config.pyramid.layer)
 
 
-def wanted_scales(methods: Sequence[str], scales: tuple[int, ...]) -> tuple[int, ...]:
-    """Return those of the scales that the variants read: all, the base scale alone, or none."""
-    readers = [p for p in map(get_pooling, methods) if not p.crops]
-    if all(p.base_only for p in readers):
-        return scales[:1] if readers else ()
-    return scales
+def wanted_of(methods: Sequence[Atom], scales: tuple[int, ...]) -> Wants:
+    """Return what the variants read: of each source some or all of the scales, and crops."""
+    wants: Wants = {}
+    for atom in methods:
+        if atom.external:
+            continue
+        pooling, old = atom.pooling, wants.get(atom.source, Wanted(()))
+        read = () if pooling.crops else scales if pooling.scales is None else pooling.scales
+        crops = ((pooling.crops, pooling.flip),) if pooling.crops else ()
+        wants[atom.source] = Wanted(
+            tuple(sorted({*old.scales, *read})), tuple(dict.fromkeys((*old.crops, *crops)))
+        )
+    return wants
+
+
+def first_encoded(config: Run) -> int:
+    """Return the index of the first scale that encodings by a codebook take."""
+    return 1 if config.encoder.skip_first and len(config.pyramid.scales) > 1 else 0
 
 
 def encode_described(
-    described: Described, codebook: Codebook | None, config: Run, methods: Sequence[str]
+    described: Described,
+    wants: Wants,
+    codebooks: Codebooks,
+    config: Run,
+    methods: Sequence[Atom],
 ) -> tuple[np.ndarray, Vectors]:
-    """Return (index (n,), {method: (n, D) float32}) of the pictures in a batch, without padding."""
-    first = 1 if config.encoder.skip_first and len(described.scales) > 1 else 0
-    arrays = encode(described.scales, described.crops, codebook, tuple(methods), first)
+    """Return (index (n,), {atom's name: (n, D)}) of the pictures in a batch, without padding.
+
+    Args:
+        described: activations, of these sources and scales at least.
+        wants: the scales that were described.
+        codebooks: by key.
+        config: settings.
+        methods: atoms that are not external.
+    """
+    keys = {atom.codebook for atom in methods}
+    arrays = encode(
+        described.sources,
+        {key: book for key, book in codebooks.items() if key in keys},
+        tuple(methods),
+        tuple((source, want.scales) for source, want in wants.items()),
+        first_encoded(config),
+    )
     valid = described.index >= 0
     return described.index[valid], {name: np.asarray(v)[valid] for name, v in arrays.items()}
 
@@ -42,42 +72,41 @@ def encode_described(
 def encode_items(
     network: Network,
     items: Sequence[Item],
-    codebook: Codebook | None,
+    codebooks: Codebooks,
     config: Run,
-    methods: Sequence[str],
+    methods: Sequence[Atom],
     *,
     on_skip: Callable[[Skipped], object] | None = None,
 ) -> Iterator[tuple[np.ndarray, Vectors]]:
-    """Decode and encode pictures; yield (positions among the items, {method: vectors}).
+    """Decode and encode pictures; yield (positions among the items, {atom's name: vectors}).
 
     Args:
         network: the network.
         items: pictures.
-        codebook: None where no method needs one.
+        codebooks: by key.
         config: pyramid and encoder settings.
-        methods: single variants, no stacks.
+        methods: what is computed.
         on_skip: is told of every picture that could not be decoded.
 
     Raises:
-        ValueError: a variant lacks its codebook or scale.
+        ValueError: a variant lacks its codebook or scale, or its vectors come from a file.
     """
-    check_methods(methods, codebook=codebook is not None, scales=config.pyramid.scales)
-    batches = describe_items(
-        network,
-        items,
-        config.pyramid,
-        scales=wanted_scales(methods, config.pyramid.scales),
-        crops=wanted_crops(methods),
-        on_skip=on_skip,
-    )
-    for described in batches:
-        yield encode_described(described, codebook, config, methods)
+    external = [atom.name for atom in methods if atom.external]
+    if external:
+        raise ValueError(
+            f"method: {', '.join(external)} are features of a file, which new pictures lack; "
+            "name a method without them"
+        )
+    check_methods(methods, codebooks=codebooks, scales=config.pyramid.scales)
+    wants = wanted_of(methods, config.pyramid.scales)
+    for described in describe_items(network, items, config.pyramid, wants=wants, on_skip=on_skip):
+        yield encode_described(described, wants, codebooks, config, methods)
 
 
 def encode_whole(
     network: Network,
     items: Sequence[Item],
-    codebook: Codebook | None,
+    codebooks: Codebooks,
     config: Run,
     name: str,
     *,
@@ -88,9 +117,9 @@ def encode_whole(
     Yields (positions (n,), vectors (n, D)); ``on_skip`` is told of pictures that could not be
     decoded, and of those whose encoding is not finite. Arguments as for `encode_items`.
     """
-    parts = split_stacks([name])
-    for index, vectors in encode_items(network, items, codebook, config, parts, on_skip=on_skip):
-        arrays = [vectors[part] for part in parts]
+    parts = parse(name, config.features, config.pyramid.layer)
+    for index, vectors in encode_items(network, items, codebooks, config, parts, on_skip=on_skip):
+        arrays = [vectors[part.name] for part in parts]
         whole = arrays[0] if len(arrays) == 1 else stack_unit_vectors(arrays)
         finite = np.isfinite(whole).all(axis=1)
         for position in index[~finite]:

@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -14,11 +13,28 @@ from jax import Array
 
 from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item, Skipped, canvas_batches
-from mpp_jax.dense import Descriptors, describe, describe_crops
-from mpp_jax.nets import Network
+from mpp_jax.dense import Descriptors, describe_crops, describe_scale
+from mpp_jax.nets import NetSpec, Network
+from mpp_jax.pooling import Activations, Crops
+from mpp_jax.pooling.notation import DEFAULT, SIFT
+from mpp_jax.pyramid import scale_side
+from mpp_jax.sift import sift_network
 
-Crops = tuple[int, bool]
-"""(number of crops, whether their mirror images follow)."""
+
+class Wanted(NamedTuple):
+    """What is wanted of one source of descriptors.
+
+    Attributes:
+        scales: numbers of scales, from 0, rising.
+        crops: sets of crops.
+    """
+
+    scales: tuple[int, ...]
+    crops: tuple[Crops, ...] = ()
+
+
+Wants = dict[str, Wanted]
+"""By source: a layer's name, "default" (the run's own layer) or "sift"."""
 
 
 class Described(NamedTuple):
@@ -26,18 +42,16 @@ class Described(NamedTuple):
 
     Attributes:
         index: (B,) position of each picture among the items, -1 for padding.
-        scales: one `Descriptors` a scale; empty where none were asked for.
-        crops: (B, n, C) by (number of crops, flipped).
+        sources: by source, as they were wanted.
     """
 
     index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
-    scales: tuple[Descriptors, ...]
-    crops: dict[Crops, Array]
+    sources: dict[str, Activations]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.scales, self.crops)))
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sources))
 
 
 def batch_size(pyramid: Pyramid) -> int:
@@ -50,8 +64,7 @@ def describe_items(
     items: Sequence[Item],
     pyramid: Pyramid,
     *,
-    scales: Sequence[int] | None = None,
-    crops: Sequence[Crops] = (),
+    wants: Wants | None = None,
     on_skip: Callable[[Skipped], object] | None = None,
 ) -> Iterator[Described]:
     """Decode pictures and yield their activations.
@@ -60,33 +73,15 @@ def describe_items(
         network: the network.
         items: pictures.
         pyramid: scales, layer and resize.
-        scales: those of the pyramid's scales that are wanted; None for all.
-        crops: sets of crops wanted besides.
+        wants: what is computed; None for the pyramid's layer at all its scales.
         on_skip: is told of every picture that could not be decoded.
     """
-    wanted = pyramid.scales if scales is None else tuple(scales)
+    wanted = {DEFAULT: Wanted(pyramid.scales)} if wants is None else wants
 
     def describe_batch(batch: Batch) -> Described:
-        canvas, sizes = jnp.asarray(batch.canvas), jnp.asarray(batch.sizes)
-        valid = jnp.asarray(batch.valid)
-        dense = (
-            describe(network, canvas, sizes, replace(pyramid, scales=wanted), valid)
-            if wanted
-            else ()
+        return jax.block_until_ready(
+            Described(batch.index, describe_sources(network, batch, pyramid, wanted))
         )
-        cut = {
-            (count, flip): describe_crops(
-                network,
-                canvas,
-                sizes,
-                count=count,
-                flip=flip,
-                layer=pyramid.layer,
-                resampling=pyramid.resampling,
-            )
-            for count, flip in crops
-        }
-        return jax.block_until_ready(Described(batch.index, dense, cut))
 
     batches = canvas_batches(items, batch_size=batch_size(pyramid))
     told = 0
@@ -94,6 +89,53 @@ def describe_items(
         yield described
         told = _tell(batches.skipped, told, on_skip)
     _tell(batches.skipped, told, on_skip)
+
+
+def describe_sources(
+    network: Network, batch: Batch, pyramid: Pyramid, wants: Wants
+) -> dict[str, Activations]:
+    """Return what is wanted of a batch; layers of the network come from one pass a scale."""
+    canvas, sizes, valid = (jnp.asarray(a) for a in (batch.canvas, batch.sizes, batch.valid))
+    found: dict[str, Activations] = {}
+    for describer in (network, sift_network()):
+        mine = {s: w for s, w in wants.items() if (s == SIFT) == (describer is not network)}
+        layers = {source: source_layer(describer.spec, source, pyramid) for source in mine}
+        scales: dict[str, list[Descriptors]] = {source: [] for source in mine}
+        for k in sorted({k for want in mine.values() for k in want.scales}):
+            readers = [source for source, want in mine.items() if k in want.scales]
+            parts = describe_scale(
+                describer,
+                canvas,
+                sizes,
+                side=scale_side(describer.spec.side, k, pyramid.rounding),
+                layers=[layers[source] for source in readers],
+                resampling=pyramid.resampling,
+                valid=valid,
+            )
+            for source, part in zip(readers, parts, strict=True):
+                scales[source].append(part)
+        crops: dict[str, dict[Crops, Array]] = {source: {} for source in mine}
+        for key in dict.fromkeys(key for want in mine.values() for key in want.crops):
+            readers = [source for source, want in mine.items() if key in want.crops]
+            cut = describe_crops(
+                describer,
+                canvas,
+                sizes,
+                count=key[0],
+                flip=key[1],
+                layers=[layers[source] for source in readers],
+                resampling=pyramid.resampling,
+            )
+            for source, x in zip(readers, cut, strict=True):
+                crops[source][key] = x
+        found |= {source: Activations(tuple(scales[source]), crops[source]) for source in mine}
+    return {source: found[source] for source in wants}
+
+
+def source_layer(spec: NetSpec, source: str, pyramid: Pyramid) -> str:
+    """Return the name of the layer that a source of descriptors stands for."""
+    chosen = pyramid.layer if source == DEFAULT else None if source == SIFT else source
+    return spec.layer(chosen).name
 
 
 def batches_at_once() -> int:
@@ -159,17 +201,17 @@ class DescriptorSample:
         self._seed = seed
         self._parts: dict[int, np.ndarray] = {}
 
-    def add(self, described: Described) -> None:
-        """Take this batch's share."""
-        total = sum(d.x.shape[1] for d in described.scales)
+    def add(self, index: np.ndarray, scales: tuple[Descriptors, ...]) -> None:
+        """Take the share of a batch: pictures' positions (B,), -1 for padding, and descriptors."""
+        total = sum(d.x.shape[1] for d in scales)
         take = min(self._quota, total)
-        rows = np.zeros((len(described.index), take), np.int32)
-        for row, position in enumerate(described.index):
+        rows = np.zeros((len(index), take), np.int32)
+        for row, position in enumerate(index):
             if position >= 0:
                 rng = np.random.default_rng([self._seed, int(position)])
                 rows[row] = np.sort(rng.permutation(total)[:take])
-        taken = np.asarray(_take(described.scales, jnp.asarray(rows)), np.float32)
-        for row, position in enumerate(described.index):
+        taken = np.asarray(_take(scales, jnp.asarray(rows)), np.float32)
+        for row, position in enumerate(index):
             if position >= 0:
                 self._parts[int(position)] = taken[row].copy()
 

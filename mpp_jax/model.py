@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mpp_jax.bundle import RECORD, BundleError, arrays_digest, read_bundle, write_bundle
-from mpp_jax.codebook import Codebook
+from mpp_jax.codebook import FISHER, Codebook, Codebooks
 from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.encoding import encode_whole
 from mpp_jax.gmm import GMM
-from mpp_jax.nets import Network, load_network
+from mpp_jax.nets import Network, get_spec, load_network
 from mpp_jax.pca import PCA
+from mpp_jax.pooling.notation import DEFAULT, Atom, canonical
 from mpp_jax.svm import LinearSVM, svm_scores
 
 CODEBOOK = "mpp-jax-codebook"
@@ -61,6 +62,16 @@ class Provenance:
         hint = self.weights_file
         return hint if weights is None and hint is not None and Path(hint).exists() else weights
 
+    def method_name(self, text: str) -> str:
+        """Return the name under which a representation that the user typed is known here.
+
+        Raises:
+            ValueError: bad notation, or a layer that the network does not have.
+        """
+        spec = get_spec(self.network)
+        own = spec.layer(self.config.pyramid.layer).name
+        return canonical(text, spec, own, self.config.features)
+
     def check_network(self, network: Network) -> None:
         """Raise unless ``network`` is the one with the same weights.
 
@@ -77,47 +88,54 @@ class Provenance:
             )
 
 
-def codebook_digest(codebook: Codebook) -> str:
-    """Return the SHA-256 of a codebook's arrays."""
-    return arrays_digest(_codebook_arrays(codebook))
+def codebooks_digest(codebooks: Codebooks, atoms: Sequence[Atom]) -> str | None:
+    """Return the SHA-256 of the codebooks that the atoms read; None where they read none."""
+    keys = {atom.codebook for atom in atoms}
+    used = {key: book for key, book in codebooks.items() if key in keys}
+    return arrays_digest(_arrays(used)) if used else None
 
 
-def _codebook_arrays(codebook: Codebook | None) -> dict[str, Any]:
-    if codebook is None:
+def _arrays(codebooks: Codebooks) -> dict[str, Any]:
+    if not codebooks:
         return {}
-    return {"pca": codebook.pca._asdict(), "gmm": codebook.gmm._asdict()}
+    return {
+        "codebooks": {
+            key: {"pca": book.pca._asdict(), "gmm": book.gmm._asdict()}
+            for key, book in sorted(codebooks.items())
+        }
+    }
 
 
-def _codebook_record(codebook: Codebook | None) -> dict[str, bool] | None:
-    if codebook is None:
-        return None
-    return {"l2_before": codebook.l2_before, "l2_after": codebook.l2_after}
+def _record(codebooks: Codebooks) -> dict[str, dict[str, bool]]:
+    return {
+        key: {"l2_before": book.l2_before, "l2_after": book.l2_after}
+        for key, book in sorted(codebooks.items())
+    }
 
 
-def _codebook_from(arrays: dict[str, Any], record: dict[str, Any]) -> Codebook | None:
-    flags = record["codebook"]
-    if flags is None:
-        return None
-    on_device = jax.tree.map(jnp.asarray, arrays)
-    return Codebook(
-        PCA(**on_device["pca"]), GMM(**on_device["gmm"]), flags["l2_before"], flags["l2_after"]
-    )
+def _codebooks_from(arrays: dict[str, Any], record: dict[str, Any]) -> Codebooks:
+    books = {}
+    for key, flags in record["codebooks"].items():
+        parts = jax.tree.map(jnp.asarray, arrays["codebooks"][key])
+        pca, gmm = PCA(**parts["pca"]), GMM(**parts["gmm"])
+        books[key] = Codebook(pca, gmm, flags["l2_before"], flags["l2_after"])
+    return books
 
 
-def save_codebook(folder: Path, codebook: Codebook | None, provenance: Provenance) -> None:
+def save_codebooks(folder: Path, codebooks: Codebooks, provenance: Provenance) -> None:
     """Write a codebook folder; raises `BundleError` where the place is taken by something else.
 
-    None is saved as well: it says that these settings need no codebook.
+    None at all are saved as well: it says that these settings need none.
     """
-    record = provenance.to_dict() | {"codebook": _codebook_record(codebook)}
-    write_bundle(folder, CODEBOOK, _codebook_arrays(codebook), record)
+    record = provenance.to_dict() | {"codebooks": _record(codebooks)}
+    write_bundle(folder, CODEBOOK, _arrays(codebooks), record)
 
 
-def load_codebook(folder: Path) -> tuple[Codebook | None, Provenance]:
+def load_codebooks(folder: Path) -> tuple[Codebooks, Provenance]:
     """Read a codebook folder; raises `BundleError` where it cannot be."""
     arrays, record = read_bundle(folder, CODEBOOK)
     with _damage_reported(folder):
-        return _codebook_from(arrays, record), Provenance.from_dict(record)
+        return _codebooks_from(arrays, record), Provenance.from_dict(record)
 
 
 @contextmanager
@@ -157,7 +175,7 @@ class Model:
 
     Attributes:
         provenance: network, weights, data and settings it was made with.
-        codebook: None where no representation needs one.
+        codebooks: those that the representations read, by key.
         svms: one-vs-rest machines by representation.
         classes: (L,) names.
         primary: the representation used unless another is named.
@@ -165,11 +183,16 @@ class Model:
     """
 
     provenance: Provenance
-    codebook: Codebook | None = field(repr=False)
+    codebooks: Codebooks = field(repr=False)
     svms: dict[str, LinearSVM] = field(repr=False)
     classes: tuple[str, ...]
     primary: str
     network: Network | None = field(default=None, repr=False)
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """The one of the run's own layer, for Fisher vectors; None where there is none."""
+        return self.codebooks.get(f"{DEFAULT}.{FISHER.name}")
 
     def predict(
         self,
@@ -190,6 +213,8 @@ class Model:
             raise TypeError(f"pictures must be a sequence of paths or arrays, got {pictures!r}")
         name = self.primary if method is None else method
         if name not in self.svms:
+            name = self.provenance.method_name(name)
+        if name not in self.svms:
             raise ValueError(f"method: the model knows {', '.join(self.svms)}, not {name!r}")
         if self.network is None:
             raise ValueError("network: the model was opened without its network; use load_model")
@@ -198,7 +223,7 @@ class Model:
         scores = np.full((len(items), len(self.classes)), np.nan, np.float32)
         config = self.provenance.config
         encoded = encode_whole(
-            self.network, items, self.codebook, config, name, on_skip=skipped.append
+            self.network, items, self.codebooks, config, name, on_skip=skipped.append
         )
         for index, vectors in encoded:
             if len(index):
@@ -216,12 +241,12 @@ def picture_item(number: int, picture: str | os.PathLike[str] | np.ndarray) -> I
 def save_model(folder: Path, model: Model) -> None:
     """Write a model folder; raises `BundleError` where the place is taken by something else."""
     svms = {name: svm._asdict() for name, svm in model.svms.items()}
-    arrays = {"svms": svms, **_codebook_arrays(model.codebook)}
+    arrays = {"svms": svms, **_arrays(model.codebooks)}
     record = model.provenance.to_dict() | {
         "classes": list(model.classes),
         "methods": list(model.svms),
         "primary": model.primary,
-        "codebook": _codebook_record(model.codebook),
+        "codebooks": _record(model.codebooks),
     }
     write_bundle(folder, MODEL, arrays, record)
 
@@ -230,7 +255,7 @@ def open_model(folder: Path) -> Model:
     """Read a model folder without its network; raises `BundleError` where it cannot be read."""
     arrays, record = read_bundle(folder, MODEL)
     with _damage_reported(folder):
-        codebook = _codebook_from(arrays, record)
+        codebooks = _codebooks_from(arrays, record)
         svms = {name: LinearSVM(**arrays["svms"][name]) for name in record["methods"]}
         provenance = Provenance.from_dict(record)
         classes, primary = tuple(record["classes"]), record["primary"]
@@ -238,7 +263,7 @@ def open_model(folder: Path) -> Model:
             np.shape(svm.bias) != (len(classes),) for svm in svms.values()
         ):
             raise ValueError("its classes or methods do not fit its arrays")
-        return Model(provenance, codebook, svms, classes, primary)
+        return Model(provenance, codebooks, svms, classes, primary)
 
 
 def load_model(

@@ -6,7 +6,7 @@ bytes. Read this file first; every step is one call into the module that does it
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +14,22 @@ import jax
 import numpy as np
 
 from mpp_jax import metrics as measures
-from mpp_jax.codebook import Codebook, CodebookInfo, check_sizes, fit_codebook
+from mpp_jax.activations import Describe, DescribedCache, describe_with
+from mpp_jax.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.config import Run
 from mpp_jax.data import DataError, Dataset, Item, Skipped
-from mpp_jax.encoding import encode_described, wanted_crops, wanted_scales
-from mpp_jax.extraction import Crops, Described, DescriptorSample, describe_items
-from mpp_jax.model import Model, Provenance, codebook_digest
+from mpp_jax.encoding import atoms_of, encode_described, wanted_of
+from mpp_jax.extraction import Described, DescriptorSample, Wanted, Wants, source_layer
+from mpp_jax.features import Features
+from mpp_jax.model import Model, Provenance, codebooks_digest
 from mpp_jax.nets import Network
-from mpp_jax.pooling import check_methods, get_pooling, split_stacks
+from mpp_jax.pooling import check_methods
+from mpp_jax.pooling.notation import SIFT
 from mpp_jax.progress import StageTimer, progress
 from mpp_jax.pyramid import scale_side
+from mpp_jax.sift import sift_network
 from mpp_jax.store import SHARD_SIZE, Store, StoreWriter
 from mpp_jax.svm import SVMInfo, fit_svm, svm_scores
-
-
-class DescribedCache:
-    """Activations kept on the device between fitting and encoding, up to a number of bytes.
-
-    Attributes:
-        crops: sets of crops to be kept besides the scales.
-        full: whether a batch has been turned away.
-        batches: (pictures, activations).
-    """
-
-    def __init__(self, limit: int, crops: tuple[Crops, ...] = ()) -> None:
-        """Start empty, with room for ``limit`` bytes."""
-        self._room = limit
-        self.crops = crops
-        self.full = False
-        self.batches: list[tuple[list[Item], Described]] = []
-
-    def offer(self, items: list[Item], described: Described) -> None:
-        """Keep a batch and its pictures if there is room."""
-        self.full = self.full or described.nbytes > self._room
-        if not self.full:
-            self._room -= described.nbytes
-            self.batches.append((items, described))
 
 
 def provenance(
@@ -68,13 +48,14 @@ def provenance(
     )
 
 
-def needs_codebook(config: Run) -> bool:
-    """Return whether any of the representations reads Fisher vectors."""
-    return any(get_pooling(name).codebook for name in split_stacks(config.pooling))
+def recipes(config: Run) -> dict[str, tuple[str, Recipe]]:
+    """Return (source, recipe) of every codebook that the representations read, by key."""
+    atoms = [atom for atom in atoms_of(config) if atom.codebook is not None]
+    return {atom.codebook: (atom.source, atom.pooling.codebook) for atom in atoms}  # type: ignore[misc]
 
 
 def encoding_settings(config: Run) -> dict[str, Any]:
-    """Return what decides the vectors besides network, weights and codebook, as JSON values."""
+    """Return what decides the vectors besides network, weights and codebooks, as JSON values."""
     settings = config.to_dict()
     return {
         "pyramid": settings["pyramid"] | {"scales": list(config.pyramid.scales)},
@@ -97,10 +78,13 @@ def fit(
     *,
     timer: StageTimer | None = None,
     cache: DescribedCache | None = None,
+    describe: Describe | None = None,
     on_skip: Callable[[str, str], object] | None = None,
     quiet: bool = False,
-) -> tuple[Codebook, CodebookInfo]:
+) -> tuple[Codebooks, dict[str, CodebookInfo]]:
     """Fit PCA and mixture to descriptors sampled from the training pictures over all scales.
+
+    One codebook for each source of descriptors and recipe that the representations read.
 
     Args:
         dataset: pictures; those of the training split are read.
@@ -108,86 +92,134 @@ def fit(
         config: settings.
         timer: collects seconds per stage.
         cache: is offered every batch of activations.
+        describe: computes the activations; None for `describe_with`.
         on_skip: is told (id, reason) of every picture that could not be decoded.
         quiet: no progress bar.
+
+    Returns:
+        Codebooks and how their fits went, by key.
 
     Raises:
         ValueError: too few descriptors, or NaN among them.
     """
     timer = timer or StageTimer()
+    describe = describe or describe_with(network, config)
     items = dataset.split("train")
-    _check_enough(len(items), network, config)
+    books = recipes(config)
+    _check_enough(len(items), network, config, books)
     place = {item.id: i for i, item in enumerate(items)}
-    sample = DescriptorSample(len(items), config.encoder.samples, config.seed)
+    samples = {
+        source: DescriptorSample(len(items), config.encoder.samples, config.seed)
+        for source, _ in books.values()
+    }
+    needed = {source: Wanted(config.pyramid.scales) for source in samples}
+    later = wanted_of(atoms_of(config), config.pyramid.scales)
+    both = {
+        source: Wanted(
+            needed[source].scales if source in needed else want.scales,
+            want.crops,
+        )
+        for source, want in later.items()
+    }
     with (
         timer.stage("describe training pictures"),
         progress(len(items), "describe", "picture", quiet=quiet) as bar,
     ):
         for block in _blocks(items, dataset):
             keeping = cache is not None and not cache.full
+            wants = both if keeping else needed
 
             def skip(entry: Skipped) -> None:
                 bar.update(1)
                 if on_skip is not None:
                     on_skip(entry.path, entry.reason)
 
-            described = describe_items(
-                network,
-                block,
-                config.pyramid,
-                crops=cache.crops if cache is not None and keeping else (),
-                on_skip=skip,
-            )
-            for batch in described:
+            for batch in describe(block, wants, skip):
                 mine = [block[i] for i in batch.index if i >= 0]
                 if cache is not None and keeping:
-                    cache.offer(mine, batch)
-                where = [place[block[i].id] if i >= 0 else -1 for i in batch.index]
-                sample.add(batch._replace(index=np.array(where)))
+                    cache.offer(mine, wants, batch)
+                where = np.array([place[block[i].id] if i >= 0 else -1 for i in batch.index])
+                for source, sample in samples.items():
+                    sample.add(where, batch.sources[source].scales)
                 bar.update(len(mine))
     with timer.stage("fit PCA and mixture"):
-        key = jax.random.key(config.seed)
-        return fit_codebook(key, sample.finish(), config.encoder)
+        drawn = {source: sample.finish() for source, sample in samples.items()}
+        fitted = {
+            key: fit_codebook(
+                jax.random.key(config.seed),
+                drawn[source],
+                recipe.settings(config.encoder),
+                mixture=recipe.mixture,
+            )
+            for key, (source, recipe) in books.items()
+        }
+    return {k: book for k, (book, _) in fitted.items()}, {
+        k: info for k, (_, info) in fitted.items()
+    }
 
 
-def _check_enough(pictures: int, network: Network, config: Run) -> None:
-    """Raise where the codebook could not be fitted even if every picture can be read."""
-    spec, pyramid = network.spec, config.pyramid
-    sides = [scale_side(spec.side, k, pyramid.rounding) for k in pyramid.scales]
-    each = sum(spec.positions(side, pyramid.layer) ** 2 for side in sides)
-    most = min(config.encoder.samples, pictures * each)
-    check_sizes(most, spec.layer(pyramid.layer).channels, config.encoder)
+def _check_enough(
+    pictures: int, network: Network, config: Run, books: dict[str, tuple[str, Recipe]]
+) -> None:
+    """Raise where a codebook could not be fitted even if every picture can be read."""
+    pyramid = config.pyramid
+    for source, recipe in books.values():
+        spec = sift_network().spec if source == SIFT else network.spec
+        layer = source_layer(spec, source, pyramid)
+        sides = [scale_side(spec.side, k, pyramid.rounding) for k in pyramid.scales]
+        each = sum(spec.positions(side, layer) ** 2 for side in sides)
+        most = min(config.encoder.samples, pictures * each)
+        check_sizes(most, spec.layer(layer).channels, recipe.settings(config.encoder))
 
 
 def encode_dataset(
     dataset: Dataset,
     network: Network,
-    codebook: Codebook | None,
+    codebooks: Codebooks,
     config: Run,
     folder: Path,
     *,
+    features: Mapping[str, Features] | None = None,
     timer: StageTimer | None = None,
     cache: DescribedCache | None = None,
+    describe: Describe | None = None,
     quiet: bool = False,
 ) -> Store:
     """Encode all pictures into a store, resuming an unfinished one of the same settings.
 
+    Args:
+        dataset: pictures.
+        network: the network.
+        codebooks: by key; more than are needed do no harm.
+        config: settings.
+        folder: of the store.
+        features: those that representations stack with, by name.
+        timer: collects seconds per stage.
+        cache: activations from `fit`, which are taken out of it.
+        describe: computes the activations; None for `describe_with`.
+        quiet: no progress bar.
+
     Raises:
         StoreError: the folder holds something else.
-        ValueError: a representation lacks its codebook or scale.
+        DataError: features lack a picture.
+        ValueError: a representation lacks its codebook, scale or features.
     """
     timer = timer or StageTimer()
-    methods = split_stacks(config.pooling)
-    check_methods(methods, codebook=codebook is not None, scales=config.pyramid.scales)
-    crops, scales = wanted_crops(methods), wanted_scales(methods, config.pyramid.scales)
+    describe = describe or describe_with(network, config)
+    atoms = atoms_of(config)
+    check_methods(atoms, codebooks=codebooks, scales=config.pyramid.scales)
+    external = check_features(dataset, config, features or {})
+    computed = tuple(atom for atom in atoms if not atom.external)
+    wants = wanted_of(computed, config.pyramid.scales)
     writer = StoreWriter(
         folder,
         dataset,
-        methods=methods,
+        methods=[atom.name for atom in atoms],
         network=network.spec.name,
         weights_sha256=network.weights_sha256,
-        codebook_sha256=codebook_digest(codebook) if codebook and needs_codebook(config) else None,
-        config=encoding_settings(config),
+        codebook_sha256=codebooks_digest(codebooks, atoms),
+        config=encoding_settings(config)
+        | {"features": {name: part.sha256 for name, part in external.items()}},
         shard_size=SHARD_SIZE,
     )
     todo = list(writer.remaining)
@@ -198,16 +230,17 @@ def encode_dataset(
         progress(total, "encode", "picture", quiet=quiet, initial=total - len(todo)) as bar,
     ):
 
-        def put(items: list[Item], described: Described) -> None:
-            _, vectors = encode_described(described, codebook, config, methods)
+        def put(items: list[Item], had: Wants, described: Described) -> None:
+            _, vectors = encode_described(described, had, codebooks, config, computed)
+            vectors |= {name: part.of(items) for name, part in external.items()}
             writer.put(items, vectors)
             bar.update(len(items))
 
         open_ids = {item.id for item in todo}
         while cache is not None and cache.batches:
-            items, described = cache.batches.pop(0)
+            items, had, described = cache.batches.pop(0)
             if all(item.id in open_ids for item in items):
-                put(items, described)
+                put(items, had, described)
                 open_ids -= {item.id for item in items}
         for block in _blocks([item for item in todo if item.id in open_ids], dataset):
 
@@ -215,17 +248,31 @@ def encode_dataset(
                 writer.skip(block[entry.position], entry.reason)
                 bar.update(1)
 
-            batches = describe_items(
-                network, block, config.pyramid, scales=scales, crops=crops, on_skip=skip
-            )
-            for described in batches:
-                put([block[i] for i in described.index if i >= 0], described)
+            for described in describe(block, wants, skip):
+                put([block[i] for i in described.index if i >= 0], wants, described)
     return Store.open(folder)
+
+
+def check_features(
+    dataset: Dataset, config: Run, features: Mapping[str, Features]
+) -> dict[str, Features]:
+    """Return the features that the representations stack with, or raise where they are not there.
+
+    Raises:
+        DataError: they lack a picture.
+        ValueError: none of that name.
+    """
+    names = [atom.name for atom in atoms_of(config) if atom.external]
+    for name in names:
+        if name not in features:
+            raise ValueError(f"features: {name!r} was not given; add --features {name}=FILE")
+        features[name].check(dataset)
+    return {name: features[name] for name in names}
 
 
 def train(
     store: Store,
-    codebook: Codebook | None,
+    codebooks: Codebooks,
     made: Provenance,
     methods: Sequence[str] | None = None,
     *,
@@ -263,7 +310,7 @@ def train(
                 tolerance=config.svm.tolerance,
                 max_iterations=config.svm.max_iterations,
             )
-    return Model(made, codebook, svms, store.classes, methods[0]), infos
+    return Model(made, codebooks, svms, store.classes, methods[0]), infos
 
 
 def score(model: Model, store: Store, *, quiet: bool = False) -> dict[str, np.ndarray]:

@@ -27,8 +27,8 @@ resumed store equals an uninterrupted one byte for byte, provided that a picture
 reach beyond its shard (``canvas_batches(..., flush_every=shard_size)``). Nothing depends on time,
 host or path.
 
-A method name ``A+B`` means the stack of finished unit vectors: concatenated, then L2-normalised. It
-is computed when read.
+Stored are single representations; ``A+B`` and the other stacks of `mpp_jax.pooling.notation` are
+made of them when read: concatenated, then L2-normalised.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from typing import Any
 import numpy as np
 
 from .data.dataset import SPLITS, target_matrix
+from .pooling.notation import parse
 from .store_format import StoredItem, StoreError, read_manifest, read_shard, shard_name
 from .store_writer import SHARD_SIZE, StoreWriter
 
@@ -173,13 +174,20 @@ class Store:
             yield chunks[0] if len(chunks) == 1 else stack_unit_vectors(chunks)
 
     def _parts(self, method: str) -> list[str]:
+        stored = self.manifest["methods"]
         parts = method.split("+")
-        for part in parts:
-            if part not in self.manifest["methods"]:
-                raise StoreError(
-                    f"{self.path}: no encodings {part!r}; there are {', '.join(self.methods)}"
-                )
-        return parts
+        if all(part in stored for part in parts):
+            return parts
+        own = self.config.get("pyramid", {}).get("layer")
+        there = f"there are {', '.join(self.methods)}"
+        try:
+            atoms = parse(method, self.config.get("features", ()), own)
+        except ValueError as error:
+            raise StoreError(f"{self.path}: no encodings {method!r}; {there} ({error})") from error
+        for atom in atoms:
+            if atom.name not in stored:
+                raise StoreError(f"{self.path}: no encodings {atom.name!r}; {there}")
+        return [atom.name for atom in atoms]
 
     @cached_property
     def _rows_of(self) -> Counter[int]:

@@ -31,7 +31,7 @@ from .store_format import (
 #: Items of a shard unless told otherwise.
 SHARD_SIZE: Final = 256
 
-_METHOD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_METHOD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(\([A-Za-z0-9_.-]+\))?")
 
 
 class StoreWriter:
@@ -71,7 +71,8 @@ class StoreWriter:
         Args:
             path: Folder of the store; new, empty, or a store of the very same configuration.
             dataset: What will be encoded.
-            methods: Names of the stored representations: letters, digits, ``_``, ``-``, ``.``.
+            methods: Names of the stored representations: letters, digits, ``_``, ``-``, ``.``, and
+                a layer in parentheses.
             network: Name of the network.
             weights_sha256: Hash of its weights.
             codebook_sha256: Hash of the codebook, where a method needs one.

@@ -23,9 +23,9 @@ from mpp_jax.bundle import (
 from mpp_jax.data import decode_picture
 from mpp_jax.model import (
     Model,
-    load_codebook,
+    load_codebooks,
     open_model,
-    save_codebook,
+    save_codebooks,
     save_model,
 )
 from mpp_jax.nets import NETWORKS
@@ -158,18 +158,19 @@ def test_model_round_trip(done: Finished, tmp_path: Path) -> None:
 
 
 def test_codebook_round_trip(done: Finished, tmp_path: Path) -> None:
-    codebook, made = load_codebook(done.out / "codebook")
-    assert codebook is not None
+    codebooks, made = load_codebooks(done.out / "codebook")
+    (codebook,) = codebooks.values()
     for flags in ((False, False), (True, False), (True, True)):
         marked = replace(codebook, l2_before=flags[0], l2_after=flags[1])
-        save_codebook(tmp_path / "book", marked, made)
-        again, record = load_codebook(tmp_path / "book")
-        assert again is not None
+        save_codebooks(tmp_path / "book", {"default.fisher": marked, "pool5.x": codebook}, made)
+        read, record = load_codebooks(tmp_path / "book")
+        assert set(read) == {"default.fisher", "pool5.x"}
+        again = read["default.fisher"]
         assert (again.l2_before, again.l2_after) == flags
         assert record == made
         assert arrays_digest(again) == arrays_digest(codebook)
-    save_codebook(tmp_path / "book", None, made)
-    assert load_codebook(tmp_path / "book") == (None, made)
+    save_codebooks(tmp_path / "book", {}, made)
+    assert load_codebooks(tmp_path / "book") == ({}, made)
 
 
 def test_predictions_are_the_stored_scores(done: Finished, model: Model) -> None:
@@ -279,7 +280,7 @@ def test_other_networks_are_refused(
         (lambda f: edit_record(f, primary="vlad"), "do not fit its arrays"),
         (lambda f: edit_record(f, classes=["a", "b"]), "do not fit its arrays"),
         (lambda f: edit_record(f, methods=["vlad"]), "damaged .no entry 'vlad'"),
-        (lambda f: edit_record(f, codebook={}), "damaged"),
+        (lambda f: edit_record(f, codebooks={"other": {}}), "damaged"),
         (corrupt, "its arrays"),
     ],
 )
@@ -296,4 +297,4 @@ def test_a_codebook_is_no_model(done: Finished) -> None:
     with pytest.raises(BundleError, match="wanted a model, found mpp-jax-codebook"):
         open_model(done.out / "codebook")
     with pytest.raises(BundleError, match="wanted a codebook, found mpp-jax-model"):
-        load_codebook(done.out / "model")
+        load_codebooks(done.out / "model")

@@ -99,12 +99,12 @@ def test_unpadded_dense_equals_every_crop() -> None:
     spec = FULLY_CONNECTED.unpadded()
     unpadded = random_network(jax.random.key(1), spec)
     pixels = jnp.asarray(picture(np.random.default_rng(0), RED, 59, 59), jnp.float32)[None]
-    dense = np.asarray(describe_pictures(unpadded, pixels, "fc6"))[0]
+    dense = np.asarray(describe_pictures(unpadded, pixels, ("fc6",))[0])[0]
     layer, across = spec.layer(), spec.positions(59)
     assert (layer.stride, layer.window, across) == (4, 35, 7)
     windows = np.round(receptive_windows(across, layer.stride, layer.window, 59) * 59).astype(int)
     crops = jnp.concatenate([pixels[:, t:b, le:r] for t, le, b, r in windows])
-    alone = np.asarray(describe_pictures(unpadded, crops, "fc6"))[:, 0]
+    alone = np.asarray(describe_pictures(unpadded, crops, ("fc6",))[0])[:, 0]
     np.testing.assert_allclose(dense, alone, atol=2e-4 * np.abs(alone).max())
 
 
@@ -115,7 +115,7 @@ def test_squeezenet_dense_equals_crop_inside() -> None:
     stride, across = SQUEEZENET.layer("fire4").stride, SQUEEZENET.positions(227, "fire4")
     maps = {}
     for name, whole in (("dense", pixels), ("crop", pixels[:, 32:259, 64:291])):
-        flat = np.asarray(describe_pictures(squeezenet, whole, "fire4"))[0]
+        flat = np.asarray(describe_pictures(squeezenet, whole, ("fire4",))[0])[0]
         side = int(len(flat) ** 0.5)
         maps[name] = flat.reshape(side, side, -1)
     top, left = 32 // stride, 64 // stride
@@ -161,13 +161,14 @@ def test_batch_equals_one_by_one(network: Network) -> None:
 def test_rows_without_picture_are_masked(network: Network) -> None:
     canvas, sizes = canvas_of(pictures(3), 96)
     valid = np.array([True, True, False])
-    scale = describe_scale(network, jnp.asarray(canvas), jnp.asarray(sizes), side=50, valid=valid)
+    canvas, sizes = jnp.asarray(canvas), jnp.asarray(sizes)
+    (scale,) = describe_scale(network, canvas, sizes, side=50, valid=valid)
     assert np.asarray(scale.mask).tolist() == [[True] * 4, [True] * 4, [False] * 4]
 
 
 def test_crops_are_those_of_the_256_pixel_picture(network: Network) -> None:
     canvas, sizes = (jnp.asarray(a) for a in canvas_of(pictures(3), 96))
-    ours = describe_crops(network, canvas, sizes, count=5, flip=True)
+    (ours,) = describe_crops(network, canvas, sizes, count=5, flip=True)
     assert ours.shape == (3, 10, 16)
     warped = np.asarray(resize_pictures(canvas, sizes, 256))
     cut = [warped[1, y : y + 35, x : x + 35] for y, x in crop_corners(5, 35, 256)]
@@ -225,7 +226,7 @@ def test_a_hundred_sizes_compile_one_program_a_scale(network: Network) -> None:
         sample = DescriptorSample(len(dataset.items), 500, 0)
         seen = 0
         for described in describe_items(network, dataset.items, pyramid):
-            sample.add(described)
+            sample.add(described.index, described.sources["default"].scales)
             seen += int((described.index >= 0).sum())
             marks.append((seen, len(compiled)))
     finally:
@@ -247,7 +248,7 @@ def test_sample_is_the_same_in_any_batches(network: Network) -> None:
     for batch, quota in itertools.product((1, 3), (40, 10**6)):
         sample = DescriptorSample(len(items), quota, seed=4)
         for described in describe_items(network, items, Pyramid((0, 1, 2), batch=batch)):
-            sample.add(described)
+            sample.add(described.index, described.sources["default"].scales)
         samples.append(sample.finish())
     assert samples[0].shape == (40, 16)
     assert samples[1].shape == (7 * sum(POSITIONS), 16)
@@ -267,11 +268,13 @@ def test_sample_shares_evenly_and_depends_on_the_seed(network: Network) -> None:
     for seed in (0, 1):
         sample = DescriptorSample(4, 20, seed)
         for batch in described:
-            sample.add(batch)
+            sample.add(batch.index, batch.sources["default"].scales)
         chosen[seed] = sample.finish()
     assert chosen[0].shape == (20, 16)
     assert not np.array_equal(chosen[0], chosen[1])
-    everything = [np.concatenate([np.asarray(s.x[0]) for s in d.scales]) for d in described]
+    everything = [
+        np.concatenate([np.asarray(s.x[0]) for s in d.sources["default"].scales]) for d in described
+    ]
     for i, own in enumerate(everything):
         part = chosen[0][5 * i : 5 * i + 5]
         assert all(any(np.array_equal(row, other) for other in own) for row in part)

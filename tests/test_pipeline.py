@@ -21,10 +21,11 @@ from toy_run import (
 )
 
 from mpp_jax import commands, pipeline
+from mpp_jax.activations import DescribedCache
 from mpp_jax.bundle import BundleError, arrays_digest
 from mpp_jax.data import DataError, decode_picture, open_dataset
 from mpp_jax.dense import dense_descriptors, describe_crops
-from mpp_jax.model import load_codebook, open_model
+from mpp_jax.model import load_codebooks, open_model
 from mpp_jax.pooling import pool
 from mpp_jax.progress import StageTimer
 from mpp_jax.store import Store, StoreError
@@ -54,8 +55,8 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def codebook_digest(folder: Path) -> str:
-    codebook, _ = load_codebook(folder)
-    return arrays_digest(codebook)
+    codebooks, _ = load_codebooks(folder)
+    return arrays_digest(codebooks)
 
 
 def svm_digest(folder: Path) -> str:
@@ -71,16 +72,16 @@ def results(folder: Path) -> dict[str, Any]:
 
 def test_vectors_are_those_of_the_python_interface(done: Finished) -> None:
     store = done.store
-    codebook, _ = load_codebook(done.out / "codebook")
+    codebooks, _ = load_codebooks(done.out / "codebook")
     assert [item.id for item in store.all_items] == [item.id for item in done.dataset.items]
     for split, row in (("train", 3), ("train", 14), ("test", 8)):
         pixels = decode_picture(done.dataset.split(split)[row].path)
         scales = dense_descriptors(done.network, pixels[None], scales=range(3))
         size = np.array([pixels.shape[:2]])
-        crops = describe_crops(done.network, pixels[None], size, count=5, flip=True)
+        (crops,) = describe_crops(done.network, pixels[None], size, count=5, flip=True)
         for method in METHODS:
             ours = store.vectors(method, split)[row]
-            wanted = np.asarray(pool(method, scales, codebook, crops=crops))[0]
+            wanted = np.asarray(pool(method, scales, codebooks, crops=crops))[0]
             # Signed square roots of numbers near 0 carry their rounding up to here.
             np.testing.assert_allclose(ours, wanted, atol=2e-4, err_msg=method)
             assert np.linalg.norm(ours) == pytest.approx(1, abs=1e-5)
@@ -144,14 +145,14 @@ def test_run_equals_its_parts(done: Finished, tmp_path: Path) -> None:
 def test_cache_does_not_show(done: Finished, tmp_path: Path, room: int) -> None:
     """Nothing, or a part, of the activations is kept between fitting and encoding."""
     kept = []
-    offer = pipeline.DescribedCache.offer
+    offer = DescribedCache.offer
 
-    def watched(self: Any, items: list, described: Any) -> None:
-        offer(self, items, described)
+    def watched(self: Any, *batch: Any) -> None:
+        offer(self, *batch)
         kept.append(len(self.batches))
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(pipeline.DescribedCache, "offer", watched)
+        monkeypatch.setattr(DescribedCache, "offer", watched)
         assert run(done, tmp_path / "out", cache_bytes=room) == 0
     assert (max(kept) > 0) == (room > 0)
     assert max(kept) < 15
@@ -164,12 +165,12 @@ def test_two_runs_give_the_same_bytes(done: Finished, tmp_path: Path) -> None:
 
 
 def test_larger_batches_change_rounding_only(done: Finished, tmp_path: Path) -> None:
-    codebook, _ = load_codebook(done.out / "codebook")
+    codebooks, _ = load_codebooks(done.out / "codebook")
     methods = ("mpp", "avg")
     config = replace(CONFIG, pooling=methods, pyramid=replace(CONFIG.pyramid, batch=3))
     folder = tmp_path / "store"
     store = pipeline.encode_dataset(
-        done.dataset, done.network, codebook, config, folder, quiet=True
+        done.dataset, done.network, codebooks, config, folder, quiet=True
     )
     for method in methods:
         for split in ("train", "test"):
@@ -220,11 +221,11 @@ def test_interrupted_run_goes_on(done: Finished, tmp_path: Path, room: int, pict
 
 
 def test_damaged_shard_is_made_again(done: Finished, tmp_path: Path) -> None:
-    codebook, _ = load_codebook(done.out / "codebook")
+    codebooks, _ = load_codebooks(done.out / "codebook")
     folder = tmp_path / "store"
 
     def encode() -> None:
-        pipeline.encode_dataset(done.dataset, done.network, codebook, CONFIG, folder, quiet=True)
+        pipeline.encode_dataset(done.dataset, done.network, codebooks, CONFIG, folder, quiet=True)
 
     encode()
     shard = folder / "shard-00001.mpp.npy"
@@ -307,7 +308,7 @@ def test_what_is_stored_under_other_settings_is_refused(done: Finished, tmp_path
     model = done.model
     assert model.codebook is not None
     pca = model.codebook.pca._replace(mean=model.codebook.pca.mean + 1)
-    stranger = replace(model, codebook=replace(model.codebook, pca=pca))
+    stranger = replace(model, codebooks={"default.fisher": replace(model.codebook, pca=pca)})
     commands.save_model(tmp_path / "model", stranger)
     with pytest.raises(StoreError, match="encoded with other settings: codebook_sha256 was"):
         commands.evaluate(tmp_path / "model", done.store.path, None, tmp_path / "out", QUIET)
@@ -339,7 +340,7 @@ def test_hopeless_settings_are_refused_before_any_picture_is_read(
     def read(*arguments: Any, **options: Any) -> None:
         raise AssertionError("pictures were read")
 
-    monkeypatch.setattr(pipeline, "describe_items", read)
+    monkeypatch.setattr("mpp_jax.activations.describe_items", read)
     with pytest.raises(ValueError, match=message):
         run(done, tmp_path / "out", **changes)
     assert not list(tmp_path.iterdir())
@@ -347,19 +348,19 @@ def test_hopeless_settings_are_refused_before_any_picture_is_read(
 
 def test_training_needs_every_class_and_more_than_one(done: Finished, tmp_path: Path) -> None:
     store = done.store
-    _, made = load_codebook(store.path / "codebook")
+    _, made = load_codebooks(store.path / "codebook")
     store.all_items = tuple(
         replace(item, status="skipped", reason="damaged") if "/red/" in item.id else item
         for item in store.all_items
     )
     with pytest.raises(DataError, match="class 'red' has no training picture that could be read"):
-        pipeline.train(store, None, made, ("avg",), quiet=True)
+        pipeline.train(store, {}, made, ("avg",), quiet=True)
     one = replace(done.dataset, classes=("all",))
     one = replace(one, items=tuple(replace(item, labels=(0,)) for item in one.items))
     config = replace(CONFIG, pooling=("avg",))
-    single = pipeline.encode_dataset(one, done.network, None, config, tmp_path / "s", quiet=True)
+    single = pipeline.encode_dataset(one, done.network, {}, config, tmp_path / "s", quiet=True)
     with pytest.raises(DataError, match="class 'all' is that of every training picture"):
-        pipeline.train(single, None, made, ("avg",), quiet=True)
+        pipeline.train(single, {}, made, ("avg",), quiet=True)
 
 
 def test_representations_that_need_no_codebook_fit_none(done: Finished, tmp_path: Path) -> None:
@@ -389,12 +390,12 @@ def test_author_preset_runs(done: Finished, tmp_path: Path) -> None:
     store = Store.open(out / "encodings")
     size = 2 * 4 * 6
     assert (store.dimension("mpp"), store.dimension("csf")) == (size, 2 * size)
-    codebook, _ = load_codebook(out / "codebook")
+    codebooks, _ = load_codebooks(out / "codebook")
     pixels = decode_picture(done.dataset.items[0].path)
     scales = dense_descriptors(
         done.network, pixels[None], scales=range(3), rounding="round", resampling="bicubic"
     )
-    wanted = pool("mpp", scales[1:], codebook)
+    wanted = pool("mpp", scales[1:], codebooks)
     np.testing.assert_allclose(store.vectors("mpp", "train")[:1], wanted, atol=2e-4)
 
 

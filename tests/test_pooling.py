@@ -15,17 +15,19 @@ from mpp_jax.gmm import GMM
 from mpp_jax.pca import PCA
 from mpp_jax.pooling import (
     POOLINGS,
+    Activations,
     encode,
     get_pooling,
-    mean_descriptor,
+    parse_all,
     pool,
     register_pooling,
-    split_stacks,
 )
+from mpp_jax.pooling.variants import mean_descriptor
 
 C, P, K = 7, 4, 3
 COUNTS = (1, 4, 9)
 SINGLES = ("fc7", "avg", "nfk", "csf", "mpp")
+BOOK = "default.fisher"
 
 
 def make_codebook(l2: str = "none") -> Codebook:
@@ -128,8 +130,14 @@ def unmasked(scales: tuple[Descriptors, ...], row: int) -> list[np.ndarray]:
     return [np.asarray(s.x[row], np.float64)[np.asarray(s.mask[row])] for s in scales]
 
 
-def encoded(scales: tuple[Descriptors, ...], codebook: Codebook = CODEBOOK) -> dict:
-    return {name: np.asarray(v) for name, v in encode(scales, {}, codebook, SINGLES).items()}
+def encoded(
+    scales: tuple[Descriptors, ...], codebook: Codebook = CODEBOOK, first: int = 0
+) -> dict[str, np.ndarray]:
+    """All single variants in one program."""
+    sources = {"default": Activations(scales, {})}
+    numbers = (("default", tuple(range(len(scales)))),)
+    arrays = encode(sources, {BOOK: codebook}, parse_all(SINGLES), numbers, first)
+    return {name: np.asarray(vectors) for name, vectors in arrays.items()}
 
 
 @pytest.mark.parametrize("normalised", ["none", "before", "both"])
@@ -182,34 +190,9 @@ def test_one_scale_makes_all_fisher_variants_equal() -> None:
     np.testing.assert_allclose(ours["fc7"], ours["avg"], atol=1e-6)
 
 
-def test_order_and_padding_do_not_matter() -> None:
-    plain = encoded(SCALES)
-    rng = np.random.default_rng(5)
-    shuffled, padded = [], []
-    for s in SCALES:
-        order = rng.permutation(s.x.shape[1])
-        shuffled.append(Descriptors(s.x[:, order], s.mask[:, order], s.window[order]))
-        # NaN in rows that do not count must not leak.
-        x = np.concatenate([s.x, np.full((2, 3, C), np.nan, np.float32)], axis=1)
-        mask = np.concatenate([s.mask, np.zeros((2, 3), bool)], axis=1)
-        padded.append(Descriptors(x, mask, np.concatenate([s.window, np.zeros((3, 4))])))
-    for other in (encoded(tuple(shuffled)), encoded(tuple(padded))):
-        for name in SINGLES:
-            np.testing.assert_allclose(other[name], plain[name], atol=2e-6, err_msg=name)
-
-
-def test_batch_equals_loop() -> None:
-    together = encoded(SCALES)
-    for row in range(2):
-        scales = tuple(Descriptors(s.x[[row]], s.mask[[row]], s.window) for s in SCALES)
-        alone = encoded(scales)
-        for name in SINGLES:
-            np.testing.assert_allclose(alone[name][0], together[name][row], atol=2e-6)
-
-
 def test_first_scale_may_be_left_out_of_the_fisher_vectors() -> None:
     whole, later = encoded(SCALES), encoded(SCALES[1:])
-    skipping = encode(SCALES, {}, CODEBOOK, SINGLES, 1)
+    skipping = encoded(SCALES, first=1)
     for name in ("nfk", "csf", "mpp"):
         np.testing.assert_allclose(skipping[name], later[name], atol=1e-6)
     for name in ("fc7", "avg"):
@@ -226,7 +209,12 @@ def test_pool_and_stacks() -> None:
     wanted = np.concatenate([ours["mpp"], ours["avg"]], axis=1) / np.sqrt(2)
     np.testing.assert_allclose(stack, wanted, atol=1e-6)
     np.testing.assert_allclose(pool("avg", list(SCALES)), ours["avg"], atol=1e-6)
-    assert split_stacks(["mpp+avg", "fc7", "avg+nfk"]) == ("mpp", "avg", "fc7", "nfk")
+    assert [a.name for a in parse_all(["mpp+avg", "fc7", "avg+nfk"])] == [
+        "mpp",
+        "avg",
+        "fc7",
+        "nfk",
+    ]
 
 
 def test_crops_are_averaged_before_l2() -> None:
@@ -246,7 +234,7 @@ def test_crops_are_averaged_before_l2() -> None:
 
 @pytest.fixture
 def own_variant() -> Iterator[str]:
-    @register_pooling("test-max", codebook=False)
+    @register_pooling("test-max", codebook=None)
     def largest(evidence, codebook):
         # Masked rows must be left out by the variant itself.
         pairs = zip(evidence.x, evidence.mask, strict=True)
@@ -264,24 +252,34 @@ def test_a_variant_of_ones_own(own_variant: str) -> None:
         np.testing.assert_allclose(ours[row], wanted, rtol=1e-6)
     stack = pool(f"{own_variant}+avg", SCALES)
     assert stack.shape == (2, 2 * C)
-    with pytest.raises(ValueError, match="name must be new"):
+    with pytest.raises(ValueError, match="there is a variant 'test-max' already"):
         register_pooling(own_variant)
 
 
-@pytest.mark.parametrize("name", ["mpp", "", "a+b", "a,b", "a/b", "a b", "Upper", "ä"])
+@pytest.mark.parametrize(
+    "name", ["", "a+b", "a,b", "a/b", "a b", "a(b)", "Upper", "ä", "2d", "sp", "sp2x2", "mpp-sp3x1"]
+)
 def test_names_that_cannot_be_registered(name: str) -> None:
-    with pytest.raises(ValueError, match="name must be new, of lower-case letters"):
+    with pytest.raises(ValueError, match="name must be words of a-z"):
         register_pooling(name)
+
+
+def test_settings_that_cannot_be_registered() -> None:
     with pytest.raises(ValueError, match="crops must be 0, 1, 5 or 25, got 10"):
         register_pooling("free", crops=10)
+    with pytest.raises(ValueError, match="codebook must be None for a variant that reads crops"):
+        register_pooling("free", crops=5)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mop", SCALES, CODEBOOK), "no variant 'mop'; there are ap1, ap10"),
-        (("mpp", SCALES), "'mpp' needs a codebook"),
-        (("avg+nfk", SCALES), "'nfk' needs a codebook"),
+        (("map", SCALES, CODEBOOK), "no variant 'map'; there are ap1, ap10"),
+        (("mpp", SCALES), "'mpp' needs the codebook 'default.fisher'"),
+        (("avg+nfk", SCALES), "'nfk' needs the codebook"),
+        (("mop", SCALES, CODEBOOK), "'mop' needs the codebook 'default.pca500-k100'"),
+        (("fv5", SCALES, CODEBOOK), "'fv5' reads scale 5, which is not among 1, 2, 3"),
+        (("mpp(pool5)", SCALES, CODEBOOK), "at least one scale of 'pool5', got none"),
         (("mpp+mpp", SCALES, CODEBOOK), "stacks a representation with itself"),
         (("ap10", SCALES), "crops: 'ap10' needs the activations"),
         (("mpp", (), CODEBOOK), "descriptors: 'mpp' needs those of at least one scale"),

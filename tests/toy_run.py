@@ -18,7 +18,7 @@ from mpp_jax.store import Store
 
 METHODS = ("mpp", "nfk", "csf", "avg", "fc7", "ap10", "mpp+avg")
 CONFIG = Run(
-    pyramid=Pyramid(scales=(0, 1, 2)),
+    pyramid=Pyramid(scales=(0, 1, 2), layer="fire2"),
     encoder=Encoder(pca=6, components=4, samples=200),
     pooling=METHODS,
 )

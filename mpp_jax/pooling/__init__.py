@@ -1,0 +1,42 @@
+"""Pooling: from the local activations of a picture to one vector.
+
+`protocol` says what a variant is and how to add one; `variants` are the paper's, `codings` the
+other encoders in their place; `notation` reads "MPP(Alex-FC7,Pool5)+SP"; `batched` computes.
+"""
+
+from mpp_jax.pooling import codings, variants
+from mpp_jax.pooling.batched import Activations, Crops, check_methods, encode, pool, pool_picture
+from mpp_jax.pooling.notation import Atom, canonical, parse, parse_all
+from mpp_jax.pooling.protocol import (
+    POOLINGS,
+    Evidence,
+    Pooling,
+    get_pooling,
+    load_plugin,
+    projected,
+    register_pooling,
+    scale_statistics,
+)
+
+__all__ = [
+    "POOLINGS",
+    "Activations",
+    "Atom",
+    "Crops",
+    "Evidence",
+    "Pooling",
+    "canonical",
+    "check_methods",
+    "codings",
+    "encode",
+    "get_pooling",
+    "load_plugin",
+    "parse",
+    "parse_all",
+    "pool",
+    "pool_picture",
+    "projected",
+    "register_pooling",
+    "scale_statistics",
+    "variants",
+]

@@ -1,0 +1,171 @@
+"""Batches of pictures through any number of variants, in one jitted program."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from mpp_jax.codebook import Codebook, Codebooks
+from mpp_jax.dense import Descriptors
+from mpp_jax.numerics import l2_normalize
+from mpp_jax.pooling.notation import DEFAULT, Atom, grid_cells, parse
+from mpp_jax.pooling.protocol import Evidence
+from mpp_jax.pyramid import over_pictures
+
+Crops = tuple[int, bool]
+"""(number of crops, whether their mirror images follow them)."""
+
+
+class Activations(NamedTuple):
+    """What one source (a layer, or SIFT) gives of a batch of pictures.
+
+    Attributes:
+        scales: one `Descriptors` a scale, coarsest first; empty where none were asked for.
+        crops: (B, n, C) by (number of crops, flipped).
+    """
+
+    scales: tuple[Descriptors, ...]
+    crops: dict[Crops, Array]
+
+
+@partial(jax.jit, static_argnames=("numbers", "methods", "first"))
+def encode(
+    sources: dict[str, Activations],
+    codebooks: Codebooks,
+    methods: tuple[Atom, ...],
+    numbers: tuple[tuple[str, tuple[int, ...]], ...],
+    first: int = 0,
+) -> dict[str, Array]:
+    """Encode a batch of pictures with several variants in one program.
+
+    Args:
+        sources: activations of the batch by source, see `Atom.source`.
+        codebooks: by key, see `Atom.codebook`.
+        methods: what is computed (static).
+        numbers: pairs of a source and the numbers of its scales, from 0 (static).
+        first: index of the first scale that encodings by a codebook take (static).
+
+    Returns:
+        {atom's name: (B, D) float32}, rows of unit length (zero where a picture has no
+        descriptor).
+    """
+    scales = dict(numbers)
+    windows = {name: tuple(d.window for d in source.scales) for name, source in sources.items()}
+    arrays = {
+        name: (tuple(d.x for d in s.scales), tuple(d.mask for d in s.scales), s.crops)
+        for name, s in sources.items()
+    }
+
+    def one(pictures: dict) -> dict[str, Array]:
+        shared: dict[tuple[str, str | None], Evidence] = {}
+        result = {}
+        for atom in methods:
+            x, mask, crops = pictures[atom.source]
+            pooling, book = atom.pooling, atom.codebook
+            codebook = None if book is None else codebooks[book]
+            if (atom.source, book) not in shared:
+                evidence = Evidence(scales[atom.source], x, mask, windows[atom.source], first=first)
+                shared[atom.source, book] = (
+                    evidence if codebook is None else evidence.counted(codebook)
+                )
+            crop = crops[pooling.crops, pooling.flip] if pooling.crops else None
+            evidence = shared[atom.source, book]._replace(crops=crop)
+            result[atom.name] = pool_picture(atom, evidence, codebook).astype(jnp.float32)
+        return result
+
+    return over_pictures(one, arrays)
+
+
+def pool_picture(atom: Atom, evidence: Evidence, codebook: Codebook | None) -> Array:
+    """Return the finished vector (D,) of one picture: the variant, on its scales and grid."""
+    pooling = atom.pooling
+    if pooling.scales is not None:
+        evidence = evidence.select(pooling.scales)
+    if atom.grid is None:
+        return pooling.function(evidence, codebook)  # type: ignore[arg-type]
+    cells = [
+        pooling.function(evidence.within(cell, codebook), codebook)  # type: ignore[arg-type]
+        for cell in grid_cells(atom.grid)
+    ]
+    return l2_normalize(jnp.concatenate(cells))
+
+
+def check_methods(
+    methods: Sequence[Atom], *, codebooks: Mapping[str, object] | None, scales: Sequence[int]
+) -> None:
+    """Raise a ValueError where a variant lacks its codebook or a scale (numbers from 0).
+
+    With ``codebooks`` None only the scales are checked.
+    """
+    for atom in methods:
+        if atom.external:
+            continue
+        if codebooks is not None and atom.codebook is not None and atom.codebook not in codebooks:
+            there = ", ".join(sorted(codebooks)) or "none"
+            raise ValueError(
+                f"pooling: {atom.name!r} needs the codebook {atom.codebook!r} (there: {there}); "
+                "fit it first, with the same --pooling"
+            )
+        missing = sorted(set(atom.pooling.scales or ()) - set(scales))
+        if missing and not atom.pooling.crops:
+            wanted = ", ".join(str(k + 1) for k in missing)
+            given = ", ".join(str(k + 1) for k in scales)
+            raise ValueError(
+                f"pooling: {atom.name!r} reads scale {wanted}, which is not among {given}"
+            )
+
+
+def pool(
+    name: str,
+    descriptors: Sequence[Descriptors] | Mapping[str, Sequence[Descriptors]],
+    codebook: Codebook | Codebooks | None = None,
+    *,
+    crops: Array | None = None,
+    scales: Sequence[int] | None = None,
+) -> Array:
+    """Encode pictures with one registered variant, on a grid or stacked as `notation` has it.
+
+    Args:
+        name: "mpp", "mpp+avg", "mpp(fc7,pool5)+sp" ...
+        descriptors: one `Descriptors` a scale, coarsest first, as `dense_descriptors` gives them;
+            or those of several layers by name.
+        codebook: from `fit_codebook`; variants without Fisher vectors need none. Where several are
+            needed, by key: "default.fisher" for the one layer, "pool5.fisher" for a named one.
+        crops: (B, n, C) activations of crops for ap1, ap10 and ap50.
+        scales: numbers of the scales from 0; None for 0, 1, 2, ...
+
+    Returns:
+        (B, D) float32.
+
+    Raises:
+        ValueError: an unknown variant, or one that lacks its codebook, crops or scales.
+    """
+    atoms = parse(name)
+    given = dict(descriptors) if isinstance(descriptors, Mapping) else {DEFAULT: descriptors}
+    books = codebook if isinstance(codebook, dict) else {}
+    if isinstance(codebook, Codebook):
+        books = {f"{DEFAULT}.fisher": codebook}
+    wanted = {(a.pooling.crops, a.pooling.flip) for a in atoms if a.pooling.crops}
+    if wanted and (crops is None or len(wanted) > 1):
+        raise ValueError(f"crops: {name!r} needs the activations of one set of crops")
+    sources, numbers = {}, []
+    for atom in atoms:
+        if not atom.pooling.crops and not given.get(atom.source):
+            raise ValueError(
+                f"descriptors: {atom.name!r} needs those of at least one scale of "
+                f"{atom.source!r}, got none"
+            )
+        parts = tuple(given.get(atom.source, ()))
+        cut = {key: jnp.asarray(crops) for key in wanted} if atom.source == DEFAULT else {}
+        sources[atom.source] = Activations(parts, cut)
+        rows = tuple(range(len(parts)) if scales is None else scales)
+        if len(rows) != len(parts):
+            raise ValueError(f"scales: {len(parts)} sets of descriptors, but {len(rows)} numbers")
+        numbers.append((atom.source, rows))
+        check_methods([atom], codebooks=books, scales=rows)
+    vectors = encode(sources, books, atoms, tuple(dict.fromkeys(numbers)))
+    parts_ = [vectors[atom.name] for atom in atoms]
+    return parts_[0] if len(parts_) == 1 else l2_normalize(jnp.concatenate(parts_, axis=1))
