@@ -14,11 +14,15 @@ from mpp_jax.cli_options import (
     PATH,
     c_option,
     data_options,
+    extra_options,
     fit_options,
+    network_option,
+    plugin_option,
     pooling_option,
     quiet_option,
     read_config,
     read_scales,
+    scales_option,
     weights_option,
 )
 from mpp_jax.config import Run
@@ -40,6 +44,7 @@ def _faces_user(command: Callable[..., int]) -> Callable[..., None]:
 
         keep_freed_memory()
         try:
+            _load_plugins(options.pop("plugins", ()))
             status = command(**options)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             message = _user_message(error)
@@ -53,6 +58,13 @@ def _faces_user(command: Callable[..., int]) -> Callable[..., None]:
         sys.exit(status)
 
     return wrapped
+
+
+def _load_plugins(files: Sequence[Path]) -> None:
+    for file in files:
+        from mpp_jax.pooling import load_plugin
+
+        load_plugin(file)
 
 
 def _user_message(error: Exception) -> str | None:
@@ -113,11 +125,20 @@ def main() -> None:
 @click.option("--out", required=True, type=PATH, help="Folder for everything that is made.")
 @fit_options
 @pooling_option
+@plugin_option
+@extra_options
 @c_option
 @data_options
+@click.option(
+    "--maps",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Test pictures that the report shows with confidence maps.",
+)
 @quiet_option
 @_faces_user
-def run(data: str, out: Path, quiet: bool, **options: Any) -> int:
+def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
     """Do everything, from the pictures in DATA to a report.
 
     Writes DIR/report.html, DIR/metrics.json, DIR/codebook, DIR/encodings and DIR/model. Given
@@ -125,18 +146,21 @@ def run(data: str, out: Path, quiet: bool, **options: Any) -> int:
     """
     from mpp_jax import commands
 
-    output, config, dataset, network = _open(data, quiet, options)
-    return commands.run(dataset, network, options["weights"], config, out, output)
+    output, config, dataset, network, extras = _open(data, quiet, options)
+    return commands.run(
+        dataset, network, options["weights"], config, out, output, extras, maps=maps
+    )
 
 
-def _open(data: str, quiet: bool, options: dict[str, Any]) -> tuple[Any, Run, Any, Any]:
+def _open(data: str, quiet: bool, options: dict[str, Any]) -> tuple[Any, Run, Any, Any, Any]:
     from mpp_jax import console
     from mpp_jax.nets import get_spec
-    from mpp_jax.pooling import split_stacks
+    from mpp_jax.pooling import parse_all
 
     output = console.Output(quiet)
     config = read_config(options)
-    split_stacks(config.pooling)
+    extras = _extras(options)
+    parse_all(config.pooling, extras.features)
     get_spec(options["network"])
     dataset = console.open_data(
         data,
@@ -147,22 +171,37 @@ def _open(data: str, quiet: bool, options: dict[str, Any]) -> tuple[Any, Run, An
     )
     # Last, for it may have to be downloaded.
     network = console.open_network(options["network"], options["weights"], options["dtype"], output)
-    return output, config, dataset, network
+    return output, config, dataset, network, extras
+
+
+def _extras(options: dict[str, Any]) -> Any:
+    from mpp_jax.commands import Extras
+    from mpp_jax.features import Features
+
+    files = options["features"]
+    read = {name: Features.read(name, file) for name, file in files.items()}
+    return Extras(read, options["cache"])
 
 
 @main.command(epilog=DATA_HELP)
 @click.argument("data")
 @click.option("--out", required=True, type=PATH, help="Folder for the codebook.")
 @fit_options
+@pooling_option
+@plugin_option
+@extra_options
 @data_options
 @quiet_option
 @_faces_user
 def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
-    """Fit a codebook (PCA and Gaussian mixture) to the training pictures of DATA."""
+    """Fit codebooks (PCA and Gaussian mixture) to the training pictures of DATA.
+
+    As many as the representations of --pooling need: one for most, more for other layers.
+    """
     from mpp_jax import commands
 
-    output, config, dataset, network = _open(data, quiet, options)
-    return commands.fit(dataset, network, options["weights"], config, out, output)
+    output, config, dataset, network, extras = _open(data, quiet, options)
+    return commands.fit(dataset, network, options["weights"], config, out, output, extras)
 
 
 @main.command(epilog=DATA_HELP)
@@ -171,6 +210,8 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 @click.option("--out", required=True, type=PATH, help="Folder for the encodings.")
 @weights_option
 @pooling_option
+@plugin_option
+@extra_options
 @data_options
 @quiet_option
 @_faces_user
@@ -191,14 +232,16 @@ def encode(
     from mpp_jax import commands, console
 
     output = console.Output(quiet)
+    extras = _extras({name: options.pop(name) for name in ("features", "cache")})
     dataset = console.open_data(data, output=output, **options)
-    return commands.encode(dataset, codebook, weights, pooling, out, output)
+    return commands.encode(dataset, codebook, weights, pooling, out, output, extras)
 
 
 @main.command()
 @click.argument("store", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder for the model.")
 @pooling_option
+@plugin_option
 @c_option
 @quiet_option
 @_faces_user
@@ -217,6 +260,7 @@ def train(
 @click.option("--out", required=True, type=PATH, help="Folder for metrics.json and report.html.")
 @click.option("--data", help="Where the pictures are, for the report's thumbnails.")
 @data_options
+@plugin_option
 @quiet_option
 @_faces_user
 def evaluate(
@@ -236,7 +280,8 @@ def evaluate(
 @weights_option
 @click.option("--method", help="Representation. [default: the model's primary one]")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: path, classes, error.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: path, classes, error, network.")
+@plugin_option
 @quiet_option
 @_faces_user
 def predict(
@@ -256,6 +301,61 @@ def predict(
 
 
 @main.command()
+@click.argument("model", type=PATH)
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@click.option("--out", required=True, type=PATH, help="Folder for the maps.")
+@click.option(
+    "--classes",
+    metavar="NAMES",
+    help="Classes to map, comma-separated. [default: each picture's --top]",
+)
+@click.option("--top", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--reading",
+    default="sum",
+    show_default=True,
+    type=click.Choice(["sum", "vote"]),
+    help="Add up each class's scores, or one vote of each window for its best class.",
+)
+@click.option(
+    "--bias/--no-bias",
+    default=False,
+    help="Add the machines' bias to every window's score. [default: no-bias]",
+)
+@click.option(
+    "--max-side",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(1, 4096),
+    help="Longest side of a map in pixels; larger pictures get smaller maps.",
+)
+@weights_option
+@click.option("--method", help="Representation. [default: the model's primary one]")
+@plugin_option
+@quiet_option
+@_faces_user
+def confidence(
+    model: Path,
+    pictures: tuple[str, ...],
+    weights: str | None,
+    method: str | None,
+    classes: str | None,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Map where in new pictures a saved MODEL sees its classes.
+
+    Writes OUT/NAME.png, the picture and its maps side by side, and OUT/NAME.npz, which NumPy alone
+    can read: maps (n, h, w), classes, scores of the whole picture.
+    """
+    from mpp_jax import console, queries
+
+    output = console.Output(quiet)
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    return queries.confidence(model, pictures, weights, method, names, output, **options)
+
+
+@main.command()
 @click.argument("store", type=PATH)
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
 @weights_option
@@ -264,7 +364,10 @@ def predict(
     help="Representation that is stored, or a stack of such as a+b. [default: the first]",
 )
 @click.option("--top", default=10, show_default=True, type=click.IntRange(min=1))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: path, neighbours, error.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: path, neighbours, error, network."
+)
+@plugin_option
 @quiet_option
 @_faces_user
 def search(
@@ -300,6 +403,49 @@ def geometry(network: str, scales: tuple[int, ...], layer: str | None, as_json: 
     else:
         click.echo(format_geometry(network, scales, layer))
     return 0
+
+
+@main.command(epilog=DATA_HELP)
+@click.option(
+    "--out",
+    default="mpp-jax-demo",
+    show_default=True,
+    type=PATH,
+    help="Folder for everything that is made.",
+)
+@click.option("--data", help="Your own pictures instead of generated scenes.")
+@click.option(
+    "--scenes",
+    default=300,
+    show_default=True,
+    type=click.IntRange(min=10),
+    help="Scenes that are generated for training, and as many for the test.",
+)
+@network_option
+@weights_option
+@scales_option("1-5")
+@data_options
+@quiet_option
+@_faces_user
+def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) -> int:
+    """Run everything at a small size, to see what it does: needs no pictures and no download.
+
+    Describes, trains and tests on generated scenes (ten kinds of objects at all sizes amid
+    clutter), or on the pictures in --data, and writes a report that compares the representations
+    and shows where in the pictures their evidence lies.
+    """
+    from mpp_jax import console
+    from mpp_jax.demo import demo_data, run_demo
+
+    output = console.Output(quiet)
+    network, weights = options.pop("network"), options.pop("weights")
+    scales, seed = options.pop("scales"), options["seed"]
+    if data is None:
+        dataset = demo_data(scenes, seed, output)
+    else:
+        dataset = console.open_data(data, output=output, **options)
+    opened = console.open_network(network, weights, "float32", output)
+    return run_demo(dataset, opened, weights, scales, seed, out, output)
 
 
 @main.group()

@@ -1,5 +1,6 @@
 """Options of the command line, and how their texts become settings. Nothing heavy is imported."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import click
 
 from mpp_jax.config import Run, preset
+from mpp_jax.nets.registry import DEFAULT_NETWORK
 
 PATH = click.Path(path_type=Path)
 
@@ -28,13 +30,28 @@ def read_scales(context: click.Context, parameter: click.Parameter, text: str) -
 
 
 def read_names(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    """Read "a,b+c" into a tuple of names."""
+    """Read "a,b(c,d)+e" into a tuple of names."""
     if text is None:
         return None
-    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    # At the commas outside parentheses; what the names mean is read where jax is loaded.
+    parts = re.split(r",(?![^()]*\))", "".join(text.lower().split()))
+    names = tuple(part for part in parts if part)
     if not names:
         raise click.BadParameter("name at least one representation")
     return names
+
+
+def read_features(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, Path]:
+    """Read NAME=FILE into {name: file}."""
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not name or not file or name.lower() in files:
+            raise click.BadParameter(f"{text!r}: write NAME=FILE, each name once")
+        files[name.lower()] = Path(file)
+    return files
 
 
 def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -50,15 +67,17 @@ quiet_option = click.option("--quiet", is_flag=True, help="Print only results an
 weights_option = click.option(
     "--weights",
     metavar="FILE",
-    help="The network's weight file. Without it the public file is taken from the cache folder, "
-    "or downloaded (its hash is checked).",
+    help="The network's weight file. Without it the one in the package or the cache folder is "
+    "taken, or the public one downloaded (its hash is checked).",
 )
 pooling_option = click.option(
     "--pooling",
     callback=read_names,
     metavar="NAMES",
     help="Representations, comma-separated; the first one headlines. fc7, ap1, ap10, ap50, avg, "
-    "nfk, csf, mpp, and stacks such as mpp+avg. "
+    "nfk, csf, mpp, mpp-entropy, mop, fv1..fv7, vlad, bow, sv, gmp, cov, max, gem, ifk; of another "
+    "layer as mpp(pool5), on a spatial grid as mpp+sp or mpp+sp1x1_2x2, stacked as mpp+avg; the "
+    "paper's MPP(Alex-FC7,Pool5)+SP is understood. "
     f"[default: {','.join(Run().pooling)}]",
 )
 data_options = _options(
@@ -83,18 +102,28 @@ data_options = _options(
         help="Of splits, limits, the descriptor sample and the mixture.",
     ),
 )
-fit_options = _options(
-    click.option("--network", default="squeezenet", show_default=True, help="See `weights list`."),
-    weights_option,
-    click.option("--layer", metavar="NAME", help="Activation to pool. [default: the network's]"),
-    click.option(
+network_option = click.option(
+    "--network", default=DEFAULT_NETWORK, show_default=True, help="See `weights list`."
+)
+
+
+def scales_option(default: str) -> Callable[[Any], Any]:
+    """The option --scales with a default of the command's own."""
+    return click.option(
         "--scales",
-        default="1-7",
+        default=default,
         show_default=True,
         callback=read_scales,
         help="Scales of the pyramid: 1 is the network's own input side, each next has twice the "
         "area.",
-    ),
+    )
+
+
+fit_options = _options(
+    network_option,
+    weights_option,
+    click.option("--layer", metavar="NAME", help="Activation to pool. [default: the network's]"),
+    scales_option("1-7"),
     click.option(
         "--pca",
         default=Run().encoder.pca,
@@ -135,6 +164,32 @@ fit_options = _options(
         show_default=True,
         type=click.Choice(["paper", "author"]),
         help="Details as the paper has them, or as its first author's published experiments.",
+    ),
+)
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=PATH,
+    metavar="FILE",
+    help="Python file that registers pooling variants of your own. May be repeated.",
+)
+extra_options = _options(
+    click.option(
+        "--features",
+        "features",
+        multiple=True,
+        callback=read_features,
+        metavar="NAME=FILE",
+        help="Vectors computed elsewhere (.npz of ids and vectors), to be stacked as mpp+NAME. May "
+        "be repeated.",
+    ),
+    click.option(
+        "--cache",
+        type=PATH,
+        metavar="FOLDER",
+        help="Keep activations there (float16) and take those that are there already, of whatever "
+        "run.",
     ),
 )
 c_option = click.option(

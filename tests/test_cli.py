@@ -144,7 +144,8 @@ def test_predict(done: Finished, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"not a picture")
     result = ok("predict", model, picture, "--json", "--method", "fc7", "--top", 2)
     (entry,) = json.loads(result.stdout)
-    assert set(entry) == {"path", "classes", "error"}
+    assert set(entry) == {"path", "classes", "error", "network", "weights_sha256"}
+    assert (entry["network"], entry["weights_sha256"]) == ("toy", done.network.weights_sha256)
     assert (entry["path"], entry["error"]) == (str(picture), None)
     assert [set(c) for c in entry["classes"]] == [{"class", "score"}] * 2
     assert entry["classes"][0]["class"] == "red"

@@ -172,7 +172,7 @@ def data(tmp_path: Path) -> Path:
         (["--scales", "1-99"], "write scales as"),
         (["--scales", "one"], "write scales as"),
         (["--scales", ""], "write scales as"),
-        (["--pooling", "mop"], "pooling: no variant 'mop'; there are ap1, ap10"),
+        (["--pooling", "map"], "pooling: no variant 'map'; there are ap1, ap10"),
         (["--pooling", "avg,avg"], "pooling must name different representations"),
         (["--pooling", "avg+avg"], "'avg+avg' stacks a representation with itself"),
         (["--pooling", ","], "name at least one representation"),

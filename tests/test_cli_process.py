@@ -114,7 +114,8 @@ def test_real_network_on_real_pictures(shared_dir: Path, tmp_path: Path) -> None
     data, out = shared_dir / "data" / "scene15", tmp_path / "out"
     weights = shared_dir / "data" / "squeezenet" / "compressed_SqueezeNet.net"
     options = ["--scales", "1", "--limit-per-class", "3", "--pooling", "avg,fc7", "--quiet"]
-    arguments = ["run", data, "--out", out, "--weights", weights, *options]
+    network = ["--network", "squeezenet", "--weights", weights]
+    arguments = ["run", data, "--out", out, *network, *options]
     result = CliRunner().invoke(main, [str(word) for word in arguments])
     assert result.exit_code == 0, result.output
     metrics = json.loads((out / "metrics.json").read_text())

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from mpp_jax.nets.network import Network, prepare
-from mpp_jax.nets.registry import get_spec
+from mpp_jax.nets.registry import DEFAULT_NETWORK, get_spec
+from mpp_jax.nets.sift import SIFT
 from mpp_jax.nets.spec import NetSpec, PoolingMode
 from mpp_jax.weights.cache import cache_folder, fetch
 from mpp_jax.weights.convert import Audit, Converted, convert
@@ -21,7 +22,7 @@ from mpp_jax.weights.source import WeightsError
 
 
 def load_network(
-    name: str,
+    name: str = DEFAULT_NETWORK,
     weights: str | os.PathLike[str] | None = None,
     *,
     pooling: PoolingMode | None = None,
@@ -31,10 +32,10 @@ def load_network(
     """A pretrained network.
 
     Args:
-        name: a name of ``mpp_jax.nets.NETWORKS``.
+        name: a name of ``mpp_jax.nets.NETWORKS``, or ``sift``, which has no weights.
         weights: a weight file of any known format, or a folder of this package's own form; None
-            takes what was imported into the cache folder, or the network's public file, which is
-            downloaded once (its hash is checked).
+            takes what was imported into the cache folder, or the file inside the package, or the
+            network's public file, which is downloaded once (its hash is checked).
         pooling: ``"floor"`` or ``"ceil"``; None: the network's own.
         dtype: of the parameters and so of the computation, float32 or bfloat16.
         precision: of the convolutions' products: ``"highest"``, or ``"default"``, the device's own
@@ -47,8 +48,18 @@ def load_network(
         ValueError: unknown network, pooling or dtype.
         WeightsError: a file that is missing, damaged or for another network (a ``ValueError``).
     """
+    if name == SIFT.name and weights is None:
+        return _sift(dtype)
     network, _ = load_audited(name, weights, pooling=pooling, dtype=dtype, precision=precision)
     return network
+
+
+def _sift(dtype: Any) -> Network:
+    from mpp_jax.sift import sift_network
+
+    if jnp.dtype(dtype) != jnp.float32:
+        raise ValueError(f"dtype: dense SIFT computes in float32, not {dtype!r}")
+    return sift_network()
 
 
 def load_audited(
@@ -61,6 +72,8 @@ def load_audited(
 ) -> tuple[Network, Audit]:
     """:func:`load_network` and the record of what was assigned from where."""
     spec = get_spec(name)
+    if not spec.layers:
+        raise WeightsError(f"weights: {name!r} computes without weights; leave them out")
     if pooling is not None:
         spec = spec.with_pooling(pooling)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -77,14 +90,21 @@ def imported_folder(network: str) -> Path:
     return cache_folder() / "networks" / network
 
 
+def packaged_file(network: str) -> Path:
+    """Where the package keeps a network's weights, whether or not it has them."""
+    return Path(__file__).parent / "pretrained" / f"{network}.safetensors"
+
+
 def default_file(name: str) -> Path:
     """The weights of a network where no path is given.
 
-    A network imported into the cache folder comes first, then the network's public file, which is
-    downloaded where it is not in the cache folder yet.
+    A network imported into the cache folder comes first, then the file inside the package, then the
+    network's public file, which is downloaded where it is not in the cache folder yet.
     """
     if looks_native(imported_folder(name)):
         return imported_folder(name)
+    if packaged_file(name).exists():
+        return packaged_file(name)
     place = default_place(name)
     if place is None:
         raise WeightsError(f"weights: network {name!r} has no public file; give a path")

@@ -10,7 +10,12 @@ from mpp_jax.nets.registry import NETWORKS, get_spec
 from mpp_jax.weights.cache import cached_path, fetch, matches
 from mpp_jax.weights.convert import Audit, convert, match
 from mpp_jax.weights.formats import budget, parse_weights
-from mpp_jax.weights.load import imported_folder, load_audited, read_converted
+from mpp_jax.weights.load import (
+    imported_folder,
+    load_audited,
+    packaged_file,
+    read_converted,
+)
 from mpp_jax.weights.native import JSON_NAME, looks_native, save_network
 from mpp_jax.weights.places import PLACES, WeightPlace, get_place
 from mpp_jax.weights.source import SourceWeights, WeightsError, digest
@@ -38,16 +43,31 @@ class Verification:
 
 
 def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
-    """The public files and imported networks.
+    """The files inside the package, the public files and the imported networks.
 
     Args:
         folder: cache folder of downloads; None: the usual one.
 
     Returns:
         One ``{"name", "network", "state", "path", "digest", "note", "url"}`` each; state is
-        ``"here"``, ``"damaged"`` (there with another digest), ``"absent"`` or ``"imported"``.
+        ``"packaged"``, ``"here"``, ``"damaged"`` (there with another digest), ``"absent"`` or
+        ``"imported"``.
     """
     rows = []
+    for network in NETWORKS:
+        packaged = packaged_file(network)
+        if packaged.exists():
+            rows.append(
+                {
+                    "name": network,
+                    "network": network,
+                    "state": "packaged",
+                    "path": str(packaged),
+                    "digest": f"sha256:{digest(packaged)}",
+                    "note": "part of the package, trained on pictures made by formula",
+                    "url": "",
+                }
+            )
     for place in PLACES.values():
         path = cached_path(place, folder)
         state = "absent" if not path.exists() else "here" if matches(path, place) else "damaged"
@@ -117,8 +137,8 @@ def verify_weights(file: str | os.PathLike[str], network: str | None = None) -> 
         WeightsError: there is no such file, or it cannot be read.
     """
     path = Path(file)
-    if network is not None:
-        get_spec(network)
+    if network is not None and not get_spec(network).layers:
+        raise WeightsError(f"network: {network!r} computes without weights; it has no file")
     try:
         if path.is_dir():
             return _verify_folder(path, network)
