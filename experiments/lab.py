@@ -16,7 +16,6 @@ from mpp_jax import metrics, pipeline
 from mpp_jax.activation_cache import ActivationCache
 from mpp_jax.activations import Describe, describe_with
 from mpp_jax.codebook import Codebooks
-from mpp_jax.commands import settled
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset, Skipped, open_dataset
 from mpp_jax.encoding import atoms_of, encode_described, wanted_of
@@ -24,6 +23,7 @@ from mpp_jax.memory import keep_freed_memory
 from mpp_jax.nets import Network, load_network
 from mpp_jax.pooling import POOLINGS, get_pooling, parse, register_pooling
 from mpp_jax.progress import progress
+from mpp_jax.run_settings import settled
 from mpp_jax.store import stack_unit_vectors
 from mpp_jax.svm import fit_svm, svm_scores
 

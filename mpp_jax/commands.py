@@ -2,179 +2,173 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mpp_jax import pipeline
+from mpp_jax.activations import Describe, DescribedCache
 from mpp_jax.bundle import check_place, holds_bundle
-from mpp_jax.codebook import Codebook
+from mpp_jax.codebook import Codebooks
 from mpp_jax.config import Run
-from mpp_jax.console import DONE, Output, Skips, open_network, results_table
+from mpp_jax.console import DONE, Output, Skips, made_with, open_network, results_table
 from mpp_jax.data import DataError, Dataset
-from mpp_jax.encoding import wanted_crops
+from mpp_jax.encoding import atoms_of
+from mpp_jax.gmm import EMInfo
+from mpp_jax.map_examples import map_gallery
 from mpp_jax.model import (
     CODEBOOK,
     MODEL,
     Model,
     Provenance,
-    codebook_digest,
-    load_codebook,
+    codebooks_digest,
+    load_codebooks,
     open_model,
-    save_codebook,
+    save_codebooks,
     save_model,
 )
 from mpp_jax.nets import Network
-from mpp_jax.pooling import check_methods, split_stacks
+from mpp_jax.pooling import check_methods, parse_all
 from mpp_jax.progress import StageTimer
 from mpp_jax.report import write_metrics, write_report
+from mpp_jax.report_maps import MapGallery
+from mpp_jax.run_settings import (
+    NOTHING,
+    Extras,
+    check_run_folder,
+    check_same_run,
+    describe_for,
+    fit_settings,
+    provenance_of,
+    settled,
+)
 from mpp_jax.store import Store, StoreError
-from mpp_jax.store_format import MANIFEST, differences
+from mpp_jax.store_format import differences
 
 CODEBOOK_OF_STORE = "codebook"
 """Encodings carry the codebook that made them, so that a model trained on them is complete."""
 
 
-def check_settings(network: Network, config: Run) -> None:
-    """Raise a ValueError for settings that would fail only after hours."""
-    network.spec.layer(config.pyramid.layer)
-    check_methods(split_stacks(config.pooling), codebook=True, scales=config.pyramid.scales)
-
-
-def _weights_file(weights: str | None) -> str | None:
-    return None if weights is None else str(Path(weights).resolve())
-
-
-def _provenance(data: Dataset, network: Network, config: Run, weights: str | None) -> Provenance:
-    return pipeline.provenance(data, network, config, _weights_file(weights))
-
-
 def run(
-    data: Dataset, network: Network, weights: str | None, config: Run, out: Path, output: Output
+    data: Dataset,
+    network: Network,
+    weights: str | None,
+    config: Run,
+    out: Path,
+    output: Output,
+    extras: Extras = NOTHING,
+    *,
+    maps: int = 0,
 ) -> int:
-    """Everything: fit, encode, train, evaluate, report."""
-    check_settings(network, config)
-    _check_run_folder(out)
+    """Everything: fit, encode, train, evaluate, report, with confidence maps of some pictures."""
+    config = settled(network, config, extras)
+    check_run_folder(out)
     if not data.split("test"):
         raise DataError(
             f"{data.name}: no test picture, so there is nothing to evaluate; add some, "
             "or use the commands fit, encode and train"
         )
+    pipeline.check_features(data, config, extras.features)
     timer = StageTimer()
-    made = _provenance(data, network, config, weights)
-    codebook = None
+    made = provenance_of(data, network, config, weights)
+    codebooks: Codebooks = {}
     cache = None
-    if pipeline.needs_codebook(config):
-        _check_same_run(out, made)
-        cache = pipeline.DescribedCache(
-            config.cache_bytes, wanted_crops(split_stacks(config.pooling))
+    describe = describe_for(network, config, extras, output)
+    if pipeline.recipes(config):
+        check_same_run(out, made)
+        cache = DescribedCache(config.cache_bytes if extras.cache is None else 0)
+        codebooks, _ = _codebooks_or_fit(
+            out / "codebook", data, network, made, output, timer, cache, describe
         )
-        codebook, _ = _codebook_or_fit(out / "codebook", data, network, made, output, timer, cache)
     store = pipeline.encode_dataset(
         data,
         network,
-        codebook,
+        codebooks,
         config,
         out / "encodings",
+        features=extras.features,
         timer=timer,
         cache=cache,
+        describe=describe,
         quiet=output.quiet,
     )
-    save_codebook(store.path / CODEBOOK_OF_STORE, codebook, made)
+    save_codebooks(store.path / CODEBOOK_OF_STORE, codebooks, made)
     output.wrote("encodings", store.path)
     skips = _store_skips(store) + _dataset_skips(data)
     try:
-        model = _train(store, codebook, made, config.pooling, out / "model", output, timer)
-        _evaluate(model, store, out, output, timer, data, skips)
+        model = _train(store, codebooks, made, config.pooling, out / "model", output, timer)
+        gallery = None
+        if maps:
+            with timer.stage("confidence maps"):
+                gallery = map_gallery(
+                    replace(model, network=network), data, maps, quiet=output.quiet
+                )
+        _evaluate(model, store, out, output, timer, data, skips, gallery)
     except ValueError:
         output.skipped(skips)  # the likely cause
         raise
     return output.skipped(skips)
 
 
-def _check_run_folder(out: Path) -> None:
-    """Raise unless ``out`` is absent, empty, or the folder of an earlier run."""
-    check_place(out)
-    ours = any((out / part).is_dir() for part in ("codebook", "encodings"))
-    if out.is_dir() and any(out.iterdir()) and not ours:
-        raise ValueError(f"{out}: not empty, and no earlier run; give a new folder")
-
-
-def _check_same_run(out: Path, made: Provenance) -> None:
-    """Raise where finished encodings would lose the codebook that they were made with."""
-    if holds_bundle(out / "codebook") and (out / "encodings" / MANIFEST).exists():
-        _, old = load_codebook(out / "codebook")
-        found = differences(_fit_settings(old), _fit_settings(made))
-        if found:
-            raise ValueError(
-                f"{out}: holds a run of other settings: {'; '.join(found)}; "
-                "give a new folder or remove this one"
-            )
-
-
-def _fit_settings(made: Provenance) -> dict[str, Any]:
-    """Everything that decides a codebook, as JSON values."""
-    settings = made.config.to_dict()
-    pyramid = settings["pyramid"] | {"scales": list(made.config.pyramid.scales)}
-    encoder = {key: value for key, value in settings["encoder"].items() if key != "skip_first"}
-    return {
-        "network": made.network,
-        "weights_sha256": made.weights_sha256,
-        "training pictures' sha256": made.pictures_sha256,
-        "seed": made.config.seed,
-        "dtype": made.config.dtype,
-        **pyramid,
-        **encoder,
-    }
-
-
-def _codebook_or_fit(
+def _codebooks_or_fit(
     folder: Path,
     dataset: Dataset,
     network: Network,
     made: Provenance,
     output: Output,
     timer: StageTimer,
-    cache: pipeline.DescribedCache | None,
-) -> tuple[Codebook, Skips]:
-    """Take the codebook of the same settings that is in ``folder``, or fit one and save it.
+    cache: DescribedCache | None,
+    describe: Describe,
+) -> tuple[Codebooks, Skips]:
+    """Take the codebooks of the same settings that are in ``folder``, or fit and save them.
 
-    Returns it, and the pictures that could not be read for it.
+    Returns them, and the pictures that could not be read for them.
     """
     check_place(folder, CODEBOOK)
     if holds_bundle(folder):
-        codebook, old = load_codebook(folder)
-        if codebook is not None and _fit_settings(old) == _fit_settings(made):
+        codebooks, old = load_codebooks(folder)
+        if codebooks and fit_settings(old) == fit_settings(made):
             output.say(f"codebook: taken from {folder}")
-            return codebook, []
+            return codebooks, []
     skips: Skips = []
-    codebook, info = pipeline.fit(
+    codebooks, infos = pipeline.fit(
         dataset,
         network,
         made.config,
         timer=timer,
         cache=cache,
+        describe=describe,
         on_skip=lambda name, reason: skips.append((name, reason)),
         quiet=output.quiet,
     )
-    em = info.em
-    output.say(
-        f"codebook: {info.samples} descriptors, PCA keeps {info.explained:.1%} of their variance, "
-        f"EM {int(em.iterations)} steps{'' if em.converged else ' (limit reached)'}"
-    )
-    save_codebook(folder, codebook, made)
+    for key, info in infos.items():
+        steps = f"{'EM' if isinstance(info.em, EMInfo) else 'k-means'} {int(info.em.iterations)}"
+        output.say(
+            f"codebook {key}: {info.samples} descriptors, PCA keeps {info.explained:.1%} of their "
+            f"variance, {steps} steps{'' if info.em.converged else ' (limit reached)'}"
+        )
+    save_codebooks(folder, codebooks, made)
+    output.say(f"codebook of {made_with(made.network, made.weights_sha256)}")
     output.wrote("codebook", folder)
-    return codebook, skips
+    return codebooks, skips
 
 
 def fit(
-    data: Dataset, network: Network, weights: str | None, config: Run, out: Path, output: Output
+    data: Dataset,
+    network: Network,
+    weights: str | None,
+    config: Run,
+    out: Path,
+    output: Output,
+    extras: Extras = NOTHING,
 ) -> int:
-    """PCA and mixture only."""
+    """PCA and mixture only; those that the representations read, or the Fisher vector's."""
     timer = StageTimer()
-    network.spec.layer(config.pyramid.layer)
-    made = _provenance(data, network, config, weights)
-    _, skips = _codebook_or_fit(out, data, network, made, output, timer, None)
+    config = settled(network, config, extras)
+    if not pipeline.recipes(config):
+        raise ValueError(f"pooling: {', '.join(config.pooling)} need no codebook; encode at once")
+    made = provenance_of(data, network, config, weights)
+    describe = describe_for(network, config, extras, output)
+    _, skips = _codebooks_or_fit(out, data, network, made, output, timer, None, describe)
     timer.print_table(quiet=output.quiet)
     return output.skipped(skips + _dataset_skips(data))
 
@@ -186,40 +180,51 @@ def encode(
     pooling: tuple[str, ...] | None,
     out: Path,
     output: Output,
+    extras: Extras = NOTHING,
 ) -> int:
-    """Pictures to vectors on disk, with a saved codebook."""
-    codebook, made = load_codebook(codebook_folder)
+    """Pictures to vectors on disk, with saved codebooks."""
+    codebooks, made = load_codebooks(codebook_folder)
     weights = made.find_weights(weights)
     network = open_network(made.network, weights, made.config.dtype, output)
     made.check_network(network)
-    config = replace(made.config, pooling=pooling or made.config.pooling)
-    check_settings(network, config)
-    here = _provenance(data, network, config, weights)
+    chosen = replace(made.config, pooling=pooling or made.config.pooling)
+    config = settled(network, chosen, extras)
+    check_methods(atoms_of(config), codebooks=codebooks, scales=config.pyramid.scales)
+    here = provenance_of(data, network, config, weights)
     if here.pictures_sha256 != made.pictures_sha256:
         output.say(f"note: {codebook_folder} was fitted to other training pictures than these")
     timer = StageTimer()
     store = pipeline.encode_dataset(
-        data, network, codebook, config, out, timer=timer, quiet=output.quiet
+        data,
+        network,
+        codebooks,
+        config,
+        out,
+        features=extras.features,
+        timer=timer,
+        describe=describe_for(network, config, extras, output),
+        quiet=output.quiet,
     )
-    save_codebook(store.path / CODEBOOK_OF_STORE, codebook, here)
+    save_codebooks(store.path / CODEBOOK_OF_STORE, codebooks, here)
     timer.print_table(quiet=output.quiet)
+    output.say(f"encodings of {made_with(here.network, here.weights_sha256)}")
     output.wrote("encodings", out)
     return output.skipped(_store_skips(store) + _dataset_skips(data))
 
 
-def open_codebook_of(store: Store) -> tuple[Codebook | None, Provenance]:
-    """Return the codebook that a store carries, after checking that it is the store's own."""
+def open_codebooks_of(store: Store) -> tuple[Codebooks, Provenance]:
+    """Return the codebooks that a store carries, after checking that they are the store's own."""
     folder = store.path / CODEBOOK_OF_STORE
     if not holds_bundle(folder):
         raise StoreError(
             f"{store.path}: its codebook is missing; give the same encode command again"
         )
-    codebook, made = load_codebook(folder)
-    _check_store(store, codebook, made)
-    return codebook, made
+    codebooks, made = load_codebooks(folder)
+    _check_store(store, codebooks, made)
+    return codebooks, made
 
 
-def _check_store(store: Store, codebook: Codebook | None, made: Provenance) -> None:
+def _check_store(store: Store, codebooks: Codebooks, made: Provenance) -> None:
     """Raise unless a store was encoded with this codebook, network, weights and settings."""
     wanted = {
         "network": made.network,
@@ -227,10 +232,12 @@ def _check_store(store: Store, codebook: Codebook | None, made: Provenance) -> N
         **pipeline.encoding_settings(made.config),
     }
     found = {key: store.manifest[key] for key in ("network", "weights_sha256")} | store.config
+    features = found.pop("features", {})
     digest = store.manifest["codebook_sha256"]
     if digest is not None:
         found["codebook_sha256"] = digest
-        wanted["codebook_sha256"] = None if codebook is None else codebook_digest(codebook)
+        atoms = parse_all(list(store.methods), features, made.config.pyramid.layer)
+        wanted["codebook_sha256"] = codebooks_digest(codebooks, atoms)
     other = differences(wanted, found)
     if other:
         raise StoreError(f"{store.path}: encoded with other settings: {'; '.join(other)}")
@@ -245,19 +252,22 @@ def train(
 ) -> int:
     """SVMs from stored encodings."""
     store = Store.open(store_folder)
-    codebook, made = open_codebook_of(store)
-    config = replace(made.config, pooling=methods or made.config.pooling)
+    codebooks, made = open_codebooks_of(store)
+    config = made.config
+    if methods:
+        names = dict.fromkeys(made.method_name(method) for method in methods)
+        config = replace(config, pooling=tuple(names))
     if c is not None:
         config = replace(config, svm=replace(config.svm, c=c))
     timer = StageTimer()
-    _train(store, codebook, replace(made, config=config), config.pooling, out, output, timer)
+    _train(store, codebooks, replace(made, config=config), config.pooling, out, output, timer)
     timer.print_table(quiet=output.quiet)
     return DONE
 
 
 def _train(
     store: Store,
-    codebook: Codebook | None,
+    codebooks: Codebooks,
     made: Provenance,
     methods: tuple[str, ...],
     out: Path,
@@ -265,12 +275,13 @@ def _train(
     timer: StageTimer,
 ) -> Model:
     check_place(out, MODEL)
-    model, infos = pipeline.train(store, codebook, made, methods, timer=timer, quiet=output.quiet)
+    model, infos = pipeline.train(store, codebooks, made, methods, timer=timer, quiet=output.quiet)
     for method, info in infos.items():
         gap, worst = float(np.max(info.relative_gap)), int(np.max(info.iterations))
         note = "" if info.converged.all() else " (iteration limit reached)"
         output.say(f"svm {method}: relative duality gap {gap:.1e} after {worst} iterations{note}")
     save_model(out, model)
+    output.say(f"model on {made_with(made.network, made.weights_sha256)}")
     output.wrote("model", out)
     return model
 
@@ -290,7 +301,7 @@ def evaluate(
     check_place(out)
     model = open_model(model_folder)
     store = Store.open(store_folder)
-    _check_store(store, model.codebook, model.provenance)
+    _check_store(store, model.codebooks, model.provenance)
     skips = _store_skips(store) + (_dataset_skips(pictures) if pictures is not None else [])
     _evaluate(model, store, out, output, StageTimer(), pictures, skips)
     return output.skipped(skips)
@@ -304,6 +315,7 @@ def _evaluate(
     timer: StageTimer,
     pictures: Dataset | None,
     skips: Skips,
+    gallery: MapGallery | None = None,
 ) -> None:
     with timer.stage("evaluate"):
         scores = pipeline.score(model, store, quiet=output.quiet)
@@ -332,8 +344,10 @@ def _evaluate(
         labels=store.targets("test") if store.multi_label else store.labels("test"),
         scores=scores,
         test_paths=[sources.get(item.id, item.id) for item in store.items("test")],
+        maps=gallery,
     )
     timer.print_table(quiet=output.quiet)
+    output.say(f"results on {made_with(made.network, made.weights_sha256)}")
     output.say(results_table(table))
     output.wrote("metrics", out / "metrics.json")
     output.wrote("report", report)

@@ -67,8 +67,13 @@ def open_data(
 def open_network(name: str, weights: str | None, dtype: str, output: Output) -> Network:
     """Load a network and say which."""
     network = load_network(name, weights, dtype=jnp.dtype(dtype))
-    output.say(f"network {name}, weights sha256 {network.weights_sha256[:12]}...")
+    output.say(made_with(network.spec.name, network.weights_sha256))
     return network
+
+
+def made_with(network: str, weights_sha256: str) -> str:
+    """Return which network and weights an output comes from, in short."""
+    return f"network {network}, weights sha256 {weights_sha256[:12] or 'none'}..."
 
 
 def results_table(table: dict[str, dict[str, Any]]) -> str:

@@ -12,10 +12,10 @@ from toy_run import CONFIG, QUIET, Finished, finished_run, know_toy
 
 from mpp_jax import activation_cache, commands
 from mpp_jax.activation_cache import ActivationCache, picture_digest
-from mpp_jax.commands import Extras
 from mpp_jax.data import Item
 from mpp_jax.extraction import Wanted
 from mpp_jax.pyramid import receptive_windows
+from mpp_jax.run_settings import Extras
 from mpp_jax.store import Store
 
 NETWORK = toy_network()

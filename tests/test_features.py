@@ -9,9 +9,9 @@ import pytest
 from toy_run import CONFIG, QUIET, Finished, finished_run, know_toy
 
 from mpp_jax import commands
-from mpp_jax.commands import Extras
 from mpp_jax.data import DataError
 from mpp_jax.features import Features
+from mpp_jax.run_settings import Extras
 from mpp_jax.store import Store
 
 IDS = np.array(["a/1.jpg", "b/2.jpg", "c/3.jpg"])

@@ -256,6 +256,30 @@ def test_a_variant_of_ones_own(own_variant: str) -> None:
         register_pooling(own_variant)
 
 
+def test_installed_packages_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point is loaded once a name is not known, and not before."""
+    loaded = []
+
+    class Entry:
+        def load(self) -> None:
+            loaded.append(True)
+            register_pooling("test-installed", codebook=None)(lambda evidence, codebook: None)
+
+    def entry_points(group: str) -> list[Entry]:
+        assert group == "mpp_jax.pooling"
+        return [Entry()]
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    monkeypatch.delitem(POOLINGS, "test-installed", raising=False)
+    assert get_pooling("mpp").name == "mpp"
+    assert not loaded
+    try:
+        assert get_pooling("test-installed").codebook is None
+    finally:
+        POOLINGS.pop("test-installed", None)
+    assert loaded == [True]
+
+
 @pytest.mark.parametrize(
     "name", ["", "a+b", "a,b", "a/b", "a b", "a(b)", "Upper", "ä", "2d", "sp", "sp2x2", "mpp-sp3x1"]
 )

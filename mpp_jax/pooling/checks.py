@@ -128,7 +128,7 @@ def check_batch(names: Sequence[str]) -> None:
     methods, scales = parse_all(names), make_scales(batch=2)
     together = encoded(methods, scales)
     for row in range(2):
-        alone, _ = _alone(methods, tuple(jnp.asarray(s.x[[row]]) for s in scales))
+        alone, _ = _alone(methods, tuple(jnp.asarray(s.x[row : row + 1]) for s in scales))
         mine = {name: vectors[row : row + 1] for name, vectors in together.items()}
         _same(mine, alone, "the batch")
 
