@@ -217,6 +217,7 @@ def test_the_bar_counts_bytes(server, tmp_path, capsys):
 
 def test_every_place_is_well_formed():
     from mpp_jax.nets import NETWORKS
+    from mpp_jax.weights.load import packaged_file
 
     for name, where in PLACES.items():
         assert where.name == name
@@ -225,4 +226,8 @@ def test_every_place_is_well_formed():
         assert len(where.digest) == full or where.filename.endswith(f"{where.digest}.pth")
         assert re.fullmatch(r"[0-9a-f]+", where.digest)
         assert all(url.endswith(where.filename) for url in where.urls)
-    assert {default_place(n).network for n in NETWORKS} == set(NETWORKS)
+    packaged = {n for n in NETWORKS if packaged_file(n).exists()}
+    assert packaged == {"caffenet_mini"}
+    assert {default_place(n).network for n in NETWORKS if n not in packaged} == {
+        *NETWORKS
+    } - packaged

@@ -33,8 +33,9 @@ def state(name):
 
 
 def test_list_says_what_is_here(cache, weight_file):
-    assert [row["name"] for row in list_weights()] == list(PLACES)
-    assert {row["state"] for row in list_weights()} == {"absent"}
+    assert [row["name"] for row in list_weights()] == ["caffenet_mini", *PLACES]
+    assert {name: state(name) for name in PLACES} == dict.fromkeys(PLACES, "absent")
+    assert state("caffenet_mini") == "packaged"
     cache.mkdir()
     (cache / weight_file.name).write_bytes(weight_file.read_bytes())
     assert state("squeezenet") == "here"

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mpp_jax.nets.registry import NETWORKS, get_spec
+from mpp_jax.nets.registry import DEFAULT_NETWORK, NETWORKS, get_spec
 from mpp_jax.nets.spec import LayerSpec, NetSpec
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mpp_jax.weights.load import load_network
 
 __all__ = [
+    "DEFAULT_NETWORK",
     "NETWORKS",
     "LayerSpec",
     "NetSpec",

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mpp_jax.weights.quantised import dequantise
 from mpp_jax.weights.source import Convention, SourceWeights, WeightsError
 
 MAX_HEADER_BYTES = 4 << 20
@@ -39,6 +40,8 @@ def looks_like_safetensors(data: bytes) -> bool:
 def read_safetensors(data: bytes) -> SourceWeights:
     """Decode a ``.safetensors`` file; its names may be torchvision's, Caffe's or this package's.
 
+    Kernels in eight bits (`mpp_jax.weights.quantised`) come out as float32.
+
     Raises:
         WeightsError: damaged, or tensors that do not fill the file exactly.
     """
@@ -64,6 +67,7 @@ def read_safetensors(data: bytes) -> SourceWeights:
             "the safetensors file is truncated or damaged: its tensors do not fill "
             f"{len(body)} bytes without gaps"
         )
+    arrays = dequantise(arrays)
     return SourceWeights("safetensors", _convention(arrays), arrays)
 
 
