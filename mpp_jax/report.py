@@ -17,6 +17,7 @@ import numpy as np
 
 from mpp_jax import report_figures as figures
 from mpp_jax.report_figures import PictureSource
+from mpp_jax.report_maps import MapGallery, map_rows
 
 METRICS_KEYS = ("data", "network", "weights_sha256", "config", "results", "seconds", "pictures")
 RESULT_KEYS = ("top1", "mean_class_accuracy", "map11", "per_class")
@@ -118,6 +119,7 @@ def write_report(
     labels: np.ndarray,
     scores: Mapping[str, np.ndarray],
     test_paths: Sequence[PictureSource],
+    maps: MapGallery | None = None,
 ) -> Path:
     """Write ``report.html``, one self-contained page about a run.
 
@@ -131,6 +133,7 @@ def write_report(
         test_paths: The N test pictures: paths, or functions that return a path, encoded bytes
             or uint8 (H, W, 3). Only the few that are shown are read; one that cannot be read
             becomes a labelled grey box.
+        maps: Confidence maps of some test pictures, or why there are none.
 
     Returns:
         The path of the page.
@@ -145,8 +148,11 @@ def write_report(
     multi_label = labels.ndim == 2
     thumbnails = figures.Thumbnails(test_paths)
     order = figures.ranking(plain["results"], "map11" if multi_label else "top1")
+    gallery = maps or MapGallery()
     page: dict[str, Any] = {
         "m": plain,
+        "map_gallery": gallery,
+        "maps": map_rows(gallery),
         "method": method,
         "multi_label": multi_label,
         "classes": class_names,

@@ -311,9 +311,16 @@ def _thumbnail(source: PictureSource) -> tuple[str | None, str]:
             pixels = np.asarray(decode_picture(content, max_side=THUMBNAIL_SIDE))
         image = Image.fromarray(pixels)
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        held = io.BytesIO()
-        image.save(held, format="JPEG", quality=80, optimize=True)
+        return jpeg_uri(np.asarray(image)), ""
     except Exception as error:  # any reader may fail in any way; the page must still be written
         # A DecodeError has its reason apart from the path.
         return None, str(getattr(error, "reason", f"{type(error).__name__}: {error}"))
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii"), ""
+
+
+def jpeg_uri(pixels: np.ndarray) -> str:
+    """A picture (H, W, 3) uint8 as the data URI of a JPEG."""
+    from PIL import Image
+
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, format="JPEG", quality=80, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")

@@ -162,7 +162,10 @@ def test_predict(done: Finished, tmp_path: Path) -> None:
     assert bad["classes"] == []
     assert "not a picture" in bad["error"]
     assert (len(good["classes"]), good["error"]) == (3, None)
-    assert mixed.stderr == f"skipped {tmp_path / 'bad.jpg'}: {bad['error']}\n"
+    assert mixed.stderr.splitlines() == [
+        f"network toy, weights sha256 {done.network.weights_sha256[:12]}...",
+        f"skipped {tmp_path / 'bad.jpg'}: {bad['error']}",
+    ]
 
     text = cli("predict", model, picture, tmp_path / "none.jpg", "--method", "fc7", "--top", 1)
     assert text.exit_code == 1

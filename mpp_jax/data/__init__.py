@@ -1,14 +1,17 @@
 """Pictures and labels: decoding, sources, batches of canvases."""
 
 from .batches import DEFAULT_BUCKETS, Batch, CanvasBatches, Skipped, canvas_batches
-from .dataset import DataError, Dataset, Item, target_matrix
+from .clutter import Clutter, open_clutter
+from .dataset import Box, DataError, Dataset, Item, target_matrix
 from .decode import DecodeError, decode_picture, picture_size
 from .sources import open_dataset
 
 __all__ = [
     "DEFAULT_BUCKETS",
     "Batch",
+    "Box",
     "CanvasBatches",
+    "Clutter",
     "DataError",
     "Dataset",
     "DecodeError",
@@ -16,6 +19,7 @@ __all__ = [
     "Skipped",
     "canvas_batches",
     "decode_picture",
+    "open_clutter",
     "open_dataset",
     "picture_size",
     "target_matrix",

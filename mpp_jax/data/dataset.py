@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,18 @@ SPLITS: Final = ("train", "test")
 
 class DataError(ValueError):
     """Data that cannot be used as they stand; one line that says what to mend."""
+
+
+class Box(NamedTuple):
+    """Where an object is.
+
+    Attributes:
+        name: Its class.
+        place: (ymin, xmin, ymax, xmax) as shares of the picture's height and width, as in TFDS.
+    """
+
+    name: str
+    place: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class Item:
         path: The file, where there is one.
         read: Gives the content (file bytes or an ``(H, W, 3)`` uint8 array) where there is no file.
         ignored: Classes that are neither present nor absent for this picture, rising.
+        boxes: Gives the objects' boxes, where they are known; methods never see them.
     """
 
     id: str
@@ -42,6 +55,7 @@ class Item:
     path: Path | None = None
     read: Callable[[], bytes | np.ndarray] | None = None
     ignored: tuple[int, ...] = ()
+    boxes: Callable[[], tuple[Box, ...]] | None = None
 
     def source(self) -> Path | bytes | np.ndarray:
         """What :func:`mpp_jax.data.decode_picture` (or nobody, for an array) has to decode."""

@@ -10,6 +10,7 @@ it so::
 Features: ``image`` with ``label`` (single label) or ``labels`` (multi-label). Where there is
 ``labels_no_difficult`` beside ``labels`` (PASCAL VOC), a class that a picture has only as
 "difficult" is *ignored* for that picture.
+``objects`` with ``bbox`` and ``label`` (PASCAL VOC again) become the items' boxes.
 
 Splits: ``test`` is test, and ``train`` and ``validation`` together are training. Where there is no
 ``test``, or its labels are withheld (-1), ``validation`` is test; where there is neither, a seeded,
@@ -28,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .dataset import DataError, Dataset, Item, make_dataset, stratified_test_ids
+from .dataset import Box, DataError, Dataset, Item, make_dataset, stratified_test_ids
 from .decode import DecodeError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
@@ -135,6 +136,8 @@ def _tfds_name(name: str) -> str:
 
 
 def _preparation(name: str) -> str:
+    if name == "clutter":
+        return "prepare it with: python -m mpp_jax.data.clutter_tfds"
     return (
         'prepare it with: python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{_tfds_name(name)}', file_format='array_record').download_and_prepare()\" "
@@ -173,9 +176,13 @@ def _items(builder: Any, split: str, image: str, label: str, title: str) -> list
 
     try:
         source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+        names = _box_names(builder)
         return [
-            _item(f"{split}/{number:06d}", source[number], partial(_bytes, source, number, image))
-            for number in range(len(source))
+            replace(
+                _item(f"{split}/{n:06d}", source[n], partial(_bytes, source, n, image)),
+                boxes=None if names is None else partial(_boxes, source, n, names),
+            )
+            for n in range(len(source))
         ]
     except NotImplementedError as error:
         kind = builder.info.file_format.value
@@ -197,6 +204,29 @@ def _item(identity: str, example: Any, read: Any) -> Item:
     certain = {int(value) for value in example.get("labels_no_difficult", example["labels"])}
     labels, ignored = tuple(sorted(certain)), tuple(sorted(present - certain))
     return Item(identity, labels, "train", read=read, ignored=ignored)
+
+
+def _box_names(builder: Any) -> Sequence[str] | None:
+    """Class names of the boxed objects; None where there are no boxes with classes."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    objects = getattr(features["objects"], "feature", None) if "objects" in features else None
+    if not isinstance(objects, tfds.features.FeaturesDict) or not {"bbox", "label"} <= set(objects):
+        return None
+    bbox, label = objects["bbox"], objects["label"]
+    if isinstance(bbox, tfds.features.BBoxFeature) and isinstance(label, tfds.features.ClassLabel):
+        return _class_names(label)
+    return None
+
+
+def _boxes(source: Any, number: int, names: Sequence[str]) -> tuple[Box, ...]:
+    objects = source[number]["objects"]
+    places = [tuple(float(share) for share in box) for box in objects["bbox"]]
+    return tuple(
+        Box(names[int(label)], (top, left, bottom, right))
+        for label, (top, left, bottom, right) in zip(objects["label"], places, strict=True)
+    )
 
 
 def _withheld(item: Item) -> bool:
