@@ -108,22 +108,22 @@ class Run:
     Attributes:
         pooling: representations in the notation of `mpp_jax.pooling.notation`; "a+b" stacks
             finished ones.
-        features: names of representations that are read from files.
         seed: of the descriptor sample, k-means and the mixture.
         dtype: in which the network computes.
         cache_bytes: training descriptors kept between fitting and encoding, at most; what does not
             fit is extracted a second time.
+        features: names of representations that are read from files.
     """
 
     pyramid: Pyramid = field(default_factory=Pyramid)
     encoder: Encoder = field(default_factory=Encoder)
     svm: Svm = field(default_factory=Svm)
     pooling: tuple[str, ...] = ("mpp", "nfk", "avg", "fc7", "mpp+avg")
-    features: tuple[str, ...] = ()
     seed: int = 0
     dtype: Dtype = "float32"
     fidelity: Fidelity = "paper"
     cache_bytes: int = 4 * 2**30
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.pooling or len(set(self.pooling)) != len(self.pooling):

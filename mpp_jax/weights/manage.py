@@ -144,7 +144,7 @@ def verify_weights(file: str | os.PathLike[str], network: str | None = None) -> 
             return _verify_folder(path, network)
         sha256 = digest(path)
         published = next((p.name for p in PLACES.values() if matches(path, p)), None)
-        sources, problem = _sources(path)
+        sources, problem = _sources(path, network)
     except OSError as error:
         raise WeightsError(f"weights: {path}: {error.strerror or error}") from error
     matched = {name: match(source, NETWORKS[name]) for name, source in sources.items()}
@@ -173,21 +173,22 @@ def _namesake(path: Path) -> WeightPlace | None:
     return next((place for place in PLACES.values() if place.filename == path.name), None)
 
 
-def _sources(path: Path) -> tuple[dict[str, SourceWeights], str | None]:
-    """The file as read for each network, and why it cannot be read for any."""
+def _sources(path: Path, wanted: str | None) -> tuple[dict[str, SourceWeights], str | None]:
+    """The file as read for each network, and why it cannot be read for the wanted one or any."""
     size, largest = path.stat().st_size, max(map(budget, NETWORKS.values()))
     if size == 0 or size > largest:
         return {}, f"{size} bytes are no size for a weight file"
     data = path.read_bytes()
-    sources, problem = {}, None
+    sources: dict[str, SourceWeights] = {}
+    problems: dict[str, str] = {}
     for name, spec in NETWORKS.items():
         if len(data) > budget(spec):
             continue
         try:
             sources[name] = parse_weights(data, spec)
         except WeightsError as error:
-            problem = problem or str(error)
-    return sources, problem
+            problems[name] = str(error)
+    return sources, problems.get(wanted or "", next(iter(problems.values()), None))
 
 
 def _verify_folder(path: Path, network: str | None) -> Verification:
