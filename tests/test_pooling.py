@@ -223,6 +223,9 @@ def test_crops_are_averaged_before_l2() -> None:
         ours = pool(name, (), crops=crops)
         wanted = np.stack([l2(c.astype(np.float64).mean(axis=0)) for c in crops])
         np.testing.assert_allclose(ours, wanted, atol=1e-6)
+    np.testing.assert_array_equal(
+        pool("ap10(pool5)", (), crops=crops), pool("ap10", (), crops=crops)
+    )
     both = pool("ap10+avg", SCALES, crops=crops)
     assert both.shape == (2, 2 * C)
     assert [(get_pooling(n).crops, get_pooling(n).flip) for n in ("ap1", "ap10", "ap50")] == [

@@ -134,7 +134,7 @@ def pool(
             or those of several layers by name.
         codebook: from `fit_codebook`; variants without Fisher vectors need none. Where several are
             needed, by key: "default.fisher" for the one layer, "pool5.fisher" for a named one.
-        crops: (B, n, C) activations of crops for ap1, ap10 and ap50.
+        crops: (B, n, C) activations of crops for ap1, ap10 and ap50, of the layer they name.
         scales: numbers of the scales from 0; None for 0, 1, 2, ...
 
     Returns:
@@ -159,7 +159,7 @@ def pool(
                 f"{atom.source!r}, got none"
             )
         parts = tuple(given.get(atom.source, ()))
-        cut = {key: jnp.asarray(crops) for key in wanted} if atom.source == DEFAULT else {}
+        cut = {key: jnp.asarray(crops) for key in wanted}
         sources[atom.source] = Activations(parts, cut)
         rows = tuple(range(len(parts)) if scales is None else scales)
         if len(rows) != len(parts):
