@@ -21,8 +21,9 @@ HELD, OTHERS = 3, 1
 def spread_over_classes(items: Sequence[Item], classes: int, count: int) -> list[Item]:
     """Choose pictures without looking at results.
 
-    Class after class gives one picture, until there are enough; the k-th class the one that lies
-    k / classes of the way through its pictures, so that an order in the set does not matter.
+    Class after class gives one picture, until there are enough; where there are more classes than
+    pictures wanted, classes that are evenly spaced. The k-th class gives the picture that lies
+    k / classes of the way through its own, so that an order in the set does not matter.
 
     Args:
         items: pictures.
@@ -30,8 +31,11 @@ def spread_over_classes(items: Sequence[Item], classes: int, count: int) -> list
         count: pictures wanted; fewer are chosen where there are fewer.
     """
     chosen: list[Item] = []
+    few = min(count, classes)
+    spaced = [place * classes // few for place in range(few)]
+    order = spaced + [label for label in range(classes) if label not in spaced]
     for turn in range(count):
-        for label in range(classes):
+        for label in order:
             mine = [item for item in items if label in item.labels and item not in chosen]
             if mine and len(chosen) < count:
                 chosen.append(mine[(len(mine) * label // classes + turn) % len(mine)])

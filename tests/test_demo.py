@@ -108,6 +108,9 @@ def test_examples_are_spread_over_classes_and_over_the_set() -> None:
     few = items([(0, 2), (2,), ()])
     assert [item.id for item in spread_over_classes(few, 3, 8)] == ["00", "01"]
     assert spread_over_classes([], 3, 4) == []
+    assert [item.labels[0] for item in spread_over_classes(every, 3, 2)] == [0, 1]
+    wide = items([(i % 9,) for i in range(18)])
+    assert [item.labels for item in spread_over_classes(wide, 9, 3)] == [(0,), (3,), (6,)]
 
 
 def test_maps_show_what_a_picture_holds_and_the_best_of_the_rest(
