@@ -199,6 +199,8 @@ def test_tensors_of_every_kind_that_torch_writes(zipped, tmp_path):
         "shared": base.reshape(2, 12),
         "empty": torch.zeros(0, 3),
         "scalar": torch.tensor(2.5),
+        "expanded": torch.randn(3, 1).expand(3, 8),
+        "bfloat16 view": torch.randn(4, 6).bfloat16()[1:, ::2],
         "channels_last": torch.randn(1, 3, 4, 5).contiguous(memory_format=torch.channels_last),
     }
     path = tmp_path / "file.pt"
@@ -209,6 +211,24 @@ def test_tensors_of_every_kind_that_torch_writes(zipped, tmp_path):
         want = tensor.detach()
         want = (want.float() if want.dtype == torch.bfloat16 else want).numpy()
         np.testing.assert_array_equal(arrays[name], want, err_msg=name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_parallel_training(zipped, tmp_path):
+    model = nn.DataParallel(nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    checkpoint = {"epoch": 1, "state_dict": model.state_dict(), "best": torch.tensor(0.5)}
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save(
+        checkpoint | {"optimizer": optimizer.state_dict()},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    arrays = read_torch(path.read_bytes(), 1 << 20).arrays
+    assert set(arrays) == {"weight", "bias"}
+    np.testing.assert_array_equal(arrays["weight"], model.module.weight.detach().numpy())
 
 
 def test_a_whole_saved_model_is_refused(tmp_path):

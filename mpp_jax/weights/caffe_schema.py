@@ -117,9 +117,6 @@ SCHEMA: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
         ("layer", 100, "LayerParameter", True),
     ),
 }
-NUMBERS = {
-    message: {name: number for name, number, _, _ in fields} for message, fields in SCHEMA.items()
-}
 
 # Layer types that matter, by V1's number and V0's name.
 V1_TYPES = {4: "Convolution", 14: "InnerProduct", 15: "LRN", 17: "Pooling"}

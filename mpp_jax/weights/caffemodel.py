@@ -8,16 +8,16 @@ blob's shape is a ``BlobShape``, or four legacy numbers (num, channels, height, 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from mpp_jax.nets.spec import LRN
-from mpp_jax.weights.caffe_schema import NUMBERS, V0_TYPES, V1_TYPES, NetParameter
+from mpp_jax.weights.caffe_schema import SCHEMA, V0_TYPES, V1_TYPES, NetParameter
 from mpp_jax.weights.source import FileLayer, SourceWeights, WeightsError, shortest
 
-MAX_LAYERS = 10_000
 MAX_FIELDS = 100_000
 MAX_BLOBS = 64
 MAX_AXES = 32  # Caffe's own limit
@@ -172,27 +172,34 @@ def _describe(layer: _Layer) -> FileLayer | None:
 
 
 def _check_wire(data: bytes) -> None:
-    """Refuse messages built to blow up when parsed: thousands of tiny layers or fields.
+    """Refuse messages built to blow up when parsed: very many tiny layers, blobs or fields.
 
-    Parsed messages cost far more than their bytes. Layers and their fields are counted on the
-    wire first, skipping over contents, so that this costs next to nothing.
+    Parsed messages cost far more than their bytes. Everything that becomes an object is counted
+    on the wire first, skipping over contents, so that this costs next to nothing.
     """
-    view = memoryview(data)
-    layers, fields = 0, 0
-    at_layers = {NUMBERS["NetParameter"]["layers"], NUMBERS["NetParameter"]["layer"]}
-    for number, start, end in _fields(view, 0, len(view)):
-        fields += 1
-        if number in at_layers and end is not None:
-            layers += 1
-            for _ in _fields(view, start, end):
-                fields += 1
-                if fields > MAX_FIELDS:
-                    break
-        if layers > MAX_LAYERS or fields > MAX_FIELDS:
+    view, objects = memoryview(data), 0
+    for count in _objects(view, 0, len(view), "NetParameter"):
+        objects += count
+        if objects > MAX_FIELDS:
             raise WeightsError("not a Caffe model: it has too many layers or fields")
 
 
-def _fields(view: memoryview, at: int, end: int) -> Any:
+def _objects(view: memoryview, at: int, end: int, message: str) -> Iterator[int]:
+    """Objects that parsing makes of each field of a message and of the messages inside it."""
+    known = {number: (kind, repeated) for _, number, kind, repeated in SCHEMA[message]}
+    for number, start, stop in _fields(view, at, end):
+        kind, repeated = known.get(number, ("bytes", False))
+        if stop is None:
+            yield 1
+        elif repeated and kind in ("int64", "uint64"):
+            yield stop - start  # packed: a number takes at least a byte
+        else:
+            yield 1
+            if kind in SCHEMA:
+                yield from _objects(view, start, stop, kind)
+
+
+def _fields(view: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int | None]]:
     """(number, start, end of contents or None) of each field of a message."""
     while at < end:
         key, at = _varint(view, at, end)

@@ -24,7 +24,7 @@ from mpp_jax.weights.names import stored_keys
 from mpp_jax.weights.source import Convention, SourceWeights, WeightsError
 from mpp_jax.weights.structure import lrn_constants, structure_errors
 
-SHOWN_ERRORS = 12
+SHOWN_ERRORS = 120  # more than a network has parameters; names from a file are endless
 
 
 @dataclasses.dataclass(frozen=True)

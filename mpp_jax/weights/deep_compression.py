@@ -87,4 +87,4 @@ def read_deep_compression(data: bytes, spec: NetSpec) -> SourceWeights:
         arrays[f"{name}/0"] = kernel.reshape(shape)
         arrays[f"{name}/1"] = bias.astype(np.float32)
         offset += _layer_bytes(int(nnz), shape[0])
-    return SourceWeights("Deep Compression", "caffe", arrays)
+    return SourceWeights("Deep Compression", "caffe", arrays, network=spec.name)

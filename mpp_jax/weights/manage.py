@@ -17,7 +17,7 @@ from mpp_jax.weights.load import (
     read_converted,
 )
 from mpp_jax.weights.native import JSON_NAME, looks_native, save_network
-from mpp_jax.weights.places import PLACES, WeightPlace, get_place
+from mpp_jax.weights.places import DIGEST_LENGTHS, PLACES, WeightPlace, get_place
 from mpp_jax.weights.source import SourceWeights, WeightsError, digest
 
 
@@ -142,8 +142,12 @@ def verify_weights(file: str | os.PathLike[str], network: str | None = None) -> 
     try:
         if path.is_dir():
             return _verify_folder(path, network)
-        sha256 = digest(path)
-        published = next((p.name for p in PLACES.values() if matches(path, p)), None)
+        if path.exists() and not path.is_file():
+            raise WeightsError(f"weights: {path}: neither a file nor a folder")
+        digests = {name: digest(path, name) for name in DIGEST_LENGTHS}
+        published = next(
+            (p.name for p in PLACES.values() if digests[p.algorithm].startswith(p.digest)), None
+        )
         sources, problem = _sources(path, network)
     except OSError as error:
         raise WeightsError(f"weights: {path}: {error.strerror or error}") from error
@@ -164,9 +168,9 @@ def verify_weights(file: str | os.PathLike[str], network: str | None = None) -> 
     if problem is None and published is None and (namesake := _namesake(path)) is not None:
         problem = (
             f"it is named like the public file {namesake.name!r}, but its {namesake.algorithm} is "
-            f"{digest(path, namesake.algorithm)}, not {namesake.digest}"
+            f"{digests[namesake.algorithm]}, not {namesake.digest}"
         )
-    return Verification(path, sha256, published, fits, audit, problem)
+    return Verification(path, digests["sha256"], published, fits, audit, problem)
 
 
 def _namesake(path: Path) -> WeightPlace | None:
@@ -181,14 +185,21 @@ def _sources(path: Path, wanted: str | None) -> tuple[dict[str, SourceWeights], 
     data = path.read_bytes()
     sources: dict[str, SourceWeights] = {}
     problems: dict[str, str] = {}
-    for name, spec in NETWORKS.items():
+    common: SourceWeights | None = None  # read once: eight copies of a large file are too many
+    # The most generous network first: what it can read, no other refuses for its size.
+    for name, spec in sorted(NETWORKS.items(), key=lambda item: -budget(item[1])):
         if len(data) > budget(spec):
             continue
         try:
-            sources[name] = parse_weights(data, spec)
+            source = common or parse_weights(data, spec)
         except WeightsError as error:
             problems[name] = str(error)
-    return sources, problems.get(wanted or "", next(iter(problems.values()), None))
+            continue
+        sources[name] = source
+        common = source if source.network is None else None
+    first = next((problems[name] for name in NETWORKS if name in problems), None)
+    ordered = {name: sources[name] for name in NETWORKS if name in sources}
+    return ordered, problems.get(wanted or "", first)
 
 
 def _verify_folder(path: Path, network: str | None) -> Verification:

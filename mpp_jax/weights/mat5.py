@@ -201,9 +201,15 @@ class _Reader:
         codec = "utf-16-le" if self.order == "<" else "utf-16-be"
         return bytes(contents).decode(codec, "replace")
 
-    def cells(self, view: memoryview, at: int, count: int, depth: int) -> tuple[list[Value], int]:
-        if count > (len(view) - at) // 8:  # the shortest array is a tag of eight bytes
+    def check_count(self, count: int, left: int) -> None:
+        """Refuse arrays inside an array of which ``left`` bytes cannot hold so many."""
+        if count > left // 8:  # the shortest array is a tag of eight bytes
             raise WeightsError("the MATLAB file is damaged: a cell holds fewer than it declares")
+        if count > MAX_ARRAYS - self.arrays:
+            raise WeightsError("the MATLAB file is nested too deeply or has too many arrays")
+
+    def cells(self, view: memoryview, at: int, count: int, depth: int) -> tuple[list[Value], int]:
+        self.check_count(count, len(view) - at)
         values = []
         for _ in range(count):
             contents, at = self.expect(view, at, (MATRIX,))
@@ -216,6 +222,9 @@ class _Reader:
         raw, at = self.expect(view, at, (1, 2))
         if width <= 0 or len(raw) % width:
             raise WeightsError("the MATLAB file is damaged: impossible field names")
+        if count == 0:
+            return []
+        self.check_count(count * (len(raw) // width), len(view) - at)  # before names are objects
         names = [
             bytes(raw[i : i + width]).split(b"\0")[0].decode("ascii", "replace")
             for i in range(0, len(raw), width)

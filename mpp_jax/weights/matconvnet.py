@@ -43,15 +43,17 @@ def read_matconvnet(data: bytes, spec: NetSpec, budget: int) -> SourceWeights:
             f"{', '.join(sorted(map(repr, variables))) or 'nothing'}"
         )
     described = [_struct(layer) for layer in layers]
+    borrowed = None
     if "params" in net:
         arrays, structure = _dagnn(described, net["params"])
     else:
-        arrays, structure = _simplenn(described, spec)
+        arrays, structure, nameless = _simplenn(described, spec)
+        borrowed = spec.name if nameless else None
     if not arrays:
         raise WeightsError("the MatConvNet model holds no weights")
     preprocessing, mean_image = _preprocessing(net)
     return SourceWeights(
-        "MatConvNet", "matconvnet", arrays, preprocessing, mean_image, tuple(structure)
+        "MatConvNet", "matconvnet", arrays, preprocessing, mean_image, tuple(structure), borrowed
     )
 
 
@@ -76,27 +78,37 @@ def _numbers(value: Any, default: tuple[float, ...]) -> list[float]:
 
 def _same(values: list[float]) -> int:
     """A size that is equal for all sides; -1 where it is not."""
-    return int(values[0]) if len(set(values)) == 1 else -1
+    return _whole(values[0]) if len(set(values)) == 1 else -1
+
+
+def _whole(value: float) -> int:
+    """A size as an integer; -1 where it is none."""
+    return int(value) if value.is_integer() else -1
 
 
 def _simplenn(
     layers: list[dict[str, Any]], spec: NetSpec
-) -> tuple[dict[str, np.ndarray], list[FileLayer]]:
+) -> tuple[dict[str, np.ndarray], list[FileLayer], bool]:
+    """Arrays, structure, and whether a convolution took its name from ``spec``."""
     arrays: dict[str, np.ndarray] = {}
     structure: list[FileLayer] = []
+    nameless = False
     own = ["/".join(path) for path, _, _ in convolutions(spec)]
     seen = 0
     for i, layer in enumerate(layers):
         kind, name = _text(layer.get("type")), _text(layer.get("name"))
         if kind == "conv":
+            nameless = nameless or not name
             name = name or (own[seen] if seen < len(own) else f"layer{i + 1}")
             seen += 1
-            pair = layer.get("weights") or [layer.get("filters"), layer.get("biases")]
+            pair = layer.get("weights")
+            if not isinstance(pair, list) or not pair:
+                pair = [layer.get("filters"), layer.get("biases")]
             _add(arrays, name, pair)
         described = _describe(kind, name or f"layer{i + 1}", layer, arrays)
         if described is not None:
             structure.append(described)
-    return arrays, structure
+    return arrays, structure, nameless
 
 
 def _dagnn(
@@ -159,7 +171,7 @@ def _describe(
         if len(values) != 4:
             raise WeightsError(f"layer {name!r} of the MatConvNet model has no four constants")
         size, k, alpha, beta = values
-        constants = LRN(name, int(size), shortest(alpha * size), beta, k)
+        constants = LRN(name, _whole(size), shortest(alpha * size), beta, k)
         return FileLayer("lrn", name, lrn=constants)
     return None
 

@@ -102,6 +102,8 @@ def read_native(folder: Path, spec: NetSpec) -> tuple[SourceWeights, str]:
     image = arrays.pop("mean_image", None)
     if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale > 0).all()):
         raise WeightsError("mean or scale is not finite and positive")
+    if image is not None and not np.isfinite(image).all():
+        raise WeightsError("the mean picture is not finite")
     red, green, blue = (float(v) for v in mean)
     preprocessing = Preprocessing("RGB", (red, green, blue), 1.0, tuple(1.0 / scale.astype(float)))
     structure = tuple(_layer(entry) for entry in header["structure"])

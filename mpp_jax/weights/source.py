@@ -14,7 +14,7 @@ from mpp_jax.nets.spec import LRN, Preprocessing
 Convention = Literal["caffe", "matconvnet", "torchvision", "native"]
 
 
-MAX_MESSAGE = 2000
+MAX_MESSAGE = 16_000
 
 
 class WeightsError(ValueError):
@@ -52,7 +52,8 @@ class SourceWeights:
         preprocessing: where the file states it; None leaves it to the network's convention.
         mean_image: (h, w, 3) float32 in the file's channel order, where the file has one.
         structure: the file's layers in order, empty where it has none.
-        network: name of the network, where the file states it.
+        network: the one whose layer list the reader had to borrow names or shapes from; None: the
+            file reads the same whatever network it is wanted for.
     """
 
     format: str

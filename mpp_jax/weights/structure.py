@@ -6,8 +6,12 @@ normalisation: shapes alone cannot tell a right file from a wrong one.
 
 from __future__ import annotations
 
+import math
+
 from mpp_jax.nets.spec import LRN, Conv, Fire, NetSpec, Pool, fire_convolutions
 from mpp_jax.weights.source import FileLayer, SourceWeights
+
+MAX_LRN_SIZE = 10_000
 
 
 def described(spec: NetSpec) -> tuple[FileLayer, ...]:
@@ -41,7 +45,11 @@ def structure_errors(source: SourceWeights, spec: NetSpec) -> list[str]:
     """What the file's layers contradict; empty where they agree or are not stored."""
     if not source.structure:
         return []
-    errors: list[str] = []
+    errors = [
+        f"{layer.name!r} has impossible normalisation constants: {_constants(layer.lrn)}"
+        for layer in source.structure
+        if layer.lrn is not None and not _usable(layer.lrn)
+    ]
     wanted = described(spec)
     for have, want in zip(source.structure, wanted, strict=False):
         if not _same_kind(have, want):
@@ -57,6 +65,17 @@ def structure_errors(source: SourceWeights, spec: NetSpec) -> list[str]:
     if len(source.structure) != len(wanted):
         errors.append(f"the file has {len(source.structure)} layers, the network {len(wanted)}")
     return errors
+
+
+def _constants(lrn: LRN) -> str:
+    return f"size {lrn.size}, alpha {lrn.alpha}, beta {lrn.beta}, k {lrn.k}"
+
+
+def _usable(lrn: LRN) -> bool:
+    """Whether normalisation is over a centred window and never divides by zero."""
+    centred = 0 < lrn.size < MAX_LRN_SIZE and lrn.size % 2 == 1
+    finite = all(math.isfinite(v) for v in (lrn.alpha, lrn.beta, lrn.k))
+    return centred and finite and lrn.alpha >= 0 and lrn.k > 0
 
 
 def _same_kind(have: FileLayer, want: FileLayer) -> bool:

@@ -29,6 +29,8 @@ MAX_PICKLE_BYTES = 8 << 20
 MAX_INSTRUCTIONS = 500_000
 MAX_ENTRIES = 20_000
 MAX_AXES = 32
+# torch stores; other tools that rewrite the archive deflate.
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 # What a storage's numbers are; bfloat16 is widened by hand.
@@ -114,6 +116,8 @@ def _read_zip(data: bytes, budget: int) -> tuple[dict[str, _Tensor], Fetch]:
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
         raise WeightsError("the torch file is damaged: no readable zip archive") from error
     entries = {info.filename: info for info in archive.infolist()}
+    if any(info.compress_type not in COMPRESSIONS for info in entries.values()):
+        raise WeightsError("the torch file is compressed in a way that torch never uses")
     if len(entries) > MAX_ENTRIES or sum(info.file_size for info in entries.values()) > budget:
         raise WeightsError("the torch file declares more data than any network needs")
     programs = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
@@ -147,18 +151,21 @@ def _read_zip(data: bytes, budget: int) -> tuple[dict[str, _Tensor], Fetch]:
 
     if f"{folder}byteorder" in entries and read(f"{folder}byteorder") != b"little":
         raise WeightsError("the torch file is big-endian")
-    tensors = _state_dict(_interpret(io.BytesIO(read(programs[0]))))
+    tensors = _state_dict(_interpret(io.BytesIO(read(programs[0]))).stack[0])
     # Tensors may share a storage; each is unpacked once, whatever the file says.
     return tensors, functools.cache(lambda storage: read(f"{folder}data/{storage.key}"))
 
 
 def _read_legacy(data: bytes, budget: int) -> tuple[dict[str, _Tensor], Fetch]:
     file = io.BytesIO(data)
-    magic, protocol, _, obj, keys = (_interpret(file) for _ in range(5))
+    magic, protocol, _ = (_interpret(file).stack[0] for _ in range(3))
+    program = _interpret(file)
+    keys = _interpret(file).stack[0]
     if magic != LEGACY_MAGIC or protocol != 1001 or not isinstance(keys, list):
         raise WeightsError("the torch file is damaged: unknown legacy header")
-    tensors = _state_dict(obj)
-    sizes = {t.storage.key: t.storage for t in tensors.values()}
+    tensors = _state_dict(program.stack[0])
+    # The numbers of everything in the file follow, also of what stands beside the state dict.
+    sizes = program.storages
     found: dict[str, bytes] = {}
     for key in keys:
         if not isinstance(key, str) or key not in sizes:
@@ -182,22 +189,21 @@ def _itemsize(dtype: str) -> int:
 
 
 def _array(key: str, tensor: _Tensor, raw: bytes) -> np.ndarray:
-    if tensor.storage.dtype == "bfloat16":
-        flat = (np.frombuffer(raw[: len(raw) // 2 * 2], "<u2").astype("<u4") << 16).view("<f4")
-    else:
-        size = _itemsize(tensor.storage.dtype)
-        flat = np.frombuffer(raw[: len(raw) // size * size], tensor.storage.dtype)
+    size, half = _itemsize(tensor.storage.dtype), tensor.storage.dtype == "bfloat16"
+    flat = np.frombuffer(raw[: len(raw) // size * size], "<u2" if half else tensor.storage.dtype)
     steps = zip(tensor.shape, tensor.strides, strict=True)
     last = tensor.offset + sum((n - 1) * stride for n, stride in steps)
-    count = math.prod(tensor.shape)
-    if flat.size != tensor.storage.numel or count > flat.size or (count and last >= flat.size):
+    # Expanded tensors (stride 0) are larger than their storage; the caller bounds their size.
+    inside = 0 in tensor.shape or last < flat.size
+    if flat.size != tensor.storage.numel or not inside:
         raise WeightsError(
             f"the torch file is damaged: tensor {key!r} of shape {tensor.shape} does not fit its "
             f"storage of {flat.size} numbers"
         )
     strides = tuple(s * flat.itemsize for s in tensor.strides)
     view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
-    return np.array(view)
+    # Only the tensor is widened: thousands of them may share one large storage.
+    return np.asarray(view.astype("<u4") << 16).view("<f4") if half else np.array(view)
 
 
 def _state_dict(obj: Any) -> dict[str, _Tensor]:
@@ -208,11 +214,13 @@ def _state_dict(obj: Any) -> dict[str, _Tensor]:
     for key, value in obj.items():
         if not isinstance(key, str) or not isinstance(value, _Tensor):
             raise WeightsError(f"the torch file's entry {str(key)[:80]!r} is no tensor")
-    return {key.removeprefix("module."): value for key, value in obj.items()}
+    # Parallel training prefixes every key; one key of many is a stranger for the audit to name.
+    prefix = "module." if all(key.startswith("module.") for key in obj) else ""
+    return {key.removeprefix(prefix): value for key, value in obj.items()}
 
 
-def _interpret(file: io.BytesIO) -> Any:
-    """The value that one pickle describes, built from plain data and allow-listed names."""
+def _interpret(file: io.BytesIO) -> _Machine:
+    """One pickle's end: on the stack its only value, of plain data and allow-listed names."""
     machine = _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -225,7 +233,7 @@ def _interpret(file: io.BytesIO) -> Any:
         raise WeightsError("the torch file's pickle is damaged") from error
     if len(machine.stack) != 1:
         raise WeightsError("the torch file's pickle is damaged")
-    return machine.stack[0]
+    return machine
 
 
 class _Machine:
@@ -234,6 +242,7 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.storages: dict[str, _Storage] = {}
 
     def step(self, name: str, argument: Any) -> None:
         if name in _CONSTANTS:
@@ -344,7 +353,10 @@ class _Machine:
             raise WeightsError("the torch file's pickle refers to a storage of unknown type")
         if not isinstance(key, str) or not _count(numel):
             raise ValueError("malformed storage")
-        self.stack.append(_Storage(STORAGES[kind.name], key, numel))
+        storage = _Storage(STORAGES[kind.name], key, numel)
+        if self.storages.setdefault(key, storage) != storage:
+            raise ValueError("a storage of two types or sizes")
+        self.stack.append(storage)
 
     def _reduce(self, _: None) -> None:
         name, arguments = self._pop(2)
