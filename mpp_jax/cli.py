@@ -74,13 +74,15 @@ def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
     """
     from mpp_jax import commands
 
-    output, config, dataset, network, extras = _open(data, quiet, options)
+    output, config, dataset, network, extras = _open(data, out, quiet, options)
     return commands.run(
         dataset, network, options["weights"], config, out, output, extras, maps=maps
     )
 
 
-def _open(data: str, quiet: bool, options: dict[str, Any]) -> tuple[Any, Run, Any, Any, Any]:
+def _open(
+    data: str, out: Path, quiet: bool, options: dict[str, Any]
+) -> tuple[Any, Run, Any, Any, Any]:
     from mpp_jax import console
     from mpp_jax.nets import get_spec
     from mpp_jax.pooling import parse_all
@@ -90,6 +92,7 @@ def _open(data: str, quiet: bool, options: dict[str, Any]) -> tuple[Any, Run, An
     extras = _extras(options)
     parse_all(config.pooling, extras.features)
     get_spec(options["network"])
+    console.check_outside(data, out, extras.cache)
     dataset = console.open_data(
         data,
         test_fraction=options["test_fraction"],
@@ -128,7 +131,7 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
     """
     from mpp_jax import commands
 
-    output, config, dataset, network, extras = _open(data, quiet, options)
+    output, config, dataset, network, extras = _open(data, out, quiet, options)
     return commands.fit(dataset, network, options["weights"], config, out, output, extras)
 
 
@@ -161,6 +164,7 @@ def encode(
 
     output = console.Output(quiet)
     extras = _extras({name: options.pop(name) for name in ("features", "cache")})
+    console.check_outside(data, out, extras.cache)
     dataset = console.open_data(data, output=output, **options)
     return commands.encode(dataset, codebook, weights, pooling, out, output, extras)
 
@@ -198,7 +202,10 @@ def evaluate(
     from mpp_jax import commands, console
 
     output = console.Output(quiet)
-    pictures = None if data is None else console.open_data(data, output=output, **options)
+    pictures = None
+    if data is not None:
+        console.check_outside(data, out)
+        pictures = console.open_data(data, output=output, **options)
     return commands.evaluate(model, store, pictures, out, output)
 
 
@@ -240,6 +247,7 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     if data is None:
         dataset = demo_data(scenes, seed, output)
     else:
+        console.check_outside(data, out)
         dataset = console.open_data(data, output=output, **options)
     opened = console.open_network(network, weights, "float32", output)
     return run_demo(dataset, opened, weights, scales, seed, out, output)

@@ -67,6 +67,7 @@ def run(
             f"{data.name}: no test picture, so there is nothing to evaluate; add some, "
             "or use the commands fit, encode and train"
         )
+    pipeline.check_contrast(data.classes, data.targets("train"))
     pipeline.check_features(data, config, extras.features)
     timer = StageTimer()
     made = provenance_of(data, network, config, weights)

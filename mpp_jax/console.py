@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from mpp_jax.data import Dataset, open_dataset
+from mpp_jax.data.dataset import SPLITS
 from mpp_jax.nets import Network, load_network
 
 DONE, SOME_SKIPPED = 0, 1
@@ -62,6 +63,29 @@ def open_data(
     for note in dataset.notes:
         output.say(note)
     return dataset
+
+
+def check_outside(data: str, *places: Path | None) -> None:
+    """Raise where something would be written among the pictures, to be read as one the next time.
+
+    Args:
+        data: DATA of the command line.
+        places: folders to be written; None for none.
+
+    Raises:
+        ValueError: one that lies in a class folder, or where it would be one itself.
+    """
+    folder = Path(data).expanduser()
+    for place in places if folder.is_dir() else ():
+        if place is None or not place.resolve().is_relative_to(folder.resolve()):
+            continue
+        parts = place.resolve().relative_to(folder.resolve()).parts
+        beside_splits = (folder / "train").is_dir() and parts and parts[0] not in SPLITS
+        if not beside_splits:
+            raise ValueError(
+                f"{place}: lies among the pictures of {data} and would be taken for some of them "
+                "the next time; give a folder elsewhere"
+            )
 
 
 def open_network(name: str, weights: str | None, dtype: str, output: Output) -> Network:

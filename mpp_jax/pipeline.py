@@ -17,7 +17,7 @@ from mpp_jax import metrics as measures
 from mpp_jax.activations import Describe, DescribedCache, describe_with
 from mpp_jax.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.config import Run
-from mpp_jax.data import DataError, Dataset, Item, Skipped
+from mpp_jax.data import DataError, Dataset, Item, Skipped, decodable
 from mpp_jax.encoding import atoms_of, encode_described, wanted_of
 from mpp_jax.extraction import Described, DescriptorSample, Wanted, Wants, source_layer
 from mpp_jax.features import Features
@@ -187,6 +187,9 @@ def encode_dataset(
 ) -> Store:
     """Encode all pictures into a store, resuming an unfinished one of the same settings.
 
+    Pictures that an earlier run had to skip are tried again; where one can be read by now, its
+    shard is encoded anew.
+
     Args:
         dataset: pictures.
         network: the network.
@@ -221,6 +224,7 @@ def encode_dataset(
         config=encoding_settings(config)
         | {"features": {name: part.sha256 for name, part in external.items()}},
         shard_size=SHARD_SIZE,
+        mended=decodable,
     )
     todo = list(writer.remaining)
     total = len(dataset.items)
@@ -289,17 +293,14 @@ def train(
     config = made.config
     methods = tuple(methods or config.pooling)
     targets = store.targets("train")
-    for column, name in enumerate(store.classes):
-        if not (targets[:, column] > 0).any():
+    for name, column in zip(store.classes, targets.T, strict=True):
+        if not (column > 0).any():
             raise DataError(
                 f"class {name!r} has no training picture that could be read; "
-                "mend its files or remove the class, then train again"
+                "mend its files and encode again into the same folder, or take the class out "
+                "and give a new one"
             )
-        if not (targets[:, column] < 0).any():
-            raise DataError(
-                f"class {name!r} is that of every training picture; "
-                "a classifier needs pictures of other classes as well"
-            )
+    check_contrast(store.classes, targets)
     svms, infos = {}, {}
     with timer.stage("train SVMs"):
         for method in progress(methods, "train", "method", quiet=quiet):
@@ -311,6 +312,16 @@ def train(
                 max_iterations=config.svm.max_iterations,
             )
     return Model(made, codebooks, svms, store.classes, methods[0]), infos
+
+
+def check_contrast(classes: Sequence[str], targets: np.ndarray) -> None:
+    """Raise unless every class has training pictures that are not of it; targets are (N, L)."""
+    for name, column in zip(classes, targets.T, strict=True):
+        if not (column < 0).any():
+            raise DataError(
+                f"class {name!r} is that of every training picture; "
+                "a classifier needs pictures of other classes as well"
+            )
 
 
 def score(model: Model, store: Store, *, quiet: bool = False) -> dict[str, np.ndarray]:

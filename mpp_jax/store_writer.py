@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,8 @@ from .store_format import (
 
 #: Items of a shard unless told otherwise.
 SHARD_SIZE: Final = 256
+
+_NOT_FINITE = "encoding is not finite"
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(\([A-Za-z0-9_.-]+\))?")
 
@@ -65,6 +67,7 @@ class StoreWriter:
         codebook_sha256: str | None,
         config: Mapping[str, Any],
         shard_size: int = SHARD_SIZE,
+        mended: Callable[[Item], bool] = lambda item: False,
     ) -> None:
         """Creates the folder and its manifest, or resumes.
 
@@ -78,6 +81,8 @@ class StoreWriter:
             codebook_sha256: Hash of the codebook, where a method needs one.
             config: Everything else that decides the vectors; JSON values (tuples become lists).
             shard_size: Items of a shard: what an interruption loses at most.
+            mended: Whether a picture that an earlier run had to skip can be decoded now; a shard
+                with such a picture is done again.
 
         Raises:
             StoreError: The folder holds something else, or a store of another configuration (the
@@ -115,7 +120,7 @@ class StoreWriter:
         ]
         # Finished, but of a shard that is not complete yet: vectors by method, or a reason.
         self._waiting: dict[int, dict[str, np.ndarray] | str] = {}
-        self._open_or_create()
+        self._open_or_create(mended)
         self.remaining: tuple[Item, ...] = tuple(
             item
             for item, record in zip(dataset.items, self._records, strict=True)
@@ -179,7 +184,7 @@ class StoreWriter:
         for row, item in enumerate(items):
             bad = [method for method, array in arrays.items() if not np.isfinite(array[row]).all()]
             if bad:
-                self._take(item.id, f"encoding is not finite ({', '.join(bad)})")
+                self._take(item.id, f"{_NOT_FINITE} ({', '.join(bad)})")
             else:
                 self._take(item.id, {m: array[row].copy() for m, array in arrays.items()})
 
@@ -223,7 +228,7 @@ class StoreWriter:
         text = f'{head[: -len(chr(10) + "}")]},\n "items": [\n{lines}\n ]\n}}\n'
         write_atomically(self.path / MANIFEST, lambda file: file.write(text.encode()))
 
-    def _open_or_create(self) -> None:
+    def _open_or_create(self, mended: Callable[[Item], bool]) -> None:
         if not (self.path / MANIFEST).exists():
             above = (self.path, *self.path.absolute().parents)
             nearest = next(place for place in above if place.exists())
@@ -248,17 +253,26 @@ class StoreWriter:
                 "give a new folder or remove this one"
             )
         self._header["methods"] = header["methods"]
-        self._resume(items)
+        self._resume(items, mended)
 
-    def _resume(self, items: tuple[StoredItem, ...]) -> None:
+    def _resume(self, items: tuple[StoredItem, ...], mended: Callable[[Item], bool]) -> None:
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink()
         for first in range(0, len(items), self.shard_size):
             block = items[first : first + self.shard_size]
             rows = sum(item.status == "done" for item in block)
-            intact = all(item.status != "pending" for item in block) and all(
-                read_shard(self.path, block[0].shard, method, rows, dimension) is not None
-                for method, dimension in (self._header["methods"].items() if rows else ())
+            intact = (
+                all(item.status != "pending" for item in block)
+                and all(
+                    read_shard(self.path, block[0].shard, method, rows, dimension) is not None
+                    for method, dimension in (self._header["methods"].items() if rows else ())
+                )
+                and not any(
+                    mended(self._dataset_items[first + place])
+                    for place, item in enumerate(block)
+                    # Decoding is not what failed where the encoding was not finite.
+                    if item.reason is not None and not item.reason.startswith(_NOT_FINITE)
+                )
             )
             for record, item in zip(self._records[first:], block, strict=False):
                 if intact:

@@ -156,6 +156,29 @@ def test_a_class_of_which_nothing_can_be_read(done: Finished, tmp_path: Path) ->
     assert (tmp_path / "other" / "model" / "record.json").is_file()
 
 
+def test_mended_pictures_are_read_by_the_same_command(done: Finished, tmp_path: Path) -> None:
+    """What the error advises helps, and what is said afterwards is true of the files by then."""
+    data, out = tiny(tmp_path / "data"), tmp_path / "out"
+    kept = shutil.copytree(data / "train" / "blue", tmp_path / "kept")
+    for path in (data / "train" / "blue").iterdir():
+        path.write_bytes(b"")
+    run = ("run", data, "--out", out, *EASY, "--weights", done.weights, "--quiet")
+    result = cli(*run)
+    assert result.exit_code == 2
+    # Not that of another class, which has all pictures that are left.
+    assert "error: class 'blue' has no training picture" in result.stderr.splitlines()[-1]
+    shutil.copy(kept / "00.png", data / "train" / "blue")
+    result = cli(*run)
+    assert result.exit_code == 1
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
+        f"skipped train/blue/{path.name}" for path in sorted(kept.iterdir())[1:]
+    ]
+    shutil.copytree(kept, data / "train" / "blue", dirs_exist_ok=True)
+    result = cli(*run)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads((out / "metrics.json").read_text())["pictures"]["skipped"] == []
+
+
 # ------------------------------------------------------------------------------ refusals
 
 
@@ -211,7 +234,8 @@ def test_bad_data(done: Finished, data: Path, tmp_path: Path) -> None:
     one = toy.write_folder(tmp_path / "one", train=1, test=0, classes=["red"])
     assert "no test picture, so there is nothing to evaluate" in refused("run", one / "train", *end)
     single = tiny(tmp_path / "single", classes=["red"])
-    assert "class 'red' is that of every training picture" in cli("run", single, *end).stderr
+    assert "class 'red' is that of every training picture" in refused("run", single, *end)
+    assert not (tmp_path / "out").exists()
     (tmp_path / "bad.csv").write_text("a.png,red\n")
     assert "line 1: 2 column(s) instead of 3" in refused("run", tmp_path / "bad.csv", *end)
 
@@ -268,6 +292,38 @@ def test_bad_folders(done: Finished, data: Path, tmp_path: Path) -> None:
     )
     other.unlink()
     assert tree_bytes(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["run", "fit", "encode", "evaluate", "demo"])
+def test_nothing_is_written_among_the_pictures(
+    done: Finished, data: Path, tmp_path: Path, command: str
+) -> None:
+    """The next time it would be a class, or some of one's pictures."""
+    rest = {
+        "run": (data, "--weights", done.weights, *EASY),
+        "fit": (data, "--weights", done.weights, *OPTIONS),
+        "encode": (data, "--codebook", done.out / "codebook"),
+        "evaluate": (done.out / "model", done.store.path, "--data", data),
+        "demo": ("--data", data),
+    }[command]
+    before = tree_bytes(data)
+    for place in (data / "train" / "out", data / "test" / "red", data):
+        assert "lies among the pictures" in refused(command, *rest, "--out", place)
+    if command in ("run", "fit", "encode"):
+        cache = ("--cache", data / "train" / "cache")
+        assert "train/cache: lies among" in refused(command, *rest, "--out", tmp_path / "o", *cache)
+    assert tree_bytes(data) == before
+
+
+def test_a_run_may_lie_beside_train_and_test(
+    done: Finished, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    for _ in range(2):
+        ok("run", ".", "--out", "out", *EASY, "--weights", done.weights)
+    monkeypatch.chdir(data / "train")
+    run = ("run", ".", "--out", "out", *EASY, "--weights", done.weights)
+    assert "out: lies among the pictures of ." in refused(*run)
 
 
 def test_another_split_is_noted(done: Finished, tmp_path: Path) -> None:

@@ -133,6 +133,29 @@ def test_unusable_folders(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="file names that are no text exist on POSIX only")
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS refuses such names")
+def test_a_split_by_another_name_is_no_pair_of_classes(tmp_path):
+    touch(tmp_path, "Train/a/0.jpg", "Train/b/0.jpg", "TEST/a/0.jpg", "TEST/b/0.jpg")
+    assert mistake(tmp_path) == (
+        f"{tmp_path}: has TEST/ and Train/; the folders of a split are called train and test"
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    split_folder(tmp_path, {"a": 1, "b": 1}, {"a": 1})
+    touch(tmp_path, "train/a/closed/1.jpg")
+    scandir = os.scandir
+
+    def refuse(place):  # what chmod does, which does not bind every user
+        if os.fspath(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert mistake(tmp_path) == (
+        f"{tmp_path / 'train' / 'a' / 'closed'}: cannot be read (Permission denied)"
+    )
+
+
 def test_file_names_that_are_no_text(tmp_path):
     split_folder(tmp_path, {"a": 3}, {"a": 1})
     (tmp_path / "train" / "a" / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
@@ -157,7 +180,11 @@ def test_seeded_split_is_stratified_and_independent_of_the_listing(tmp_path, mon
     assert open_dataset(tmp_path, test_fraction=0.2, seed=4).items != data.items
 
     walk, listing = os.walk, Path.iterdir
-    monkeypatch.setattr(os, "walk", lambda top: ((p, f[::-1], n[::-1]) for p, f, n in walk(top)))
+
+    def backwards(top, **options):
+        return ((place, f[::-1], n[::-1]) for place, f, n in walk(top, **options))
+
+    monkeypatch.setattr(os, "walk", backwards)
     monkeypatch.setattr(Path, "iterdir", lambda self: reversed(list(listing(self))))
     assert open_dataset(tmp_path, test_fraction=0.2, seed=3).items == data.items
 

@@ -170,6 +170,32 @@ def test_skipped_are_known_while_writing_and_after_resuming(tmp_path):
     assert writer_of(tmp_path / "s").skipped == (("train/002.jpg", "truncated"),)
 
 
+def test_a_shard_with_a_mended_picture_is_done_again(finished, tmp_path):
+    asked: list[str] = []
+
+    def mended(item: Item) -> bool:
+        asked.append(item.id)
+        return item.id == "test/004.jpg"
+
+    writer = writer_of(finished, mended=mended)
+    assert asked == list(BAD)
+    assert [item.id for item in writer.remaining] == [
+        item.id for item in dataset().items[8:12]
+    ]  # of four items a shard, the third
+    assert writer.skipped == (("train/002.jpg", "truncated"),)
+    writer.put(writer.remaining, vectors_of(writer.remaining))
+    assert [item.id for item in Store.open(finished).skipped] == ["train/002.jpg"]
+    assert writer_of(finished).remaining == ()
+
+
+def test_vectors_that_were_not_finite_are_not_made_again(tmp_path):
+    writer = writer_of(tmp_path / "s")
+    made = vectors_of(writer.remaining)
+    made["mpp"][3, 1] = np.nan
+    writer.put(writer.remaining, made)
+    assert writer_of(tmp_path / "s", mended=lambda item: True).remaining == ()
+
+
 def test_killed_between_shard_and_manifest(finished, tmp_path, monkeypatch):
     path = tmp_path / "s"
     writer = writer_of(path)

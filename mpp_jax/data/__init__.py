@@ -1,6 +1,6 @@
 """Pictures and labels: decoding, sources, batches of canvases."""
 
-from .batches import DEFAULT_BUCKETS, Batch, CanvasBatches, Skipped, canvas_batches
+from .batches import DEFAULT_BUCKETS, Batch, CanvasBatches, Skipped, canvas_batches, decodable
 from .clutter import Clutter, open_clutter
 from .dataset import Box, DataError, Dataset, Item, target_matrix
 from .decode import DecodeError, decode_picture, picture_size
@@ -18,6 +18,7 @@ __all__ = [
     "Item",
     "Skipped",
     "canvas_batches",
+    "decodable",
     "decode_picture",
     "open_clutter",
     "open_dataset",

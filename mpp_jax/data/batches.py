@@ -207,6 +207,12 @@ def canvas_batches(
     )
 
 
+def decodable(item: Item) -> bool:
+    """Whether a picture can be decoded now; it is, to find out."""
+    batches = canvas_batches([item], batch_size=1, threads=1)
+    return any(True for _ in batches)
+
+
 def rows_of(side: int, batch_size: int, canvas_bytes: int = 2**28) -> int:
     """Pictures in one canvas of this side: ``batch_size``, or fewer where memory says so."""
     return max(1, min(batch_size, canvas_bytes // (3 * side * side)))

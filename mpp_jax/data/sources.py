@@ -111,8 +111,11 @@ def _loose_pictures(folder: Path) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
+    def fail(error: OSError) -> None:
+        raise error  # os.walk alone would leave the folder out without a word
+
     found: list[Path] = []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not _ignored_name(name)]
         found.extend(Path(place, name) for name in names if not _ignored_name(name))
     return found
@@ -131,6 +134,12 @@ def _open_folder(root: Path, test_fraction: float, seed: int) -> Dataset:
             raise DataError(
                 f"{root}: has {given}/ but no {lacking}/; add {lacking}/<class>/, "
                 f"or give {root / given} to have it split"
+            )
+        elif misspelt := [name for name in present if name.casefold() in SPLITS]:
+            # They would be taken for classes.
+            raise DataError(
+                f"{root}: has {' and '.join(f'{name}/' for name in misspelt)}; "
+                "the folders of a split are called train and test"
             )
         else:
             places, notes = {"": root}, []
