@@ -1,6 +1,14 @@
-"""``python -m mpp_jax``: the command line."""
+"""``python -m mpp_jax`` and the script ``mpp-jax``: the command line."""
 
-from mpp_jax.cli import main
+
+def main() -> None:
+    """Run the command line; interrupted while it is imported, end as it does, with status 130."""
+    try:
+        from mpp_jax import cli
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

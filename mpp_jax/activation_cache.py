@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mpp_jax.config import Run
-from mpp_jax.data import Item, Skipped
+from mpp_jax.data import DecodeError, Item, Skipped
 from mpp_jax.dense import Descriptors
 from mpp_jax.extraction import Described, Wanted, Wants, batch_size, describe_items, source_layer
 from mpp_jax.nets import Network
@@ -269,8 +269,8 @@ def picture_digest(item: Item) -> str:
         content = item.source()
         if isinstance(content, Path):
             content = content.read_bytes()
-    except OSError as error:  # unreadable now; another picture once it can be read
-        content = f"unreadable: {error.strerror}".encode()
+    except (OSError, DecodeError) as error:  # unreadable now; another picture once it can be read
+        content = f"unreadable: {error}".encode()
     if isinstance(content, np.ndarray):
         head = f"array {content.dtype} {content.shape} ".encode()
         content = head + np.ascontiguousarray(content).tobytes()

@@ -39,7 +39,7 @@ from mpp_jax.mixture import (
     widened,
     with_squares,
 )
-from mpp_jax.numerics import PRECISION, l2_normalize, power_l2, signed_sqrt
+from mpp_jax.numerics import PRECISION, check_set, l2_normalize, power_l2, signed_sqrt
 
 __all__ = [
     "SMALLEST_WEIGHT",
@@ -79,10 +79,14 @@ def fisher_statistics(
         gmm: the mixture, K components.
         mask: (N,), rows where it is 0 or False are left out, whatever they hold.
         prune: responsibilities below it count as 0, without renormalisation; 0 keeps them all.
+
+    Raises:
+        ValueError: ``x`` that is no set of the mixture's dimension, or a mask of other rows.
     """
     x = jnp.asarray(x)
-    gmm = widened(gmm, x)
     valid = None if mask is None else jnp.asarray(mask) != 0
+    check_set(x, gmm.means.shape[-1], "mixture", valid)
+    gmm = widened(gmm, x)
     frame = gmm_frame(gmm)
     inner, alive = living(frame.enter_gmm(gmm), SMALLEST_WEIGHT)
     z = frame.enter(x, valid)

@@ -29,7 +29,7 @@ from mpp_jax.mixture import (
     responsibilities,
     sample,
 )
-from mpp_jax.numerics import check_positive_integer
+from mpp_jax.numerics import check_key, check_positive_integer
 from mpp_jax.seeding import starting_centres
 
 __all__ = [
@@ -142,8 +142,9 @@ def fit_gmm(
     Raises:
         ValueError: an argument out of range, fewer rows than components, NaN, infinity or values
             above 1e15, or data without any variance and no ``variance_floor``.
-        TypeError: a generator, which can be read only once.
+        TypeError: a generator, which can be read only once; a key that is none.
     """
+    check_key(key)
     n_components = check_positive_integer(n_components, "n_components")
     restarts = check_positive_integer(restarts, "restarts")
     max_iterations = check_positive_integer(max_iterations, "max_iterations")

@@ -34,7 +34,7 @@ from mpp_jax.chunks import (
     sum_over_rows,
     sum_stream,
 )
-from mpp_jax.numerics import PRECISION, check_positive_integer, mask_rows
+from mpp_jax.numerics import PRECISION, check_key, check_positive_integer, mask_rows
 from mpp_jax.seeding import starting_centres
 
 #: A split component's halves stand this many standard deviations from its mean. The pair then has
@@ -291,8 +291,9 @@ def fit_kmeans(
     Raises:
         ValueError: an argument out of range, fewer rows than clusters, NaN, infinity or values
             above 1e15.
-        TypeError: a generator, which can be read only once.
+        TypeError: a generator, which can be read only once; a key that is none.
     """
+    check_key(key)
     n_clusters = check_positive_integer(n_clusters, "n_clusters")
     restarts = check_positive_integer(restarts, "restarts")
     max_iterations = check_positive_integer(max_iterations, "max_iterations")

@@ -100,6 +100,29 @@ def check_matrix(x: ArrayLike, name: str, columns: int | None = None) -> None:
         raise ValueError(f"{name} must have {columns} columns (dimensions); got {shape[1]}.")
 
 
+def check_set(x: Array, dimension: int, owner: str, mask: Array | None = None) -> None:
+    """Raise unless ``x`` is one set (N, D) with the D of ``owner``, and ``mask`` (N,).
+
+    It looks at shapes alone, so that it holds under a trace as well.
+    """
+    if x.ndim != 2 or x.shape[1] != dimension:
+        raise ValueError(
+            f"x must have shape (N, {dimension}), one descriptor of the {owner}'s dimension a row; "
+            f"got shape {x.shape}. Project descriptors as the {owner}'s were; vmap over batches."
+        )
+    if mask is not None and mask.shape != x.shape[:1]:
+        raise ValueError(f"mask must have shape {x.shape[:1]}, one entry a row; got {mask.shape}.")
+
+
+def check_key(key: Any, name: str = "key") -> None:
+    """Raise unless ``key`` is one PRNG key, of the new or of the old style."""
+    given = jnp.asarray(key) if isinstance(key, jax.Array | np.ndarray) else None
+    typed = given is not None and jnp.issubdtype(given.dtype, jax.dtypes.prng_key)
+    old = given is not None and given.dtype == jnp.uint32 and given.ndim == 1
+    if given is None or not (old or (typed and given.ndim == 0)):
+        raise TypeError(f"{name} must be a PRNG key, as jax.random.key(0) makes; got {key!r}.")
+
+
 def check_values(largest: float, name: str) -> None:
     """Raise unless ``largest``, the largest magnitude in ``name``, is finite and of a sane size."""
     if not np.isfinite(largest):

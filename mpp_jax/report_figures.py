@@ -217,9 +217,14 @@ def false_positives(
 
 
 def config_groups(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The configuration as groups of (dotted name, value); plain values stand in "run"."""
+    """The configuration as groups of (dotted name, value); plain values stand in "run".
+
+    Scales are counted from 1, as on the command line.
+    """
     held = metrics["config"] if isinstance(metrics["config"], dict) else {}
     nested = {k: v for k, v in held.items() if isinstance(v, dict) and v}
+    if scales := nested.get("pyramid", {}).get("scales"):
+        nested["pyramid"] = nested["pyramid"] | {"scales": [scale + 1 for scale in scales]}
     run = {k: v for k, v in held.items() if k not in nested}
     run |= {key: metrics[key] for key in ("data", "network", "weights_sha256")}
     return [("run", _flat(run))] + [(name, _flat(nested[name])) for name in sorted(nested)]

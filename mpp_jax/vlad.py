@@ -20,7 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from mpp_jax.kmeans import nearest
-from mpp_jax.numerics import PRECISION, l2_normalize, mask_rows, real_dtype, signed_sqrt
+from mpp_jax.numerics import PRECISION, check_set, l2_normalize, mask_rows, real_dtype, signed_sqrt
 
 
 def vlad(
@@ -53,12 +53,16 @@ def vlad(
         power: signed square root.
         intra: L2-normalise each cluster's block.
         l2: L2-normalise the whole.
+
+    Raises:
+        ValueError: ``x`` that is no set of the centres' dimension, or a mask of other rows.
     """
     x, centres = jnp.asarray(x), jnp.asarray(centres)
+    valid = None if mask is None else jnp.asarray(mask) != 0
+    check_set(x, centres.shape[-1], "centres", valid)
     dtype = real_dtype(x, centres)
     x, centres = x.astype(dtype), centres.astype(dtype)
     origin = jax.lax.stop_gradient(jnp.mean(centres, axis=0))
-    valid = None if mask is None else jnp.asarray(mask) != 0
     z = mask_rows(x, valid, origin) - origin[None, :]
     c = centres - origin[None, :]
     k = c.shape[0]

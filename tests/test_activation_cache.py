@@ -12,7 +12,7 @@ from toy_run import CONFIG, QUIET, Finished, finished_run, know_toy
 
 from mpp_jax import activation_cache, commands
 from mpp_jax.activation_cache import ActivationCache, picture_digest
-from mpp_jax.data import Item
+from mpp_jax.data import DecodeError, Item
 from mpp_jax.extraction import Wanted
 from mpp_jax.pyramid import receptive_windows
 from mpp_jax.run_settings import Extras
@@ -205,6 +205,18 @@ def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
     before = picture_digest(gone)
     (tmp_path / "gone.jpg").write_bytes(b"now there")
     assert picture_digest(gone) != before
+
+
+def test_records_that_cannot_be_read(tmp_path: Path) -> None:
+    def fail() -> bytes:
+        raise DecodeError("record 3", "cannot be read: checksum")
+
+    pictures = [*items(1), Item("record", (0,), "train", read=fail)]
+    skips: list[Any] = []
+    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, None, skips)
+    [skip] = skips
+    assert skip.path == "record"
+    assert "checksum" in skip.reason
 
 
 def test_beyond_float16_is_refused(tmp_path: Path) -> None:

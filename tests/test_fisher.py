@@ -267,6 +267,21 @@ def test_normalisations_at_and_near_zero():
     check_grads(finish, (jnp.array([0.5, -2.0, 1.0]),), order=1, modes=("rev",), rtol=2e-2)
 
 
+@pytest.mark.parametrize(
+    ("pick", "mask", "message"),
+    [
+        (np.s_[:, :3], None, r"x must have shape \(N, 7\)"),
+        (np.s_[0], None, r"x must have shape \(N, 7\)"),
+        (np.s_[None], None, "vmap over batches"),
+        (np.s_[:], np.ones(3), "mask must have shape"),
+    ],
+)
+@pytest.mark.parametrize("encoder", [fisher_vector, encode])
+def test_sets_of_other_shapes_are_refused(gmm, x, pick, mask, message, encoder):
+    with pytest.raises(ValueError, match=message):
+        encoder(x[pick], gmm, mask)
+
+
 def test_unknown_block(gmm, x):
     with pytest.raises(ValueError, match="blocks must be some of"):
         fisher_vector(x, gmm, blocks=("means",))

@@ -437,8 +437,10 @@ def test_information_criteria():
         ({"variance_floor": [1.0, 2.0]}, ValueError, "one for each dimension"),
         ({"relative_variance_floor": 0.0}, ValueError, "floor is 0"),
         ({"x": X * 1e-25}, ValueError, "tiny"),
+        ({"key": 0}, TypeError, "key must be a PRNG key"),
+        ({"key": jax.random.split(KEY)}, TypeError, "key must be a PRNG key"),
     ],
 )
 def test_bad_input(options, error, message):
     with pytest.raises(error, match=message):
-        fit_gmm(KEY, **{"x": X, "n_components": K, **options})
+        fit_gmm(**{"key": KEY, "x": X, "n_components": K, **options})

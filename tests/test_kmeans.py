@@ -214,8 +214,9 @@ def test_permutation():
         ({"max_iterations": 0}, ValueError, "max_iterations must be at least 1"),
         ({"x": (X for _ in range(1))}, TypeError, "generator"),
         ({"x": X * np.nan}, ValueError, "NaN or infinity"),
+        ({"key": 0}, TypeError, "key must be a PRNG key"),
     ],
 )
 def test_bad_input(options, error, message):
     with pytest.raises(error, match=message):
-        fit_kmeans(KEY, **{"x": X, "n_clusters": K, **options})
+        fit_kmeans(**{"key": KEY, "x": X, "n_clusters": K, **options})

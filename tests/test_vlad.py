@@ -133,3 +133,10 @@ def test_narrow_inputs_compute_in_float32(x, centres, dtype):
 def test_bad_options(x, centres, options, message):
     with pytest.raises(ValueError, match=message):
         vlad(x, centres, **options)
+
+
+def test_sets_of_other_shapes_are_refused(x, centres):
+    with pytest.raises(ValueError, match="x must have shape"):
+        vlad(x[:, :1], centres)
+    with pytest.raises(ValueError, match="mask must have shape"):
+        vlad(x, centres, np.ones(3))
