@@ -21,7 +21,7 @@ from mpp_jax.weights.convert import convert
 from mpp_jax.weights.deep_compression import read_deep_compression
 from mpp_jax.weights.load import as_network, load_network, read_converted
 from mpp_jax.weights.mat5 import read_mat5
-from mpp_jax.weights.native import save_network
+from mpp_jax.weights.native import save_network, seal
 from mpp_jax.weights.safetensors import read_safetensors
 from mpp_jax.weights.source import WeightsError
 from mpp_jax.weights.torch_pickle import LEGACY_MAGIC, read_torch
@@ -266,11 +266,16 @@ def own(tmp_path):
     return save_network(as_network(convert(source, SQUEEZENET), "a" * 64), tmp_path / "own")
 
 
+def write_sealed(folder, header):
+    """Lies that are no accident: the seal is right."""
+    (folder / "network.json").write_text(json.dumps(header | {"seal": seal(header)}))
+
+
 def test_damaged_own_form(own):
     header = json.loads((own / "network.json").read_text())
     for change in (
         {"format": "x"},
-        {"version": 2},
+        {"version": 3},
         {"network": 7},
         {"structure": "x"},
         {"structure": [{"kind": "conv"}]},
@@ -280,7 +285,7 @@ def test_damaged_own_form(own):
         {"files": header["files"] | dict.fromkeys(header["files"], "0" * 64)},
         {"network": "vgg16"},
     ):
-        (own / "network.json").write_text(json.dumps(header | change))
+        write_sealed(own, header | change)
         with pytest.raises(WeightsError):
             read_converted(own, SQUEEZENET)
     for text in ("", "[" * 100_000, "{", "7"):
@@ -306,6 +311,13 @@ def test_flipped_bytes_in_own_form(own):
         with pytest.raises(WeightsError):
             read_converted(own, SQUEEZENET)
         path.write_bytes(data)
+    header = own / "network.json"
+    data = header.read_bytes()
+    for at in range(0, len(data), 3):  # hexadecimal digits that become others, too
+        header.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+        with pytest.raises(WeightsError):
+            read_converted(own, SQUEEZENET)
+    header.write_bytes(data)
     read_converted(own, SQUEEZENET)
 
 
@@ -318,7 +330,7 @@ def test_own_form_with_consistent_lies(own):
     ):
         read_converted(own, wide)
     del header["structure"][0]
-    (own / "network.json").write_text(json.dumps(header))
+    write_sealed(own, header)
     with pytest.raises(WeightsError, match="the file has pool 'pool1' where the network has conv"):
         read_converted(own, SQUEEZENET)
 

@@ -4,19 +4,23 @@ The arrays are as the network uses them: HWIO kernels that take RGB, the mean an
 input, a mean picture where there is one, all NumPy leaves. ``network.json`` holds what is not an
 array::
 
-    {"format": "mpp-jax network", "version": 1, "network": NAME, "structure": [layer, ...],
-     "weights_sha256": of the file it came from, "files": {path below "arrays": SHA-256}}
+    {"format": "mpp-jax network", "version": 2, "network": NAME, "structure": [layer, ...],
+     "weights_sha256": of the file it came from, "files": {path below "arrays": SHA-256},
+     "seal": SHA-256 of these entries}
 
-A damaged checkpoint is found by the digests of its files before orbax is asked to read it.
+A damaged checkpoint is found by the digests of its files before orbax is asked to read it, and a
+damaged ``network.json`` by its seal.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,7 @@ from mpp_jax.weights.convert import rules
 from mpp_jax.weights.source import FileLayer, SourceWeights, WeightsError, digest
 from mpp_jax.weights.structure import described
 
-FORMAT, VERSION = "mpp-jax network", 1
+FORMAT, VERSION = "mpp-jax network", 2
 MAX_JSON_BYTES = 1 << 20
 JSON_NAME, ARRAYS_NAME = "network.json", "arrays"
 MAX_IMAGE_SIDE = 4096
@@ -71,6 +75,7 @@ def save_network(network: Network, folder: str | os.PathLike[str]) -> Path:
             fresh.mkdir()
             _checkpointer().save(fresh / ARRAYS_NAME, arrays)
             header["files"] = _files(fresh / ARRAYS_NAME)
+            header["seal"] = seal(header)
             (fresh / JSON_NAME).write_text(json.dumps(header, indent=1) + "\n")
             if target.exists():
                 os.replace(target, Path(scratch) / "old")
@@ -115,6 +120,12 @@ def remove_network(folder: Path) -> None:
     """Delete a network folder, and nothing that is not one."""
     if looks_native(folder):
         shutil.rmtree(folder)
+
+
+def seal(header: Mapping[str, Any]) -> str:
+    """SHA-256 of all entries of ``network.json`` but the seal itself."""
+    entries = {name: value for name, value in header.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _checkpointer() -> Any:
@@ -171,6 +182,8 @@ def _header(path: Path) -> dict[str, Any]:
     ok = ok and isinstance(header.get("structure"), list)
     if not ok or not isinstance(header.get("files"), dict):
         raise WeightsError(f"{JSON_NAME} is damaged: entries are missing")
+    if header.get("seal") != seal(header):
+        raise WeightsError(f"{JSON_NAME} is damaged: it was changed after saving")
     return header
 
 
