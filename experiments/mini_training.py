@@ -212,6 +212,12 @@ def run_folded(folded: Params, x: Array, layers: Sequence[s.Layer]) -> Array:
     return x
 
 
+def mean_cells(x: Array, cells: int) -> Array:
+    """Means of (B, H, H, C) over a grid of cells; ``cells`` divides H. -> (B, cells, cells, C)."""
+    b, side, _, c = x.shape
+    return jnp.mean(x.reshape(b, cells, side // cells, cells, side // cells, c), axis=(2, 4))
+
+
 # --- the head and the loss ----------------------------------------------------------------------
 
 
@@ -305,7 +311,7 @@ def cut_view(picture: np.ndarray, rng: np.random.Generator, side: int, least: fl
 
 def batches(
     pool: np.ndarray,
-    seed: int,
+    seed: Sequence[int],
     start: int,
     stop: int,
     pairs: int,
@@ -330,7 +336,7 @@ def batches(
     """
 
     def make(step: int) -> np.ndarray:
-        rng = np.random.default_rng([seed, step])
+        rng = np.random.default_rng([*seed, step])
         recipes = rng.choice(pool.shape[0], pairs, replace=False)
         first = rng.integers(0, pool.shape[1], pairs)
         other = (first + 1) % pool.shape[1]

@@ -310,12 +310,20 @@ def test_wavelets_do_not_see_even_light(training):
 def test_batches_continue_where_they_stopped(training, formula, tmp_path):
     pool = formula.picture_pool(tmp_path, 0, 6, 2, 32)
     options = {"pairs": 3, "side": 16, "least": 0.3, "kind": "mixed"}
-    whole = list(training.batches(pool, 7, 0, 5, **options))
-    rest = list(training.batches(pool, 7, 3, 5, **options))
+    whole = list(training.batches(pool, [7], 0, 5, **options))
+    rest = list(training.batches(pool, [7], 3, 5, **options))
     assert len(whole) == 5
     assert whole[0].shape == (6, 16, 16, 3)
     np.testing.assert_array_equal(np.stack(whole[3:]), np.stack(rest))
     assert (whole[0] != whole[1]).any()
+
+
+def test_mean_cells(training):
+    x = jnp.arange(2 * 16 * 3.0).reshape(2, 4, 4, 3)
+    cells = training.mean_cells(x, 2)
+    assert cells.shape == (2, 2, 2, 3)
+    np.testing.assert_allclose(cells[1, 0, 1], x[1, :2, 2:].mean(axis=(0, 1)))
+    np.testing.assert_array_equal(training.mean_cells(x, 4), x)
 
 
 def test_views_of_a_kind(training):
@@ -323,7 +331,7 @@ def test_views_of_a_kind(training):
     pool = np.arange(8, dtype=np.uint8).reshape(4, 2, 1, 1, 1) * np.ones((1, 1, 8, 8, 3), np.uint8)
     for kind, same in (("crops", {True}), ("variants", {False}), ("mixed", {True, False})):
         found = set()
-        for batch in training.batches(pool, 0, 0, 6, 4, 8, 0.5, kind):
+        for batch in training.batches(pool, [0], 0, 6, 4, 8, 0.5, kind):
             colour = batch[:, 4, 4, 0]
             assert (colour[:4] // 2 == colour[4:] // 2).all()
             found |= set((colour[:4] == colour[4:]).tolist())
@@ -337,7 +345,7 @@ def test_quick_pretraining(pretrain, tmp_path, capsys):
     assert f"weights: {path}" in capsys.readouterr().out
     assert load_network("caffenet_mini", path).weights_sha256 == digest(path)
     lines = [json.loads(line) for line in (tmp_path / "one" / "log.jsonl").read_text().splitlines()]
-    assert {line["stage"] for line in lines} == {"trunk", "top"}
+    assert {line["stage"] for line in lines} == {"trunk", "wide", "top"}
     for stage in ("trunk", "top"):
         losses = [line["loss"] for line in lines if line["stage"] == stage]
         assert losses[-1] < losses[0], stage
