@@ -5,7 +5,8 @@
     python experiments/bench_dense.py --candidates       besides, every formulation of every layer
 
 Random weights. Whole network: one picture at every scale, float32, as the library computes it
-(`mpp_jax.dense`), the plain formulation (XLA's direct convolutions) and torch on the same weights,
+(`mpp_jax.describe.dense`), the plain formulation (XLA's direct convolutions) and torch on the same
+weights,
 interleaved; medians. FLOP are those of the direct convolutions, whatever the formulation does, so
 the "effective rate" may exceed the peak. torch is optional (``pip install torch``); without it its
 columns are null.
@@ -29,12 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 from machine import provenance
 
+from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.memory import keep_freed_memory
 from mpp_jax.nets.conv import DIRECT, Formulation, candidates, choose, conv2d, prepare_kernel
 from mpp_jax.nets.network import Network, plain, random_network
 from mpp_jax.nets.registry import get_spec
 from mpp_jax.nets.spec import LRN, Conv, NetSpec, Pool, map_channels, map_size
-from mpp_jax.pyramid import scale_side
 
 GIGA = 1e9
 

@@ -27,11 +27,11 @@ from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.mixture import GaussianMixture
 from timing import interleaved, seconds, summary
 
-from mpp_jax.fisher import fisher_vectors, power_l2
-from mpp_jax.gmm import GMM, fit_gmm, sample
-from mpp_jax.pca import fit_pca
-from mpp_jax.seeding import kmeans_plus_plus
-from mpp_jax.vlad import vlad
+from mpp_jax.encoders.fisher import fisher_vectors, power_l2
+from mpp_jax.encoders.vlad import vlad
+from mpp_jax.stats.gmm import GMM, fit_gmm, sample
+from mpp_jax.stats.pca import fit_pca
+from mpp_jax.stats.seeding import kmeans_plus_plus
 
 D, K, DESCRIPTORS = 128, 256, 4410
 WIDE, NARROW = 4096, 128

@@ -41,18 +41,21 @@ from typing import Any, get_args
 import numpy as np
 from machine import provenance
 
-from mpp_jax import commands, metrics, pipeline
-from mpp_jax.accumulation import Reading
+from mpp_jax import metrics
+from mpp_jax.cli import stages
+from mpp_jax.cli.console import Output
 from mpp_jax.config import Encoder, Pyramid, Run
-from mpp_jax.console import Output
 from mpp_jax.data.clutter import BANDS, CLASSES, Clutter, SceneObject, open_clutter, scene
+from mpp_jax.maps.accumulation import Reading
+from mpp_jax.maps.picture_maps import map_pictures
+from mpp_jax.maps.pointing import CENTRE, covered_share, inside, peak
 from mpp_jax.memory import keep_freed_memory
-from mpp_jax.model import Model, open_model
-from mpp_jax.nets import Network, load_network
-from mpp_jax.picture_maps import map_pictures
-from mpp_jax.pointing import CENTRE, covered_share, inside, peak
+from mpp_jax.nets import Network
 from mpp_jax.progress import progress
-from mpp_jax.store import Store
+from mpp_jax.runs import pipeline
+from mpp_jax.runs.model import Model, open_model
+from mpp_jax.storage.store import Store
+from mpp_jax.weights.load import load_network
 
 METHODS = ("mpp", "nfk", "csf", "avg", "fc7")
 RIVALS = ("nfk", "fc7")
@@ -166,7 +169,7 @@ def measure(
     """Run everything with one network."""
     started = time.perf_counter()
     data = open_clutter(clutter)
-    commands.run(data, network, weights, config, folder, Output(quiet=False))
+    stages.run(data, network, weights, config, folder, Output(quiet=False))
     model = replace(open_model(folder / "model"), network=network)
     scores = pipeline.score(model, Store.open(folder / "encodings"))
     scenes = [scene(clutter, "test", index).objects for index in range(clutter.test)]

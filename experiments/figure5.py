@@ -31,16 +31,16 @@ import numpy as np
 from machine import provenance
 from PIL import Image, ImageDraw
 
-from mpp_jax.confidence import Reading, plan_maps, planned_maps, without_bias
 from mpp_jax.data import canvas_batches, decode_picture
-from mpp_jax.encoding import first_encoded, wanted_of
-from mpp_jax.extraction import describe_sources
+from mpp_jax.describe.extraction import describe_sources
+from mpp_jax.maps.confidence import Reading, plan_maps, planned_maps, without_bias
+from mpp_jax.maps.overlays import panels
+from mpp_jax.maps.picture_maps import map_pictures
 from mpp_jax.memory import keep_freed_memory
-from mpp_jax.model import Model, load_model, picture_item
-from mpp_jax.overlays import panels
-from mpp_jax.picture_maps import map_pictures
 from mpp_jax.pooling import parse
 from mpp_jax.progress import progress
+from mpp_jax.runs.model import Model, load_model, picture_item
+from mpp_jax.runs.vectors import first_encoded, wanted_of
 
 READINGS: tuple[Reading, ...] = ("sum", "vote")
 SIZES = (0.35, 0.5)

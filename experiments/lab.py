@@ -1,7 +1,7 @@
 """What the experiments on pooling share: activations once, many representations, paired figures.
 
-Activations are taken from (and kept in) a folder, `mpp_jax.activation_cache`. ``ranged`` registers
-a variant for each range of scales 1..n, so that a whole curve comes out of one pass.
+Activations are taken from (and kept in) a folder, `mpp_jax.describe.disk_cache`. ``ranged``
+registers a variant for each range of scales 1..n, so that a whole curve comes out of one pass.
 """
 
 import argparse
@@ -12,20 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from mpp_jax import metrics, pipeline
-from mpp_jax.activation_cache import ActivationCache
-from mpp_jax.activations import Describe, describe_with
-from mpp_jax.codebook import Codebooks
+from mpp_jax import metrics
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset, Skipped, open_dataset
-from mpp_jax.encoding import atoms_of, encode_described, wanted_of
+from mpp_jax.describe.disk_cache import ActivationCache
+from mpp_jax.describe.memory_cache import Describe, describe_with
 from mpp_jax.memory import keep_freed_memory
-from mpp_jax.nets import Network, load_network
+from mpp_jax.nets import Network
+from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import POOLINGS, get_pooling, parse, register_pooling
 from mpp_jax.progress import progress
-from mpp_jax.run_settings import settled
-from mpp_jax.store import stack_unit_vectors
+from mpp_jax.runs import pipeline
+from mpp_jax.runs.settings import settled
+from mpp_jax.runs.vectors import atoms_of, encode_described, wanted_of
+from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.svm import fit_svm, svm_scores
+from mpp_jax.weights.load import load_network
 
 RESULTS = Path(__file__).parent / "results"
 SHARED = Path(os.environ.get("MPP_JAX_SHARED", Path(__file__).parents[2] / "shared")) / "data"

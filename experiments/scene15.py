@@ -35,19 +35,20 @@ import numpy as np
 from machine import provenance
 
 from mpp_jax import metrics
-from mpp_jax.codebook import Codebook, fit_codebook
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset, open_dataset
-from mpp_jax.dense import Descriptors
-from mpp_jax.encoding import atoms_of, encode_described, wanted_of
-from mpp_jax.extraction import Described, DescriptorSample, Wanted, describe_items
+from mpp_jax.describe.dense import Activations, Descriptors
+from mpp_jax.describe.extraction import Described, DescriptorSample, Wanted, describe_items
+from mpp_jax.describe.pyramid import receptive_windows, scale_side
 from mpp_jax.memory import keep_freed_memory
-from mpp_jax.nets import Network, load_network
-from mpp_jax.pooling import Activations, parse_all
+from mpp_jax.nets import Network
+from mpp_jax.numerics import stack_unit_vectors
+from mpp_jax.pooling import parse_all
 from mpp_jax.progress import progress
-from mpp_jax.pyramid import receptive_windows, scale_side
-from mpp_jax.store import stack_unit_vectors
+from mpp_jax.runs.vectors import atoms_of, encode_described, wanted_of
+from mpp_jax.stats.codebook import Codebook, fit_codebook
 from mpp_jax.svm import fit_svm, svm_scores
+from mpp_jax.weights.load import load_network
 
 METHODS = ("fc7", "ap10", "avg", "nfk", "csf", "mpp", "mpp+fc7", "mpp+avg")
 EXPECTED = {"fc7": 87.9, "avg": 89.0, "nfk": 87.2, "mpp": 89.3, "mpp+fc7": 90.4, "mpp+avg": 90.7}

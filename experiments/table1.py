@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from machine import provenance
 
-from mpp_jax.dense import describe_pictures, describe_scale
+from mpp_jax.describe.dense import describe_pictures, describe_scale
+from mpp_jax.describe.geometry import geometry_table
+from mpp_jax.describe.pyramid import resize_pictures
 from mpp_jax.memory import keep_freed_memory
-from mpp_jax.nets.geometry import geometry_table
 from mpp_jax.nets.network import random_network
 from mpp_jax.nets.registry import get_spec
-from mpp_jax.pyramid import resize_pictures
 
 PAPER = {
     4: {"naive": 1.702, "dense": 0.0769},

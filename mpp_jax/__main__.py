@@ -4,10 +4,10 @@
 def main() -> None:
     """Run the command line; interrupted while it is imported, end as it does, with status 130."""
     try:
-        from mpp_jax import cli
+        from mpp_jax.cli.app import main as run
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    cli.main()
+    run()
 
 
 if __name__ == "__main__":

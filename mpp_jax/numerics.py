@@ -4,12 +4,13 @@ Everything here is pure and traces under ``jit``, ``vmap`` and ``grad``; the che
 for public, untraced edges only.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 #: Matrix products whose rounding shows in the result state this precision: the default of GPUs
@@ -56,6 +57,20 @@ def power_l2(v: ArrayLike, axis: int = -1) -> Array:
     return l2_normalize(signed_sqrt(v), axis=axis)
 
 
+def over_pictures(function: Callable[[Any], Any], arguments: Any) -> Any:
+    """Apply a one-picture function to every picture of a batch (leading axes).
+
+    Accelerators get it vmapped. A CPU gets a loop: a batch at once falls out of its caches, and one
+    picture at a time makes each result independent, to the bit, of the batch it came in.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(function)(arguments)
+    if jax.tree.leaves(arguments)[0].shape[0] > 1:
+        return lax.map(function, arguments)
+    single = function(jax.tree.map(lambda leaf: leaf[0], arguments))
+    return jax.tree.map(lambda leaf: leaf[None], single)
+
+
 def mask_rows(x: Array, mask: Array | None, fill: Array) -> Array:
     """Rows of ``x`` (..., N, D) outside ``mask`` (..., N) replaced by ``fill`` (D,).
 
@@ -84,6 +99,20 @@ def compensated_add(total: Any, carry: Any, value: Any) -> tuple[Any, Any]:
     outer = jax.tree.structure(total)
     high, low = jax.tree.transpose(outer, jax.tree.structure((0, 0)), pairs)
     return high, low
+
+
+def stack_unit_vectors(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenates finished representations and L2-normalises the result.
+
+    Args:
+        parts: Arrays ``(N, D_i)``, each row of unit norm or zero.
+
+    Returns:
+        ``(N, sum D_i)`` float32 rows of unit norm; a row that is zero in every part stays zero.
+    """
+    stacked = np.concatenate([np.asarray(part, np.float32) for part in parts], axis=1)
+    norms = np.sqrt(np.einsum("nd,nd->n", stacked, stacked, dtype=np.float64))
+    return (stacked / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
 
 
 def check_matrix(x: ArrayLike, name: str, columns: int | None = None) -> None:

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpp_jax.fisher import fisher_vector
-from mpp_jax.gmm import GMM, fit_gmm
+from mpp_jax.encoders.fisher import fisher_vector
 from mpp_jax.numerics import power_l2
-from mpp_jax.pca import PCA, fit_pca, pca_transform
-from mpp_jax.svm import LinearSVM, fit_svm, one_vs_rest_targets, svm_scores
+from mpp_jax.stats.gmm import GMM, fit_gmm
+from mpp_jax.stats.pca import PCA, fit_pca, pca_transform
+from mpp_jax.svm.machines import LinearSVM, fit_svm, one_vs_rest_targets, svm_scores
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
@@ -41,7 +41,7 @@ except ImportError as error:
 
 
 class LinearSVMClassifier(ClassifierMixin, BaseEstimator):
-    """One-vs-rest linear SVM of ``mpp_jax.svm.fit_svm`` as a scikit-learn classifier.
+    """One-vs-rest linear SVM of ``mpp_jax.svm.machines.fit_svm`` as a scikit-learn classifier.
 
     Two classes make one machine, L > 2 classes make L. The objective of ``loss="hinge"`` is that of
     ``LinearSVC(loss="hinge", C=C, intercept_scaling=bias_multiplier)``.

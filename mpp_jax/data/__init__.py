@@ -1,10 +1,17 @@
 """Pictures and labels: decoding, sources, batches of canvases."""
 
-from .batches import DEFAULT_BUCKETS, Batch, CanvasBatches, Skipped, canvas_batches, decodable
-from .clutter import Clutter, open_clutter
-from .dataset import Box, DataError, Dataset, Item, target_matrix
-from .decode import DecodeError, decode_picture, picture_size
-from .sources import open_dataset
+from mpp_jax.data.batches import (
+    DEFAULT_BUCKETS,
+    Batch,
+    CanvasBatches,
+    Skipped,
+    canvas_batches,
+    decodable,
+)
+from mpp_jax.data.clutter import Clutter, open_clutter
+from mpp_jax.data.dataset import Box, DataError, Dataset, Item, target_matrix
+from mpp_jax.data.decode import DecodeError, decode_picture, picture_size
+from mpp_jax.data.sources import open_dataset
 
 __all__ = [
     "DEFAULT_BUCKETS",

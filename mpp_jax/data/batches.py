@@ -19,8 +19,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .dataset import Item
-from .decode import DecodeError, PictureSource, decode_picture, reduce_array
+from mpp_jax.data.dataset import Item
+from mpp_jax.data.decode import DecodeError, PictureSource, decode_picture, reduce_array
 
 Picture: TypeAlias = Item | PictureSource | np.ndarray
 

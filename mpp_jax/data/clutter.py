@@ -22,10 +22,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from . import clutter_paint as paint
-from .clutter_paint import Draws, Look, Placed
-from .clutter_shapes import SHAPES
-from .dataset import SPLITS, Box, Dataset, Item, make_dataset
+from mpp_jax.data import clutter_paint as paint
+from mpp_jax.data.clutter_paint import Draws, Look, Placed
+from mpp_jax.data.clutter_shapes import SHAPES
+from mpp_jax.data.dataset import SPLITS, Box, Dataset, Item, make_dataset
 
 CLASSES: Final = tuple(SHAPES)
 BANDS: Final = {"small": (1 / 8, 1 / 4), "medium": (1 / 4, 1 / 2), "large": (1 / 2, 1.0)}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .clutter_shapes import Shape, fold, stripes
+from mpp_jax.data.clutter_shapes import Shape, fold, stripes
 
 
 class Draws:

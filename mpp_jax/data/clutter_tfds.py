@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from .clutter import CLASSES, Clutter, scene
+from mpp_jax.data.clutter import CLASSES, Clutter, scene
 
 
 class ClutterBuilder(tfds.core.GeneratorBasedBuilder):

@@ -12,7 +12,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from .dataset import (
+from mpp_jax.data.dataset import (
     SPLITS,
     DataError,
     Dataset,
@@ -74,7 +74,7 @@ def open_dataset(
         raise ValueError(f"limit_per_class must be at least 1, got {limit_per_class}")
     text = os.fspath(spec)
     if text.startswith("tfds:"):
-        from .tfds_source import open_tfds  # heavy import
+        from mpp_jax.data.tfds_source import open_tfds  # heavy import
 
         dataset = open_tfds(text.removeprefix("tfds:"), test_fraction=test_fraction, seed=seed)
     else:

@@ -29,8 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .dataset import Box, DataError, Dataset, Item, make_dataset, stratified_test_ids
-from .decode import DecodeError
+from mpp_jax.data.dataset import Box, DataError, Dataset, Item, make_dataset, stratified_test_ids
+from mpp_jax.data.decode import DecodeError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
 

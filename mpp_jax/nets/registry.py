@@ -3,7 +3,7 @@
 from mpp_jax.nets.caffenet import ALEXNET, CAFFENET
 from mpp_jax.nets.caffenet_mini import CAFFENET_MINI
 from mpp_jax.nets.chatfield import CNN_M, CNN_S
-from mpp_jax.nets.sift import SIFT
+from mpp_jax.nets.sift_spec import SIFT_SPEC
 from mpp_jax.nets.spec import NetSpec
 from mpp_jax.nets.squeezenet import SQUEEZENET
 from mpp_jax.nets.torchvision_alexnet import ALEXNET_TORCHVISION
@@ -34,7 +34,7 @@ def get_spec(name: str) -> NetSpec:
     Raises:
         ValueError: there is none of that name.
     """
-    known = {**NETWORKS, SIFT.name: SIFT}
+    known = {**NETWORKS, SIFT_SPEC.name: SIFT_SPEC}
     if name not in known:
         raise ValueError(f"network: {name!r} is unknown; take one of {', '.join(sorted(known))}")
     return known[name]

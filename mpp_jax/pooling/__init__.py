@@ -4,15 +4,16 @@
 other encoders in their place; `notation` reads "MPP(Alex-FC7,Pool5)+SP"; `batched` computes.
 """
 
+from mpp_jax.describe.dense import Activations, Crops
 from mpp_jax.pooling import codings, variants
-from mpp_jax.pooling.batched import Activations, Crops, check_methods, encode, pool, pool_picture
+from mpp_jax.pooling.batched import check_methods, encode, pool, pool_picture
 from mpp_jax.pooling.notation import Atom, canonical, parse, parse_all
+from mpp_jax.pooling.plugins import load_plugin
 from mpp_jax.pooling.protocol import (
     POOLINGS,
     Evidence,
     Pooling,
     get_pooling,
-    load_plugin,
     projected,
     register_pooling,
     scale_statistics,

@@ -2,33 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mpp_jax.codebook import Codebook, Codebooks
-from mpp_jax.dense import Descriptors
-from mpp_jax.numerics import l2_normalize
-from mpp_jax.pooling.notation import DEFAULT, Atom, grid_cells, parse
+from mpp_jax.describe.dense import DEFAULT, Activations, Descriptors
+from mpp_jax.numerics import l2_normalize, over_pictures
+from mpp_jax.pooling.notation import Atom, grid_cells, parse
 from mpp_jax.pooling.protocol import Evidence
-from mpp_jax.pyramid import over_pictures
-
-Crops = tuple[int, bool]
-"""(number of crops, whether their mirror images follow them)."""
-
-
-class Activations(NamedTuple):
-    """What one source (a layer, or SIFT) gives of a batch of pictures.
-
-    Attributes:
-        scales: one `Descriptors` a scale, coarsest first; empty where none were asked for.
-        crops: (B, n, C) by (number of crops, flipped).
-    """
-
-    scales: tuple[Descriptors, ...]
-    crops: dict[Crops, Array]
+from mpp_jax.stats.codebook import Codebook, Codebooks
 
 
 @partial(jax.jit, static_argnames=("numbers", "methods", "first"))

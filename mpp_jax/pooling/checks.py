@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mpp_jax.codebook import Codebook, Codebooks
-from mpp_jax.dense import Descriptors
-from mpp_jax.gmm import GMM
-from mpp_jax.pca import PCA
-from mpp_jax.pooling.batched import Activations, encode
+from mpp_jax.describe.dense import Activations, Descriptors
+from mpp_jax.pooling.batched import encode
 from mpp_jax.pooling.notation import Atom, parse_all
+from mpp_jax.stats.codebook import Codebook, Codebooks
+from mpp_jax.stats.gmm import GMM
+from mpp_jax.stats.pca import PCA
 
 CHANNELS, REDUCED, COMPONENTS = 7, 4, 3
 SIDES = (1, 2, 3, 3, 4)

@@ -19,17 +19,17 @@ from functools import partial
 import jax.numpy as jnp
 from jax import Array
 
-from mpp_jax import encodings
-from mpp_jax.codebook import FISHER, Codebook
-from mpp_jax.fisher import l2_normalize, power_l2
+from mpp_jax.encoders import sets
+from mpp_jax.encoders.fisher import l2_normalize, power_l2
+from mpp_jax.encoders.vlad import vlad
 from mpp_jax.pooling.protocol import Evidence, projected, register_pooling
-from mpp_jax.vlad import vlad
+from mpp_jax.stats.codebook import FISHER, Codebook
 
-Encoder = Callable[[Array, Codebook, Array], Array]
+SetEncoder = Callable[[Array, Codebook, Array], Array]
 """(descriptors (T, D), codebook, mask (T,)) -> (E,)."""
 
 
-def scale_wise(encoder: Encoder, raw: bool, evidence: Evidence, codebook: Codebook) -> Array:
+def scale_wise(encoder: SetEncoder, raw: bool, evidence: Evidence, codebook: Codebook) -> Array:
     """Pool as `mpp` does, with another encoder of the raw or the projected descriptors."""
     if raw:
         sets = list(zip(evidence.x, evidence.mask, strict=True))[evidence.first :]
@@ -40,15 +40,15 @@ def scale_wise(encoder: Encoder, raw: bool, evidence: Evidence, codebook: Codebo
     return power_l2(sum(vectors) / jnp.maximum(present, 1.0))
 
 
-def _register(name: str, encoder: Encoder, *, raw: bool = False) -> None:
+def _register(name: str, encoder: SetEncoder, *, raw: bool = False) -> None:
     codebook = None if raw else FISHER
     register_pooling(name, codebook=codebook)(partial(scale_wise, encoder, raw))
 
 
 _register("vlad", lambda x, book, mask: vlad(x, book.gmm.means, mask))
-_register("bow", lambda x, book, mask: encodings.bag_of_words(x, book.gmm.means, mask))
-_register("sv", lambda x, book, mask: encodings.super_vector(x, book.gmm.means, mask))
-_register("gmp", lambda x, book, mask: encodings.fisher_gmp(x, book.gmm, mask))
-_register("cov", lambda x, book, mask: encodings.second_order_pooling(x, None, mask, centred=False))
-_register("max", lambda x, book, mask: encodings.max_pooling(x, None, mask), raw=True)
-_register("gem", lambda x, book, mask: encodings.gem_pooling(x, 3.0, mask), raw=True)
+_register("bow", lambda x, book, mask: sets.bag_of_words(x, book.gmm.means, mask))
+_register("sv", lambda x, book, mask: sets.super_vector(x, book.gmm.means, mask))
+_register("gmp", lambda x, book, mask: sets.fisher_gmp(x, book.gmm, mask))
+_register("cov", lambda x, book, mask: sets.second_order_pooling(x, None, mask, centred=False))
+_register("max", lambda x, book, mask: sets.max_pooling(x, None, mask), raw=True)
+_register("gem", lambda x, book, mask: sets.gem_pooling(x, 3.0, mask), raw=True)

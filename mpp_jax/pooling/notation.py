@@ -18,13 +18,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from mpp_jax.describe.dense import DEFAULT, SIFT
 from mpp_jax.nets.spec import NetSpec
 from mpp_jax.pooling.protocol import POOLINGS, Pooling, get_pooling
 
-DEFAULT = "default"
-"""Source of descriptors: the layer that the run's settings name."""
-SIFT = "sift"
-"""Source of descriptors: dense SIFT, whatever the network."""
 PAPER_GRID = "sp1x1_3x1"
 ALIASES = {"ifk": f"nfk({SIFT})"}
 NETWORK_ALIASES = {

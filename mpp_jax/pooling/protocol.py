@@ -23,18 +23,16 @@ have (permutation, padding, batch = loop, gradients); run them on yours.
 """
 
 import importlib.metadata
-import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from mpp_jax.codebook import FISHER, Codebook, Recipe, project
-from mpp_jax.fisher import FisherStatistics, fisher_statistics
+from mpp_jax.encoders.fisher import FisherStatistics, fisher_statistics
+from mpp_jax.stats.codebook import FISHER, Codebook, Recipe, project
 
 ENTRY_POINTS = "mpp_jax.pooling"
 
@@ -189,23 +187,3 @@ def get_pooling(name: str) -> Pooling:
             "(One of a file of yours needs --plugin FILE.)"
         )
     return POOLINGS[name]
-
-
-def load_plugin(file: Path) -> tuple[str, ...]:
-    """Run a Python file that registers variants; return their names.
-
-    Raises:
-        ValueError: no such file, one that fails, or one that registers nothing.
-    """
-    spec = importlib.util.spec_from_file_location(f"mpp_jax_plugin_{file.stem}", file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        raise ValueError(f"plugin: {file} is no Python file; give one that calls register_pooling")
-    before = set(POOLINGS)
-    try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except Exception as error:  # whatever the user's file raises
-        raise ValueError(f"plugin: {file} fails: {type(error).__name__}: {error}") from error
-    new = tuple(sorted(set(POOLINGS) - before))
-    if not new:
-        raise ValueError(f"plugin: {file} registers no variant; it must call register_pooling")
-    return new

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mpp_jax.codebook import Codebook, Recipe
-from mpp_jax.fisher import fisher_from_statistics, l2_normalize, power_l2
+from mpp_jax.encoders.fisher import fisher_from_statistics, l2_normalize, power_l2
+from mpp_jax.encoders.vlad import vlad
 from mpp_jax.pooling.protocol import Evidence, projected, register_pooling, scale_statistics
-from mpp_jax.vlad import vlad
+from mpp_jax.stats.codebook import Codebook, Recipe
 
 
 def mean_descriptor(x: Array, mask: Array) -> Array:

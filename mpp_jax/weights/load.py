@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from mpp_jax.nets.network import Network, prepare
 from mpp_jax.nets.registry import DEFAULT_NETWORK, get_spec
-from mpp_jax.nets.sift import SIFT
+from mpp_jax.nets.sift_spec import SIFT_SPEC
 from mpp_jax.nets.spec import NetSpec, PoolingMode
 from mpp_jax.weights.cache import cache_folder, fetch
 from mpp_jax.weights.convert import Audit, Converted, convert
@@ -48,14 +48,14 @@ def load_network(
         ValueError: unknown network, pooling or dtype.
         WeightsError: a file that is missing, damaged or for another network (a ``ValueError``).
     """
-    if name == SIFT.name and weights is None:
+    if name == SIFT_SPEC.name and weights is None:
         return _sift(dtype)
     network, _ = load_audited(name, weights, pooling=pooling, dtype=dtype, precision=precision)
     return network
 
 
 def _sift(dtype: Any) -> Network:
-    from mpp_jax.sift import sift_network
+    from mpp_jax.nets.sift import sift_network
 
     if jnp.dtype(dtype) != jnp.float32:
         raise ValueError(f"dtype: dense SIFT computes in float32, not {dtype!r}")

@@ -1,0 +1,1 @@
+"""The command line: `app` declares it, `stages` and `queries` do the work."""

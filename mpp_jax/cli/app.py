@@ -1,0 +1,255 @@
+"""The command line. Heavy modules are imported inside the commands, so that --help is quick."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpp_jax import __version__
+from mpp_jax.cli.errors import OneLineErrors, faces_user
+from mpp_jax.cli.options import (
+    PATH,
+    c_option,
+    data_options,
+    extra_options,
+    fit_options,
+    network_option,
+    plugin_option,
+    pooling_option,
+    quiet_option,
+    read_config,
+    scales_option,
+    weights_option,
+)
+from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
+from mpp_jax.cli.weight_commands import weights
+from mpp_jax.config import Run
+
+DATA_HELP = """
+DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
+--test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME.
+"""
+
+
+@click.group(
+    cls=OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="mpp-jax")
+def main() -> None:
+    """Multi-scale Pyramid Pooling: fixed-length picture representations from a CNN.
+
+    `mpp-jax run DATA --out DIR` does everything: describes the pictures at several scales, fits
+    PCA and a Gaussian mixture, encodes Fisher vectors, trains linear SVMs and reports how well
+    they do. The other commands are its parts.
+
+    Exit status: 0 done; 1 done, but some inputs were skipped (listed); 2 wrong usage or an unusable
+    file; 130 interrupted. Set MPP_JAX_TRACEBACK=1 to see where an error comes from.
+    """
+
+
+@main.command(epilog=DATA_HELP)
+@click.argument("data")
+@click.option("--out", required=True, type=PATH, help="Folder for everything that is made.")
+@fit_options
+@pooling_option
+@plugin_option
+@extra_options
+@c_option
+@data_options
+@click.option(
+    "--maps",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Test pictures that the report shows with confidence maps.",
+)
+@quiet_option
+@faces_user
+def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
+    """Do everything, from the pictures in DATA to a report.
+
+    Writes DIR/report.html, DIR/metrics.json, DIR/codebook, DIR/encodings and DIR/model. Given
+    again after an interruption, it goes on where it stopped.
+    """
+    from mpp_jax.cli import stages
+
+    output, config, dataset, network, extras = _open(data, out, quiet, options)
+    return stages.run(dataset, network, options["weights"], config, out, output, extras, maps=maps)
+
+
+def _open(
+    data: str, out: Path, quiet: bool, options: dict[str, Any]
+) -> tuple[Any, Run, Any, Any, Any]:
+    from mpp_jax.cli import console
+    from mpp_jax.nets import get_spec
+    from mpp_jax.pooling import parse_all
+
+    output = console.Output(quiet)
+    config = read_config(options)
+    extras = _extras(options)
+    parse_all(config.pooling, extras.features)
+    get_spec(options["network"])
+    console.check_outside(data, out, extras.cache)
+    dataset = console.open_data(
+        data,
+        test_fraction=options["test_fraction"],
+        seed=options["seed"],
+        limit_per_class=options["limit_per_class"],
+        output=output,
+    )
+    # Last, for it may have to be downloaded.
+    network = console.open_network(options["network"], options["weights"], options["dtype"], output)
+    return output, config, dataset, network, extras
+
+
+def _extras(options: dict[str, Any]) -> Any:
+    from mpp_jax.data.features import Features
+    from mpp_jax.runs.settings import Extras
+
+    files = options["features"]
+    read = {name: Features.read(name, file) for name, file in files.items()}
+    return Extras(read, options["cache"])
+
+
+@main.command(epilog=DATA_HELP)
+@click.argument("data")
+@click.option("--out", required=True, type=PATH, help="Folder for the codebook.")
+@fit_options
+@pooling_option
+@plugin_option
+@extra_options
+@data_options
+@quiet_option
+@faces_user
+def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
+    """Fit codebooks (PCA and Gaussian mixture) to the training pictures of DATA.
+
+    As many as the representations of --pooling need: one for most, more for other layers.
+    """
+    from mpp_jax.cli import stages
+
+    output, config, dataset, network, extras = _open(data, out, quiet, options)
+    return stages.fit(dataset, network, options["weights"], config, out, output, extras)
+
+
+@main.command(epilog=DATA_HELP)
+@click.argument("data")
+@click.option("--codebook", required=True, type=PATH, help="Folder that `fit` wrote.")
+@click.option("--out", required=True, type=PATH, help="Folder for the encodings.")
+@weights_option
+@pooling_option
+@plugin_option
+@extra_options
+@data_options
+@quiet_option
+@faces_user
+def encode(
+    data: str,
+    codebook: Path,
+    out: Path,
+    weights: str | None,
+    pooling: tuple[str, ...] | None,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Encode the pictures of DATA into vectors on disk.
+
+    OUT holds manifest.json and shard-*.npy files that NumPy alone can read. An interrupted
+    encoding goes on where it stopped. Scales, layer and sizes are the codebook's.
+    """
+    from mpp_jax.cli import console, stages
+
+    output = console.Output(quiet)
+    extras = _extras({name: options.pop(name) for name in ("features", "cache")})
+    console.check_outside(data, out, extras.cache)
+    dataset = console.open_data(data, output=output, **options)
+    return stages.encode(dataset, codebook, weights, pooling, out, output, extras)
+
+
+@main.command()
+@click.argument("store", type=PATH)
+@click.option("--out", required=True, type=PATH, help="Folder for the model.")
+@pooling_option
+@plugin_option
+@c_option
+@quiet_option
+@faces_user
+def train(
+    store: Path, out: Path, pooling: tuple[str, ...] | None, c: float | None, quiet: bool
+) -> int:
+    """Train one-versus-rest SVMs on the encodings in STORE."""
+    from mpp_jax.cli import console, stages
+
+    return stages.train(store, pooling, c, out, console.Output(quiet))
+
+
+@main.command()
+@click.argument("model", type=PATH)
+@click.argument("store", type=PATH)
+@click.option("--out", required=True, type=PATH, help="Folder for metrics.json and report.html.")
+@click.option("--data", help="Where the pictures are, for the report's thumbnails.")
+@data_options
+@plugin_option
+@quiet_option
+@faces_user
+def evaluate(
+    model: Path, store: Path, out: Path, data: str | None, quiet: bool, **options: Any
+) -> int:
+    """Score the test encodings in STORE with MODEL and write metrics and a report."""
+    from mpp_jax.cli import console, stages
+
+    output = console.Output(quiet)
+    pictures = None
+    if data is not None:
+        console.check_outside(data, out)
+        pictures = console.open_data(data, output=output, **options)
+    return stages.evaluate(model, store, pictures, out, output)
+
+
+@main.command(epilog=DATA_HELP)
+@click.option(
+    "--out",
+    default="mpp-jax-demo",
+    show_default=True,
+    type=PATH,
+    help="Folder for everything that is made.",
+)
+@click.option("--data", help="Your own pictures instead of generated scenes.")
+@click.option(
+    "--scenes",
+    default=300,
+    show_default=True,
+    type=click.IntRange(min=10),
+    help="Scenes that are generated for training, and as many for the test.",
+)
+@network_option
+@weights_option
+@scales_option("1-5")
+@data_options
+@quiet_option
+@faces_user
+def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) -> int:
+    """Run everything at a small size, to see what it does: needs no pictures and no download.
+
+    Describes, trains and tests on generated scenes (ten kinds of objects at all sizes amid
+    clutter), or on the pictures in --data, and writes a report that compares the representations
+    and shows where in the pictures their evidence lies.
+    """
+    from mpp_jax.cli import console
+    from mpp_jax.cli.demo import demo_data, run_demo
+
+    output = console.Output(quiet)
+    network, weights = options.pop("network"), options.pop("weights")
+    scales, seed = options.pop("scales"), options["seed"]
+    if data is None:
+        dataset = demo_data(scenes, seed, output)
+    else:
+        console.check_outside(data, out)
+        dataset = console.open_data(data, output=output, **options)
+    opened = console.open_network(network, weights, "float32", output)
+    return run_demo(dataset, opened, weights, scales, seed, out, output)
+
+
+for command in (predict, confidence, search, geometry, weights):
+    main.add_command(command)

@@ -1,0 +1,140 @@
+"""Commands about new pictures, and about a network's geometry."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpp_jax.cli.errors import faces_user
+from mpp_jax.cli.options import PATH, plugin_option, quiet_option, read_scales, weights_option
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@weights_option
+@click.option("--method", help="Representation. [default: the model's primary one]")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: path, classes, error, network.")
+@plugin_option
+@quiet_option
+@faces_user
+def predict(
+    model: Path,
+    pictures: tuple[str, ...],
+    weights: str | None,
+    method: str | None,
+    top: int,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Rank the classes of new pictures with a saved MODEL."""
+    from mpp_jax.cli import console, queries
+
+    output = console.Output(quiet)
+    return queries.predict(model, pictures, weights, method, top, as_json, output)
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@click.option("--out", required=True, type=PATH, help="Folder for the maps.")
+@click.option(
+    "--classes",
+    metavar="NAMES",
+    help="Classes to map, comma-separated. [default: each picture's --top]",
+)
+@click.option("--top", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--reading",
+    default="sum",
+    show_default=True,
+    type=click.Choice(["sum", "vote"]),
+    help="Add up each class's scores, or one vote of each window for its best class.",
+)
+@click.option(
+    "--bias/--no-bias",
+    default=False,
+    help="Add the machines' bias to every window's score. [default: no-bias]",
+)
+@click.option(
+    "--max-side",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(1, 4096),
+    help="Longest side of a map in pixels; larger pictures get smaller maps.",
+)
+@weights_option
+@click.option("--method", help="Representation. [default: the model's primary one]")
+@plugin_option
+@quiet_option
+@faces_user
+def confidence(
+    model: Path,
+    pictures: tuple[str, ...],
+    weights: str | None,
+    method: str | None,
+    classes: str | None,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Map where in new pictures a saved MODEL sees its classes.
+
+    Writes OUT/NAME.png, the picture and its maps side by side, and OUT/NAME.npz, which NumPy alone
+    can read: maps (n, h, w), classes, scores of the whole picture.
+    """
+    from mpp_jax.cli import console, queries
+
+    output = console.Output(quiet)
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    return queries.confidence(model, pictures, weights, method, names, output, **options)
+
+
+@click.command()
+@click.argument("store", type=PATH)
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@weights_option
+@click.option(
+    "--method",
+    help="Representation that is stored, or a stack of such as a+b. [default: the first]",
+)
+@click.option("--top", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: path, neighbours, error, network."
+)
+@plugin_option
+@quiet_option
+@faces_user
+def search(
+    store: Path,
+    pictures: tuple[str, ...],
+    weights: str | None,
+    method: str | None,
+    top: int,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Find the pictures in STORE that are most similar to new ones (cosine of the encodings)."""
+    from mpp_jax.cli import console, queries
+
+    output = console.Output(quiet)
+    return queries.search(store, pictures, weights, method, top, as_json, output)
+
+
+@click.command()
+@click.argument("network")
+@click.option("--scales", default="1-7", show_default=True, callback=read_scales)
+@click.option("--layer", metavar="NAME", help="Activation. [default: the network's]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@faces_user
+def geometry(network: str, scales: tuple[int, ...], layer: str | None, as_json: bool) -> int:
+    """Print side and number of descriptors of NETWORK at every scale (the paper's Table 1)."""
+    import json
+
+    from mpp_jax.describe.geometry import format_geometry, geometry_table
+
+    if as_json:
+        click.echo(json.dumps(geometry_table(network, scales, layer), indent=1))
+    else:
+        click.echo(format_geometry(network, scales, layer))
+    return 0

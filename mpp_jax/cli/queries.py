@@ -1,0 +1,159 @@
+"""The commands about new pictures: their classes (predict), and their like (search)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpp_jax.cli.console import Output, made_with, open_network
+from mpp_jax.cli.stages import open_codebooks_of
+from mpp_jax.data import Skipped
+from mpp_jax.maps.accumulation import Reading
+from mpp_jax.maps.picture_maps import free_names, map_pictures, save_maps
+from mpp_jax.runs.model import Provenance, load_model, picture_item
+from mpp_jax.runs.search import Neighbour, nearest
+from mpp_jax.runs.vectors import encode_whole
+from mpp_jax.storage.bundle import check_place
+from mpp_jax.storage.store import Store
+
+
+def predict(
+    model_folder: Path,
+    pictures: Sequence[str],
+    weights: str | None,
+    method: str | None,
+    top: int,
+    as_json: bool,
+    output: Output,
+) -> int:
+    """Ranked classes and scores of new pictures."""
+    model = load_model(model_folder, weights)
+    made = model.provenance
+    output.say(made_with(made.network, made.weights_sha256))
+    prediction = model.predict(pictures, method)
+    reasons = {entry.position: entry.reason for entry in prediction.skipped}
+    ranked = [prediction.ranked(i, top) for i in range(len(pictures))]
+    if as_json:
+        entries = [
+            {
+                "path": path,
+                "classes": [{"class": name, "score": value} for name, value in ranked[i]],
+                "error": reasons.get(i),
+                **_maker(made),
+            }
+            for i, path in enumerate(pictures)
+        ]
+        output.result(json.dumps(entries, indent=1))
+    else:
+        for i, path in enumerate(pictures):
+            if i not in reasons:
+                output.result(
+                    f"{path}: " + ", ".join(f"{name} {value:+.3f}" for name, value in ranked[i])
+                )
+    return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
+
+
+def confidence(
+    model_folder: Path,
+    pictures: Sequence[str],
+    weights: str | None,
+    method: str | None,
+    classes: Sequence[str] | None,
+    output: Output,
+    *,
+    out: Path,
+    top: int,
+    reading: Reading,
+    bias: bool,
+    max_side: int,
+) -> int:
+    """Confidence maps of new pictures, as arrays and drawn over them."""
+    model = load_model(model_folder, weights)
+    check_place(out)
+    items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
+    names = free_names(pictures)
+    skipped: list[Skipped] = []
+    found = map_pictures(
+        model,
+        items,
+        method=method,
+        classes=classes,
+        top=top,
+        reading=reading,
+        bias=bias,
+        max_side=max_side,
+        on_skip=skipped.append,
+    )
+    for maps in found:
+        out.mkdir(parents=True, exist_ok=True)
+        place = out / names[maps.position]
+        save_maps(place, maps, method or model.primary, reading)
+        scores = ", ".join(
+            f"{name} {value:+.3f}" for name, value in zip(maps.classes, maps.scores, strict=True)
+        )
+        output.result(f"{pictures[maps.position]}: {place}.png ({scores})")
+    return output.skipped([(pictures[entry.position], entry.reason) for entry in skipped])
+
+
+def search(
+    store_folder: Path,
+    pictures: Sequence[str],
+    weights: str | None,
+    method: str | None,
+    top: int,
+    as_json: bool,
+    output: Output,
+) -> int:
+    """The stored pictures that are most similar to new ones."""
+    store = Store.open(store_folder)
+    codebooks, made = open_codebooks_of(store)
+    name = made.config.primary if method is None else method.lower()
+    dimension = store.dimension(name)  # refuses what is not stored
+    network = open_network(made.network, made.find_weights(weights), made.config.dtype, output)
+    made.check_network(network)
+    items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
+    skipped: list[Skipped] = []
+    vectors = np.zeros((len(items), dimension), np.float32)
+    for index, part in encode_whole(
+        network, items, codebooks, made.config, name, on_skip=skipped.append
+    ):
+        vectors[index] = part
+    reasons = {entry.position: entry.reason for entry in skipped}
+    found = nearest(store, name, vectors, top)
+    if as_json:
+        entries = [
+            {
+                "path": path,
+                "neighbours": [] if i in reasons else [_entry(n, store) for n in found[i]],
+                "error": reasons.get(i),
+                **_maker(made),
+            }
+            for i, path in enumerate(pictures)
+        ]
+        output.result(json.dumps(entries, indent=1))
+    else:
+        for i, path in enumerate(pictures):
+            if i not in reasons:
+                output.result(f"{path}:")
+                for neighbour in found[i]:
+                    entry = _entry(neighbour, store)
+                    classes = ", ".join(entry["classes"])
+                    output.result(f"  {entry['similarity']:.4f}  {entry['path']}  ({classes})")
+    return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
+
+
+def _maker(made: Provenance) -> dict[str, str]:
+    """Network and weights, which each entry states so that it can be read by itself."""
+    return {"network": made.network, "weights_sha256": made.weights_sha256}
+
+
+def _entry(neighbour: Neighbour, store: Store) -> dict[str, Any]:
+    item, similarity = neighbour
+    return {
+        "path": item.id,
+        "split": item.split,
+        "classes": [store.classes[label] for label in item.labels],
+        "similarity": similarity,
+    }

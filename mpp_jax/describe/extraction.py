@@ -1,0 +1,245 @@
+"""From picture files to activations on the device, and the sample for a codebook."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from mpp_jax.config import Pyramid
+from mpp_jax.data import Batch, Item, Skipped, canvas_batches
+from mpp_jax.describe.dense import (
+    DEFAULT,
+    SIFT,
+    Activations,
+    Crops,
+    Descriptors,
+    describe_crops,
+    describe_scale,
+)
+from mpp_jax.describe.pyramid import scale_side
+from mpp_jax.nets import NetSpec, Network
+from mpp_jax.nets.sift import sift_network
+
+
+class Wanted(NamedTuple):
+    """What is wanted of one source of descriptors.
+
+    Attributes:
+        scales: numbers of scales, from 0, rising.
+        crops: sets of crops.
+    """
+
+    scales: tuple[int, ...]
+    crops: tuple[Crops, ...] = ()
+
+
+Wants = dict[str, Wanted]
+"""By source: a layer's name, "default" (the run's own layer) or "sift"."""
+
+
+class Described(NamedTuple):
+    """The activations of a batch of pictures, on the device.
+
+    Attributes:
+        index: (B,) position of each picture among the items, -1 for padding.
+        sources: by source, as they were wanted.
+    """
+
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
+    sources: dict[str, Activations]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sources))
+
+
+def batch_size(pyramid: Pyramid) -> int:
+    """Return the pictures of a batch: one at a time suits a CPU (no padding, caches)."""
+    return pyramid.batch or (1 if jax.default_backend() == "cpu" else 16)
+
+
+def describe_items(
+    network: Network,
+    items: Sequence[Item],
+    pyramid: Pyramid,
+    *,
+    wants: Wants | None = None,
+    on_skip: Callable[[Skipped], object] | None = None,
+) -> Iterator[Described]:
+    """Decode pictures and yield their activations.
+
+    Args:
+        network: the network.
+        items: pictures.
+        pyramid: scales, layer and resize.
+        wants: what is computed; None for the pyramid's layer at all its scales.
+        on_skip: is told of every picture that could not be decoded.
+    """
+    wanted = {DEFAULT: Wanted(pyramid.scales)} if wants is None else wants
+
+    def describe_batch(batch: Batch) -> Described:
+        return jax.block_until_ready(
+            Described(batch.index, describe_sources(network, batch, pyramid, wanted))
+        )
+
+    batches = canvas_batches(items, batch_size=batch_size(pyramid))
+    told = 0
+    for described in _ahead(describe_batch, batches, batches_at_once()):
+        yield described
+        told = _tell(batches.skipped, told, on_skip)
+    _tell(batches.skipped, told, on_skip)
+
+
+def describe_sources(
+    network: Network, batch: Batch, pyramid: Pyramid, wants: Wants
+) -> dict[str, Activations]:
+    """Return what is wanted of a batch; layers of the network come from one pass a scale."""
+    canvas, sizes, valid = (jnp.asarray(a) for a in (batch.canvas, batch.sizes, batch.valid))
+    found: dict[str, Activations] = {}
+    for describer in (network, sift_network()):
+        mine = {s: w for s, w in wants.items() if (s == SIFT) == (describer is not network)}
+        layers = {source: source_layer(describer.spec, source, pyramid) for source in mine}
+        scales: dict[str, list[Descriptors]] = {source: [] for source in mine}
+        for k in sorted({k for want in mine.values() for k in want.scales}):
+            readers = [source for source, want in mine.items() if k in want.scales]
+            parts = describe_scale(
+                describer,
+                canvas,
+                sizes,
+                side=scale_side(describer.spec.side, k, pyramid.rounding),
+                layers=[layers[source] for source in readers],
+                resampling=pyramid.resampling,
+                valid=valid,
+            )
+            for source, part in zip(readers, parts, strict=True):
+                scales[source].append(part)
+        crops: dict[str, dict[Crops, Array]] = {source: {} for source in mine}
+        for key in dict.fromkeys(key for want in mine.values() for key in want.crops):
+            readers = [source for source, want in mine.items() if key in want.crops]
+            cut = describe_crops(
+                describer,
+                canvas,
+                sizes,
+                count=key[0],
+                flip=key[1],
+                layers=[layers[source] for source in readers],
+                resampling=pyramid.resampling,
+            )
+            for source, x in zip(readers, cut, strict=True):
+                crops[source][key] = x
+        found |= {source: Activations(tuple(scales[source]), crops[source]) for source in mine}
+    return {source: found[source] for source in wants}
+
+
+def source_layer(spec: NetSpec, source: str, pyramid: Pyramid) -> str:
+    """Return the name of the layer that a source of descriptors stands for."""
+    chosen = pyramid.layer if source == DEFAULT else None if source == SIFT else source
+    return spec.layer(chosen).name
+
+
+def batches_at_once() -> int:
+    """Return how many batches are described side by side.
+
+    A CPU's programs have stretches that run on one core; several pictures at once fill the others.
+    """
+    return min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
+
+
+def _ahead(
+    function: Callable[[Batch], Described], batches: Iterable[Batch], workers: int
+) -> Iterator[Described]:
+    """Map in order, a few batches ahead of the consumer.
+
+    The first batch on each canvas runs alone: threads that meet a new shape together would each
+    compile it.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="describe")
+    under_way: deque[Future[Described]] = deque()
+    seen: set[tuple[int, ...]] = set()
+    try:
+        for batch in batches:
+            under_way.append(pool.submit(function, batch))
+            if batch.canvas.shape not in seen:
+                seen.add(batch.canvas.shape)
+                under_way[-1].exception()  # wait; an error is raised in its turn, below
+            if len(under_way) > workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        # Also where the consumer stops early or is interrupted.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tell(
+    skipped: Sequence[Skipped], told: int, on_skip: Callable[[Skipped], object] | None
+) -> int:
+    if on_skip is not None:
+        for entry in skipped[told:]:
+            on_skip(entry)
+    return len(skipped)
+
+
+@jax.jit
+def _take(scales: tuple[Descriptors, ...], rows: Array) -> Array:
+    together = jnp.concatenate([d.x for d in scales], axis=1)
+    return jnp.take_along_axis(together, rows[:, :, None], axis=1)
+
+
+class DescriptorSample:
+    """A seeded sample of descriptors: the same number from every picture, over all its scales.
+
+    A picture's choice depends on the seed and its position alone, so the sample is the same in
+    whatever batches the pictures come.
+    """
+
+    def __init__(self, pictures: int, samples: int, seed: int) -> None:
+        """Prepare for a number of pictures that share ``samples`` descriptors evenly."""
+        self._quota = -(-samples // max(pictures, 1))
+        self._samples = samples
+        self._seed = seed
+        self._parts: dict[int, np.ndarray] = {}
+
+    def add(self, index: np.ndarray, scales: tuple[Descriptors, ...]) -> None:
+        """Take the share of a batch: pictures' positions (B,), -1 for padding, and descriptors."""
+        total = sum(d.x.shape[1] for d in scales)
+        take = min(self._quota, total)
+        rows = np.zeros((len(index), take), np.int32)
+        for row, position in enumerate(index):
+            if position >= 0:
+                rng = np.random.default_rng([self._seed, int(position)])
+                rows[row] = np.sort(rng.permutation(total)[:take])
+        taken = np.asarray(_take(scales, jnp.asarray(rows)), np.float32)
+        for row, position in enumerate(index):
+            if position >= 0:
+                self._parts[int(position)] = taken[row].copy()
+
+    def finish(self) -> np.ndarray:
+        """Return the (N, C) float32 sample in the order of the pictures, at most ``samples`` rows.
+
+        Raises:
+            ValueError: no picture was added.
+        """
+        if not self._parts:
+            raise ValueError("no training picture could be decoded, so there is nothing to fit")
+        order = sorted(self._parts)
+        sizes = [len(self._parts[position]) for position in order]
+        kept = np.arange(sum(sizes))
+        if len(kept) > self._samples:
+            rng = np.random.default_rng([self._seed, len(kept), 1])
+            kept = np.sort(rng.permutation(len(kept))[: self._samples])
+        # Filled piece by piece: the sample may be gigabytes, and must not exist twice.
+        result = np.empty((len(kept), next(iter(self._parts.values())).shape[1]), np.float32)
+        start = filled = 0
+        for position, size in zip(order, sizes, strict=True):
+            stop = int(np.searchsorted(kept, start + size))
+            result[filled:stop] = self._parts.pop(position)[kept[filled:stop] - start]
+            start, filled = start + size, stop
+        return result

@@ -1,0 +1,116 @@
+"""Which test pictures a report shows with confidence maps, and their making."""
+
+from collections.abc import Sequence
+
+from mpp_jax.data import Dataset, Item, Skipped
+from mpp_jax.maps.accumulation import Reading
+from mpp_jax.maps.confidence import check_local
+from mpp_jax.maps.overlays import overlay, shown_range
+from mpp_jax.maps.picture_maps import PictureMaps, map_pictures
+from mpp_jax.maps.pointing import peak
+from mpp_jax.pooling import parse
+from mpp_jax.progress import progress
+from mpp_jax.report.figures import THUMBNAIL_SIDE
+from mpp_jax.report.map_section import MapExample, MapGallery, Overlay
+from mpp_jax.runs.model import Model
+
+HELD, OTHERS = 3, 1
+"""Maps of a picture, at most: of classes that it holds, and of classes that it does not."""
+
+
+def spread_over_classes(items: Sequence[Item], classes: int, count: int) -> list[Item]:
+    """Choose pictures without looking at results.
+
+    Class after class gives one picture, until there are enough; where there are more classes than
+    pictures wanted, classes that are evenly spaced. The k-th class gives the picture that lies
+    k / classes of the way through its own, so that an order in the set does not matter.
+
+    Args:
+        items: pictures.
+        classes: number of classes.
+        count: pictures wanted; fewer are chosen where there are fewer.
+    """
+    chosen: list[Item] = []
+    few = min(count, classes)
+    spaced = [place * classes // few for place in range(few)]
+    order = spaced + [label for label in range(classes) if label not in spaced]
+    for turn in range(count):
+        for label in order:
+            mine = [item for item in items if label in item.labels and item not in chosen]
+            if mine and len(chosen) < count:
+                chosen.append(mine[(len(mine) * label // classes + turn) % len(mine)])
+    return chosen
+
+
+def local_method(model: Model) -> str | None:
+    """The first representation of a model that has maps, its primary one before others."""
+    config = model.provenance.config
+    for name in dict.fromkeys((model.primary, *model.svms)):
+        try:
+            check_local(parse(name, config.features, config.pyramid.layer))
+        except ValueError:
+            continue
+        return name
+    return None
+
+
+def map_gallery(
+    model: Model, data: Dataset, count: int, *, reading: Reading = "sum", quiet: bool = False
+) -> MapGallery:
+    """Map the confidence of a model in some test pictures.
+
+    Args:
+        model: with its network.
+        data: its classes are the model's.
+        count: test pictures shown.
+        reading: see `mpp_jax.maps.confidence`.
+        quiet: no progress bar.
+
+    Raises:
+        ValueError: the model has no network.
+    """
+    method = local_method(model)
+    if method is None:
+        return MapGallery(
+            reason="None: the representations of this run read crops or files, "
+            "not descriptors that have a place in the picture."
+        )
+    items = spread_over_classes(data.split("test"), len(data.classes), count)
+    skipped: list[Skipped] = []
+    found = map_pictures(
+        model,
+        items,
+        method=method,
+        top=len(model.classes),
+        reading=reading,
+        max_side=THUMBNAIL_SIDE,
+        on_skip=skipped.append,
+    )
+    bar = progress(found, "confidence maps", "picture", quiet=quiet)
+    examples = {entry.position: _example(items[entry.position], entry, data) for entry in bar}
+    reason = "" if examples else "None: no test picture could be read."
+    return MapGallery(method, reading, tuple(examples[k] for k in sorted(examples)), reason)
+
+
+def _example(item: Item, found: PictureMaps, data: Dataset) -> MapExample:
+    """What is shown of a picture. Each map has its own range, for it is to show where."""
+    held = {data.classes[label] for label in item.labels}
+    unclear = {data.classes[label] for label in item.ignored}
+    order = range(len(found.classes))  # by falling score
+    shown = [i for i in order if found.classes[i] in held][:HELD]
+    shown += [i for i in order if found.classes[i] not in held | unclear][:OTHERS]
+    return MapExample(
+        id=item.id,
+        pixels=found.picture,
+        present=frozenset(held),
+        overlays=tuple(
+            Overlay(
+                name=found.classes[i],
+                score=float(found.scores[i]),
+                pixels=overlay(found.picture, found.maps[i], *shown_range(found.maps[i])),
+                peak=peak(found.maps[i]),
+            )
+            for i in shown
+        ),
+        boxes=None if item.boxes is None else item.boxes(),
+    )

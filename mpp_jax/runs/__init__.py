@@ -1,0 +1,1 @@
+"""The method end to end; read `pipeline` first."""

@@ -1,0 +1,369 @@
+"""The whole method: fit a codebook, encode pictures, train SVMs, evaluate them.
+
+Each stage reads what the stage before wrote, so that `run` and the single commands give the same
+bytes. Read this file first; every step is one call into the module that does it.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mpp_jax import metrics as measures
+from mpp_jax.config import Run
+from mpp_jax.data import DataError, Dataset, Item, Skipped, decodable
+from mpp_jax.data.features import Features
+from mpp_jax.describe.dense import SIFT
+from mpp_jax.describe.extraction import Described, DescriptorSample, Wanted, Wants, source_layer
+from mpp_jax.describe.memory_cache import Describe, DescribedCache, describe_with
+from mpp_jax.describe.pyramid import scale_side
+from mpp_jax.nets import Network
+from mpp_jax.nets.sift import sift_network
+from mpp_jax.pooling import check_methods
+from mpp_jax.progress import StageTimer, progress
+from mpp_jax.runs.model import Model, Provenance, codebooks_digest
+from mpp_jax.runs.vectors import atoms_of, encode_described, wanted_of
+from mpp_jax.stats.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
+from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
+from mpp_jax.svm.machines import SVMInfo, fit_svm, svm_scores
+
+
+def provenance(
+    dataset: Dataset, network: Network, config: Run, weights_file: str | None = None
+) -> Provenance:
+    """Return what a codebook or model of these pictures, network and settings is stamped with."""
+    names = "\n".join(item.id for item in dataset.split("train"))
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
+    return Provenance(
+        network.spec.name,
+        network.weights_sha256,
+        weights_file,
+        dataset.name,
+        digest.hexdigest(),
+        config,
+    )
+
+
+def recipes(config: Run) -> dict[str, tuple[str, Recipe]]:
+    """Return (source, recipe) of every codebook that the representations read, by key."""
+    atoms = [atom for atom in atoms_of(config) if atom.codebook is not None]
+    return {atom.codebook: (atom.source, atom.pooling.codebook) for atom in atoms}  # type: ignore[misc]
+
+
+def encoding_settings(config: Run) -> dict[str, Any]:
+    """Return what decides the vectors besides network, weights and codebooks, as JSON values."""
+    settings = config.to_dict()
+    return {
+        "pyramid": settings["pyramid"] | {"scales": list(config.pyramid.scales)},
+        "skip_first": config.encoder.skip_first,
+        "dtype": config.dtype,
+    }
+
+
+def _blocks(items: Sequence[Item], dataset: Dataset) -> Iterator[list[Item]]:
+    """Group items by shard and split: batches never reach beyond, whichever stage asks for them."""
+    number = {item.id: i // SHARD_SIZE for i, item in enumerate(dataset.items)}
+    for _, block in itertools.groupby(items, key=lambda item: (number[item.id], item.split)):
+        yield list(block)
+
+
+def fit(
+    dataset: Dataset,
+    network: Network,
+    config: Run,
+    *,
+    timer: StageTimer | None = None,
+    cache: DescribedCache | None = None,
+    describe: Describe | None = None,
+    on_skip: Callable[[str, str], object] | None = None,
+    quiet: bool = False,
+) -> tuple[Codebooks, dict[str, CodebookInfo]]:
+    """Fit PCA and mixture to descriptors sampled from the training pictures over all scales.
+
+    One codebook for each source of descriptors and recipe that the representations read.
+
+    Args:
+        dataset: pictures; those of the training split are read.
+        network: the network.
+        config: settings.
+        timer: collects seconds per stage.
+        cache: is offered every batch of activations.
+        describe: computes the activations; None for `describe_with`.
+        on_skip: is told (id, reason) of every picture that could not be decoded.
+        quiet: no progress bar.
+
+    Returns:
+        Codebooks and how their fits went, by key.
+
+    Raises:
+        ValueError: too few descriptors, or NaN among them.
+    """
+    timer = timer or StageTimer()
+    describe = describe or describe_with(network, config)
+    items = dataset.split("train")
+    books = recipes(config)
+    _check_enough(len(items), network, config, books)
+    place = {item.id: i for i, item in enumerate(items)}
+    samples = {
+        source: DescriptorSample(len(items), config.encoder.samples, config.seed)
+        for source, _ in books.values()
+    }
+    needed = {source: Wanted(config.pyramid.scales) for source in samples}
+    later = wanted_of(atoms_of(config), config.pyramid.scales)
+    both = {
+        source: Wanted(
+            needed[source].scales if source in needed else want.scales,
+            want.crops,
+        )
+        for source, want in later.items()
+    }
+    with (
+        timer.stage("describe training pictures"),
+        progress(len(items), "describe", "picture", quiet=quiet) as bar,
+    ):
+        for block in _blocks(items, dataset):
+            keeping = cache is not None and not cache.full
+            wants = both if keeping else needed
+
+            def skip(entry: Skipped) -> None:
+                bar.update(1)
+                if on_skip is not None:
+                    on_skip(entry.path, entry.reason)
+
+            for batch in describe(block, wants, skip):
+                mine = [block[i] for i in batch.index if i >= 0]
+                if cache is not None and keeping:
+                    cache.offer(mine, wants, batch)
+                where = np.array([place[block[i].id] if i >= 0 else -1 for i in batch.index])
+                for source, sample in samples.items():
+                    sample.add(where, batch.sources[source].scales)
+                bar.update(len(mine))
+    with timer.stage("fit PCA and mixture"):
+        drawn = {source: sample.finish() for source, sample in samples.items()}
+        fitted = {
+            key: fit_codebook(
+                jax.random.key(config.seed),
+                drawn[source],
+                recipe.settings(config.encoder),
+                mixture=recipe.mixture,
+            )
+            for key, (source, recipe) in books.items()
+        }
+    return {k: book for k, (book, _) in fitted.items()}, {
+        k: info for k, (_, info) in fitted.items()
+    }
+
+
+def _check_enough(
+    pictures: int, network: Network, config: Run, books: dict[str, tuple[str, Recipe]]
+) -> None:
+    """Raise where a codebook could not be fitted even if every picture can be read."""
+    pyramid = config.pyramid
+    for source, recipe in books.values():
+        spec = sift_network().spec if source == SIFT else network.spec
+        layer = source_layer(spec, source, pyramid)
+        sides = [scale_side(spec.side, k, pyramid.rounding) for k in pyramid.scales]
+        each = sum(spec.positions(side, layer) ** 2 for side in sides)
+        most = min(config.encoder.samples, pictures * each)
+        check_sizes(most, spec.layer(layer).channels, recipe.settings(config.encoder))
+
+
+def encode_dataset(
+    dataset: Dataset,
+    network: Network,
+    codebooks: Codebooks,
+    config: Run,
+    folder: Path,
+    *,
+    features: Mapping[str, Features] | None = None,
+    timer: StageTimer | None = None,
+    cache: DescribedCache | None = None,
+    describe: Describe | None = None,
+    quiet: bool = False,
+) -> Store:
+    """Encode all pictures into a store, resuming an unfinished one of the same settings.
+
+    Pictures that an earlier run had to skip are tried again; where one can be read by now, its
+    shard is encoded anew.
+
+    Args:
+        dataset: pictures.
+        network: the network.
+        codebooks: by key; more than are needed do no harm.
+        config: settings.
+        folder: of the store.
+        features: those that representations stack with, by name.
+        timer: collects seconds per stage.
+        cache: activations from `fit`, which are taken out of it.
+        describe: computes the activations; None for `describe_with`.
+        quiet: no progress bar.
+
+    Raises:
+        StoreError: the folder holds something else.
+        DataError: features lack a picture.
+        ValueError: a representation lacks its codebook, scale or features.
+    """
+    timer = timer or StageTimer()
+    describe = describe or describe_with(network, config)
+    atoms = atoms_of(config)
+    check_methods(atoms, codebooks=codebooks, scales=config.pyramid.scales)
+    external = check_features(dataset, config, features or {})
+    computed = tuple(atom for atom in atoms if not atom.external)
+    wants = wanted_of(computed, config.pyramid.scales)
+    writer = StoreWriter(
+        folder,
+        dataset,
+        methods=[atom.name for atom in atoms],
+        network=network.spec.name,
+        weights_sha256=network.weights_sha256,
+        codebook_sha256=codebooks_digest(codebooks, atoms),
+        config=encoding_settings(config)
+        | {"features": {name: part.sha256 for name, part in external.items()}},
+        shard_size=SHARD_SIZE,
+        mended=decodable,
+    )
+    todo = list(writer.remaining)
+    total = len(dataset.items)
+    with (
+        writer,
+        timer.stage("encode pictures"),
+        progress(total, "encode", "picture", quiet=quiet, initial=total - len(todo)) as bar,
+    ):
+
+        def put(items: list[Item], had: Wants, described: Described) -> None:
+            _, vectors = encode_described(described, had, codebooks, config, computed)
+            vectors |= {name: part.of(items) for name, part in external.items()}
+            writer.put(items, vectors)
+            bar.update(len(items))
+
+        open_ids = {item.id for item in todo}
+        while cache is not None and cache.batches:
+            items, had, described = cache.batches.pop(0)
+            if all(item.id in open_ids for item in items):
+                put(items, had, described)
+                open_ids -= {item.id for item in items}
+        for block in _blocks([item for item in todo if item.id in open_ids], dataset):
+
+            def skip(entry: Skipped, block: list[Item] = block) -> None:
+                writer.skip(block[entry.position], entry.reason)
+                bar.update(1)
+
+            for described in describe(block, wants, skip):
+                put([block[i] for i in described.index if i >= 0], wants, described)
+    return Store.open(folder)
+
+
+def check_features(
+    dataset: Dataset, config: Run, features: Mapping[str, Features]
+) -> dict[str, Features]:
+    """Return the features that the representations stack with, or raise where they are not there.
+
+    Raises:
+        DataError: they lack a picture.
+        ValueError: none of that name.
+    """
+    names = [atom.name for atom in atoms_of(config) if atom.external]
+    for name in names:
+        if name not in features:
+            raise ValueError(f"features: {name!r} was not given; add --features {name}=FILE")
+        features[name].check(dataset)
+    return {name: features[name] for name in names}
+
+
+def train(
+    store: Store,
+    codebooks: Codebooks,
+    made: Provenance,
+    methods: Sequence[str] | None = None,
+    *,
+    timer: StageTimer | None = None,
+    quiet: bool = False,
+) -> tuple[Model, dict[str, SVMInfo]]:
+    """Train one-vs-rest machines for every representation on the stored training vectors.
+
+    Raises:
+        DataError: a class that no usable training picture has, or that all of them have.
+        StoreError: a representation that is not stored.
+    """
+    timer = timer or StageTimer()
+    config = made.config
+    methods = tuple(methods or config.pooling)
+    targets = store.targets("train")
+    for name, column in zip(store.classes, targets.T, strict=True):
+        if not (column > 0).any():
+            raise DataError(
+                f"class {name!r} has no training picture that could be read; "
+                "mend its files and encode again into the same folder, or take the class out "
+                "and give a new one"
+            )
+    check_contrast(store.classes, targets)
+    svms, infos = {}, {}
+    with timer.stage("train SVMs"):
+        for method in progress(methods, "train", "method", quiet=quiet):
+            svms[method], infos[method] = fit_svm(
+                store.vectors(method, "train"),
+                targets,
+                config.svm.c,
+                tolerance=config.svm.tolerance,
+                max_iterations=config.svm.max_iterations,
+            )
+    return Model(made, codebooks, svms, store.classes, methods[0]), infos
+
+
+def check_contrast(classes: Sequence[str], targets: np.ndarray) -> None:
+    """Raise unless every class has training pictures that are not of it; targets are (N, L)."""
+    for name, column in zip(classes, targets.T, strict=True):
+        if not (column < 0).any():
+            raise DataError(
+                f"class {name!r} is that of every training picture; "
+                "a classifier needs pictures of other classes as well"
+            )
+
+
+def score(model: Model, store: Store, *, quiet: bool = False) -> dict[str, np.ndarray]:
+    """Return {method: (N, L) scores} of the stored test vectors.
+
+    Raises:
+        DataError: other classes, or no test picture.
+    """
+    if store.classes != model.classes:
+        raise DataError("the store has other classes than the model; encode and train on one set")
+    if not store.items("test"):
+        raise DataError("no test picture could be read, so there is nothing to evaluate")
+    return {
+        method: np.concatenate(
+            [np.asarray(svm_scores(svm, part)) for part in store.iter_vectors(method, "test")]
+        )
+        for method, svm in progress(model.svms.items(), "evaluate", "method", quiet=quiet)
+    }
+
+
+def results(scores: dict[str, np.ndarray], store: Store) -> dict[str, dict[str, Any]]:
+    """Return the figures of ``metrics.json`` for every method; None where one does not apply."""
+    targets = store.targets("test")
+    table = {}
+    for method, values in scores.items():
+        map11 = measures.mean_average_precision(values, targets, "11point")
+        if store.multi_label:
+            per_class = measures.average_precision(values, targets, "11point")
+            top1 = mean_class = None
+        else:
+            labels = store.labels("test")
+            per_class = measures.class_accuracies(values, labels)
+            top1 = measures.top1_accuracy(values, labels)
+            mean_class = measures.mean_class_accuracy(values, labels)
+        table[method] = {
+            "top1": top1,
+            "mean_class_accuracy": mean_class,
+            "map11": _or_none(map11),
+            "per_class": dict(zip(store.classes, map(_or_none, per_class), strict=True)),
+        }
+    return table
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

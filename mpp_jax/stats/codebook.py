@@ -1,0 +1,152 @@
+"""The codebook: how a descriptor enters the encoder (L2, PCA, L2), and the mixture there."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from mpp_jax.config import Encoder
+from mpp_jax.numerics import l2_normalize
+from mpp_jax.stats.gmm import GMM, EMInfo, fit_gmm
+from mpp_jax.stats.kmeans import KMeansInfo, fit_kmeans
+from mpp_jax.stats.pca import PCA, fit_pca, pca_transform
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["pca", "gmm"],
+    meta_fields=["l2_before", "l2_after"],
+)
+@dataclass(frozen=True)
+class Codebook:
+    """PCA and mixture, fitted to the same descriptors.
+
+    Attributes:
+        pca: projection from C to P dimensions.
+        gmm: mixture of K Gaussians in P dimensions.
+        l2_before: whether descriptors are L2-normalised before the projection (static).
+        l2_after: and after it (static).
+    """
+
+    pca: PCA
+    gmm: GMM
+    l2_before: bool = False
+    l2_after: bool = False
+
+
+Codebooks = dict[str, Codebook]
+"""By source of the descriptors and recipe, see `mpp_jax.pooling.notation.Atom.codebook`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the codebook of a pooling variant is fitted; variants of one recipe share it.
+
+    Attributes:
+        name: letters, digits and ``-``.
+        pca: dimensions kept; None for those of the run's settings.
+        components: of the mixture; None likewise.
+        mixture: False for the centres of k-means alone, as equal and round components.
+    """
+
+    name: str
+    pca: int | None = None
+    components: int | None = None
+    mixture: bool = True
+
+    def settings(self, config: Encoder) -> Encoder:
+        """Return a run's settings with this recipe's own sizes."""
+        return replace(
+            config,
+            pca=self.pca or config.pca,
+            components=self.components or config.components,
+        )
+
+
+FISHER = Recipe("fisher")
+
+
+class CodebookInfo(NamedTuple):
+    """How the fit went."""
+
+    samples: int
+    explained: float  # share of the descriptors' variance that the projection keeps
+    em: EMInfo | KMeansInfo  # of the mixture, or of the centres that stand for it
+
+
+def project(codebook: Codebook, x: Array) -> Array:
+    """Bring descriptors (..., C) into the mixture's space: (..., P). Pure."""
+    if codebook.l2_before:
+        x = l2_normalize(x)
+    y = pca_transform(codebook.pca, x)
+    return l2_normalize(y) if codebook.l2_after else y
+
+
+def check_sizes(n: int, channels: int, config: Encoder) -> None:
+    """Raise a ValueError where n descriptors of so many channels cannot fit a codebook."""
+    if n < max(config.components, config.pca) or channels < config.pca:
+        raise ValueError(
+            f"{n} descriptors of {channels} dimensions cannot fit --pca {config.pca} and "
+            f"--components {config.components}; use more pictures or smaller numbers"
+        )
+
+
+def fit_codebook(
+    key: Array, x: np.ndarray | Array, config: Encoder, *, mixture: bool = True
+) -> tuple[Codebook, CodebookInfo]:
+    """Fit PCA and mixture to sampled descriptors.
+
+    Args:
+        key: of the mixture's initialisation.
+        x: (N, C) descriptors, raw.
+        config: sizes and tolerances.
+        mixture: False for k-means centres, as components of equal weight and variance 1.
+
+    Returns:
+        The codebook and a `CodebookInfo`.
+
+    Raises:
+        ValueError: fewer descriptors than components or dimensions, or NaN among them.
+    """
+    if x.ndim != 2:
+        raise ValueError(f"x must be (N, C) descriptors, got shape {x.shape}")
+    check_sizes(x.shape[0], x.shape[1], config)
+    x = jnp.asarray(x)
+    if not np.isfinite(_largest(x)):
+        raise ValueError(
+            "the descriptors hold NaN or infinity: the network overflows; check its weight file "
+            "(mpp-jax weights verify FILE)"
+        )
+    before, after = config.l2 in ("before", "both"), config.l2 == "both"
+    x = _normalize(x) if before else x
+    pca = fit_pca(x, config.pca)
+    total = float(_total_variance(x))
+    y = _transform(pca, x)
+    if after:
+        y = _normalize(y)
+    steps: EMInfo | KMeansInfo
+    if mixture:
+        gmm, steps = fit_gmm(
+            key,
+            y,
+            config.components,
+            tolerance=config.tolerance,
+            max_iterations=config.max_iterations,
+            relative_variance_floor=config.variance_floor,
+        )
+    else:
+        centres, steps = fit_kmeans(key, y, config.components, max_iterations=config.max_iterations)
+        k = config.components
+        gmm = GMM(jnp.full(k, 1 / k), centres, jnp.ones_like(centres))
+    explained = float(np.sum(np.asarray(pca.explained_variance, np.float64))) / max(total, 1e-30)
+    return Codebook(pca, gmm, before, after), CodebookInfo(len(x), min(explained, 1.0), steps)
+
+
+_largest = jax.jit(lambda x: jnp.max(jnp.abs(x)))
+_normalize = jax.jit(l2_normalize)
+_transform = jax.jit(pca_transform)
+_total_variance = jax.jit(lambda x: jnp.var(x, axis=0, ddof=1).sum())

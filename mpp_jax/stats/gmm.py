@@ -1,0 +1,220 @@
+"""Gaussian mixtures with diagonal covariances, fitted by expectation maximisation (EM).
+
+``p(x) = sum_k w_k N(x; mu_k, diag(v_k))``, from k-means, random or given starts. The steps and
+their mathematics: `mpp_jax.stats.em`; densities, sampling, BIC, AIC: `mpp_jax.stats.mixture`.
+
+A fit runs in a frame in which the data have mean 0 and variances near 1: there float32 can afford
+the expanded square, whatever the origin and the units of the descriptors.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from mpp_jax.numerics import check_key, check_positive_integer
+from mpp_jax.stats.chunks import (
+    ArrayData,
+    ChunkStream,
+    DataStats,
+    data_stats,
+    open_data,
+    sample_rows,
+)
+from mpp_jax.stats.em import EMInfo, EMState, SuffStats, e_step, m_step, run_em
+from mpp_jax.stats.kmeans import ClusterStats, cluster_moments, run_lloyd
+from mpp_jax.stats.mixture import (
+    GMM,
+    Frame,
+    aic,
+    bic,
+    check_gmm,
+    log_prob,
+    mean_log_likelihood,
+    responsibilities,
+    sample,
+)
+from mpp_jax.stats.seeding import starting_centres
+
+__all__ = [
+    "GMM",
+    "EMInfo",
+    "SuffStats",
+    "aic",
+    "bic",
+    "e_step",
+    "fit_gmm",
+    "log_prob",
+    "m_step",
+    "mean_log_likelihood",
+    "responsibilities",
+    "sample",
+]
+
+
+@jax.jit
+def _pooled_start(centres: Array, stats: ClusterStats, floor: Array) -> GMM:
+    """A mixture from clusters (K, D): each gets one descriptor's worth of the pooled variance.
+
+    A cluster of one or two descriptors says next to nothing about its variance.
+    """
+    means, variances = cluster_moments(stats, centres)
+    share = stats.s0[:, None]
+    pooled = jnp.sum(share * variances, axis=0) / jnp.sum(stats.s0)
+    smoothed = (share * variances + pooled[None, :]) / (share + 1)
+    weights = (stats.s0 + 1) / jnp.sum(stats.s0 + 1)
+    return GMM(weights, means, jnp.maximum(smoothed, floor[None, :]))
+
+
+def _starts(
+    key: Array,
+    data: ArrayData | ChunkStream,
+    stats: DataStats,
+    n_components: int,
+    floor: np.ndarray,
+    init: str | GMM,
+    init_rows: int | None,
+    restarts: int,
+) -> GMM:
+    """First mixtures, leaves with a leading R, relative to the mean of the data (not scaled)."""
+    if isinstance(init, GMM):
+        if restarts != 1:
+            raise ValueError("restarts need random starts: give restarts=1 with a GMM as init.")
+        start = check_gmm(init, "init", len(stats.mean), n_components)
+        weights, means, variances = (np.asarray(leaf, stats.dtype) for leaf in start)
+        centred = (weights, means - stats.mean[None, :], variances)
+        return GMM(*(jnp.asarray(leaf[None]) for leaf in centred))
+    if init not in ("kmeans", "random"):
+        raise ValueError(f"init must be 'kmeans', 'random' or a GMM; got {init!r}.")
+    seeding = "k-means++" if init == "kmeans" else "random"
+    sample_key, seed_key = jax.random.split(key)
+    rows = sample_rows(data, sample_key, init_rows or 256 * n_components)
+    some = open_data(rows.astype(stats.dtype) - stats.mean[None, :], None, data.rows)
+    moved = stats._replace(mean=np.zeros_like(stats.mean))
+    starts = starting_centres(seed_key, some, moved, n_components, seeding, None, restarts)
+    if init == "random":
+        weights = np.full(starts.shape[:2], 1 / n_components, stats.dtype)
+        variances = np.broadcast_to(np.maximum(stats.variance, floor), starts.shape)
+        return GMM(jnp.asarray(weights), starts, jnp.asarray(variances))
+    runs = [run_lloyd(start[None], some, moved, 1e-4, 30) for start in starts]
+    gmms = [_pooled_start(run.centres, run.stats, floor) for run in runs]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *gmms)
+
+
+def fit_gmm(
+    key: Array,
+    x: Any,
+    n_components: int,
+    *,
+    mask: ArrayLike | None = None,
+    tolerance: float = 1e-3,
+    max_iterations: int = 100,
+    variance_floor: ArrayLike = 0.0,
+    relative_variance_floor: float = 1e-4,
+    init: str | GMM = "kmeans",
+    init_rows: int | None = None,
+    restarts: int = 1,
+    smallest_share: float = 0.01,
+    rows: int | None = None,
+) -> tuple[GMM, EMInfo]:
+    """A mixture of ``n_components`` diagonal Gaussians for ``x``, by EM.
+
+    Args:
+        key: PRNG key; the same key and data give the same mixture.
+        x: (N, D) array of any real dtype, which may be sharded over devices by rows; or an iterable
+            of such arrays (or a callable that returns one), read once per iteration in bounded
+            memory.
+        n_components: K.
+        mask: (N,), rows where it is 0 or False are left out; arrays only.
+        tolerance: stop when an M-step changes the mean log-likelihood (nats per descriptor) by
+            less.
+        max_iterations: M-steps at most.
+        variance_floor: smallest variance, () or (D,), in squared units of ``x``.
+        relative_variance_floor: smallest variance as a share of the largest variance that the data
+            have in any dimension. The larger of the two floors holds.
+        init: "kmeans" (k-means++ and Lloyd), "random" (distinct rows as means, the variances of the
+            data, equal weights), or a mixture to start from.
+        init_rows: rows that the start is made from, drawn without replacement; 256 K by default.
+        restarts: fits from as many starts, of which the most likely is kept.
+        smallest_share: components with fewer than ``smallest_share max(1, N/K)`` descriptors are
+            re-seeded by splitting the widest; 0 never re-seeds.
+        rows: rows per chunk.
+
+    Returns:
+        :class:`GMM` in float32 (float64 where that is enabled and given), and :class:`EMInfo`.
+
+    Raises:
+        ValueError: an argument out of range, fewer rows than components, NaN, infinity or values
+            above 1e15, or data without any variance and no ``variance_floor``.
+        TypeError: a generator, which can be read only once; a key that is none.
+    """
+    check_key(key)
+    n_components = check_positive_integer(n_components, "n_components")
+    restarts = check_positive_integer(restarts, "restarts")
+    max_iterations = check_positive_integer(max_iterations, "max_iterations")
+    if not relative_variance_floor >= 0 or np.min(variance_floor) < 0:
+        raise ValueError("variance_floor and relative_variance_floor must not be negative.")
+    if init_rows is not None and init_rows < n_components:
+        raise ValueError(
+            f"init_rows must be at least {n_components}, as n_components; got {init_rows}."
+        )
+    data = open_data(x, mask, rows)
+    stats = data_stats(data)
+    if stats.count < n_components:
+        raise ValueError(
+            f"x has {stats.count} rows, fewer than n_components={n_components}; "
+            "give more descriptors or ask for fewer components."
+        )
+    if np.ndim(variance_floor) > 1 or np.size(variance_floor) not in (1, len(stats.mean)):
+        raise ValueError(
+            f"variance_floor must be one number or {len(stats.mean)}, one for each dimension; "
+            f"got shape {np.shape(variance_floor)}."
+        )
+    lowest = np.maximum(variance_floor, relative_variance_floor * float(np.max(stats.variance)))
+    if np.min(lowest) < np.finfo(np.float32).tiny:
+        raise ValueError(
+            "the variance floor is 0 or too small for float32: the descriptors are all equal or "
+            "tiny, or relative_variance_floor is 0. Give a positive variance_floor, or rescale the "
+            "descriptors."
+        )
+    floor = np.broadcast_to(lowest, stats.mean.shape).astype(stats.dtype)
+    starts = _starts(key, data, stats, n_components, floor, init, init_rows, restarts)
+    # At the floor's own scale a constant dimension is harmless.
+    scale = np.sqrt(np.maximum(stats.variance, floor))
+    frame = Frame(jnp.asarray(stats.mean), jnp.asarray(scale))
+    states = run_em(
+        _scaled(starts, frame),
+        frame,
+        data,
+        jnp.asarray(floor / np.square(scale)),
+        jnp.asarray(tolerance, stats.dtype),
+        jnp.asarray(smallest_share, stats.dtype),
+        max_iterations,
+    )
+    gmm, info = _finish(states, frame, jnp.asarray(floor))
+    return gmm, info._replace(
+        log_likelihood=info.log_likelihood[: max_iterations + 1],
+        floored=info.floored[:max_iterations],
+        reseeded=info.reseeded[:max_iterations],
+    )
+
+
+@jax.jit
+def _scaled(starts: GMM, frame: Frame) -> GMM:
+    """Mixtures relative to the mean of the data, in the frame's scale too."""
+    scale = frame.scale[None, None, :]
+    return GMM(starts.weights, starts.means / scale, starts.variances / jnp.square(scale))
+
+
+@jax.jit
+def _finish(states: EMState, frame: Frame, floor: Array) -> tuple[GMM, EMInfo]:
+    """The most likely of the restarts, out of the frame."""
+    info = states.info
+    last = jnp.take_along_axis(info.log_likelihood, info.iterations[:, None], axis=1)[:, 0]
+    best = jnp.argmax(jnp.where(jnp.isnan(last), -jnp.inf, last))
+    gmm, info = jax.tree.map(lambda leaf: leaf[best], (states.gmm, info))
+    history = info.log_likelihood - jnp.sum(jnp.log(frame.scale))
+    return frame.leave_gmm(gmm), info._replace(log_likelihood=history, floor=floor)

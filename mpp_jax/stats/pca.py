@@ -1,0 +1,360 @@
+"""Principal component analysis, streaming and for wide inputs.
+
+Mathematics
+-----------
+For rows ``x_i`` (N, D) with mean ``m``, the components are the eigenvectors of the covariance
+``C = sum_i (x_i - m)(x_i - m)^T / (N - 1)`` with the P largest eigenvalues, which are the explained
+variances. The projection is ``y = (x - m) V^T``, divided by the roots of the eigenvalues where the
+components are whitened. The sign of each is fixed: its entry of largest magnitude is positive.
+
+Three solvers:
+
+* "eigh": the whole spectrum of C in float64. Exact.
+* "subspace": block Krylov iteration on C, to a stated residual. For D in the thousands and P << D.
+* "randomized": Halko, Martinsson and Tropp, "Finding Structure with Randomness" (2011), algorithms
+  4.4 and 5.1: a few passes over the rows, no (D, D) matrix. For D in the ten thousands;
+  approximate.
+
+C is accumulated chunk by chunk, each moved by a common centre first, only one triangle of blocks,
+and compensated; or, from a stream, moved by each block's own mean and merged in float64.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from mpp_jax.numerics import (
+    PRECISION,
+    check_positive_integer,
+    check_values,
+    mask_rows,
+    real_dtype,
+)
+from mpp_jax.stats.chunks import (
+    ArrayData,
+    ChunkStream,
+    Layout,
+    data_stats,
+    open_data,
+    sum_over_rows,
+    sum_stream,
+)
+
+#: "auto" takes LAPACK's whole spectrum up to this many dimensions, and a covariance up to that
+#: many.
+EIGH_SIZE = 1024
+COVARIANCE_SIZE = 16384
+
+#: An eigenpair has converged when ``|C v - lambda v| <= RESIDUAL lambda``; its eigenvalue is then
+#: right to about the square of that.
+RESIDUAL = 1e-4
+
+
+class PCA(NamedTuple):
+    """A fitted projection from D to P dimensions."""
+
+    mean: Array  # (D,)
+    components: Array  # (P, D), orthonormal rows; divided by the root of the variance if whitened
+    explained_variance: Array  # (P,), descending
+
+
+def pca_transform(pca: PCA, x: ArrayLike) -> Array:
+    """Project ``x`` (..., D) to (..., P), in float32 at least. Pure."""
+    x = jnp.asarray(x)
+    dtype = real_dtype(x, pca.components)
+    row = (1,) * (x.ndim - 1) + pca.mean.shape
+    centred = x.astype(dtype) - pca.mean.astype(dtype).reshape(row)
+    return jnp.matmul(centred, pca.components.T.astype(dtype), precision=PRECISION)
+
+
+def pca_inverse(pca: PCA, y: ArrayLike) -> Array:
+    """The point (..., D) of the principal subspace that projects to ``y`` (..., P). Pure."""
+    y = jnp.asarray(y)
+    # Rows have norm 1, or 1 / sqrt(explained variance) where the components are whitened.
+    square = jnp.sum(jnp.square(pca.components), axis=1)
+    back = pca.components / square[:, None]
+    row = (1,) * (y.ndim - 1) + pca.mean.shape
+    return jnp.matmul(y, back, precision=PRECISION) + pca.mean.reshape(row)
+
+
+#: Columns per block of the covariance: one triangle of blocks is half of the work.
+BLOCK = 512
+
+
+def _scatter_blocks(mean: Array, x: Array, mask: Array) -> tuple[tuple[Array, ...], Array]:
+    """``sum_i z_i z_i^T``, ``z = x - mean``, as rows of blocks from the diagonal; ``sum_i z_i``."""
+    z = (mask_rows(x.astype(mean.dtype), mask, mean) - mean[None, :]) * mask[:, None]
+    d = z.shape[1]
+    blocks = tuple(
+        jnp.matmul(z[:, i : i + BLOCK].T, z[:, i:], precision=PRECISION) for i in range(0, d, BLOCK)
+    )
+    return blocks, jnp.sum(z, axis=0)
+
+
+@partial(jax.jit, static_argnames=("rows", "layout"))
+def _array_scatter(x: Array, mask: Array, mean: Array, rows: int, layout: Layout) -> Any:
+    return sum_over_rows(_scatter_blocks, mean, x, mask, rows, layout)
+
+
+_block_scatter = jax.jit(_scatter_blocks)
+
+
+def _assemble(blocks: tuple[Array, ...], d: int) -> np.ndarray:
+    """The symmetric float64 matrix (D, D) from rows of blocks."""
+    full = np.empty((d, d))
+    for i, block in zip(range(0, d, BLOCK), blocks, strict=True):
+        full[i : i + block.shape[0], i:] = block
+        full[i:, i : i + block.shape[0]] = np.asarray(block).T
+    return full
+
+
+def covariance(data: ArrayData | ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
+    """Count, mean (D,) and covariance (D, D), divided by ``count - 1``, both float64."""
+    if isinstance(data, ArrayData):
+        stats = data_stats(data)
+        count, mean = stats.count, np.asarray(stats.mean, np.float64)
+        args = (data.x, data.mask, jnp.asarray(stats.mean))
+        blocks, rest = _array_scatter(*args, rows=data.rows, layout=data.layout)
+        change = np.asarray(rest, np.float64) / count
+        scatter = _assemble(blocks, len(mean)) - count * np.outer(change, change)
+        mean = mean + change
+    else:
+        count, mean, scatter = _stream_scatter(data)
+    if count < 2:
+        raise ValueError(f"{data.name} has {count} row; a covariance needs two at least.")
+    return count, mean, scatter / (count - 1)
+
+
+def _stream_scatter(data: ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
+    count, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
+    for block, mask in data:
+        n = int(mask.sum())
+        x = np.asarray(block[:n], np.float64)
+        check_values(float(np.max(np.abs(x))), data.name)
+        centre = x.mean(axis=0).astype(real_dtype(block))
+        blocks, rest = _block_scatter(jnp.asarray(centre), block, mask)
+        shift = np.asarray(rest, np.float64) / n
+        own = centre.astype(np.float64) + shift
+        part = _assemble(blocks, x.shape[1]) - n * np.outer(shift, shift)
+        if count == 0:
+            count, mean, scatter = n, own, part
+            continue
+        # Chan, Golub and LeVeque's pairwise update.
+        change = own - mean
+        scatter += part + np.outer(change, change) * (count * n / (count + n))
+        mean = mean + change * (n / (count + n))
+        count += n
+    return count, mean, scatter
+
+
+#: ``(Q (D, L)) -> C Q``, the covariance as an operator.
+Operator = Callable[[np.ndarray], np.ndarray]
+
+
+def _top_by_eigh(matrix: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalues (P,), descending, and their eigenvectors (P, D), by LAPACK."""
+    values, vectors = np.linalg.eigh(matrix)
+    return values[::-1][:n_components], vectors.T[::-1][:n_components]
+
+
+def _orthonormal(block: np.ndarray, against: np.ndarray | None = None) -> np.ndarray:
+    """An orthonormal basis of ``block`` (D, L), orthogonal to the orthonormal ``against``."""
+    for _ in range(2):
+        size = np.max(np.abs(block))
+        if against is not None:
+            block = block - against @ (against.T @ block)
+        block, triangle = np.linalg.qr(block)
+        # What cancelled has lost its digits: once more ("twice is enough", Kahan).
+        if np.min(np.abs(np.diag(triangle))) > 1e-4 * size:
+            break
+    return block
+
+
+def _top_by_krylov(
+    apply: Operator, start: np.ndarray, n_components: int, steps: int, cycles: int
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The largest eigenvalues and their eigenvectors, and whether they have converged.
+
+    Block Krylov iteration (Musco and Musco, "Randomized Block Krylov Methods", 2015) with restarts:
+    Rayleigh-Ritz in the span of ``Q, C Q, ..., C^steps Q``, then again from its best vectors.
+    """
+    block = start.shape[1]
+    basis = _orthonormal(start)
+    image = apply(basis)
+    for _ in range(cycles):
+        last = image
+        for _ in range(steps):
+            room = basis.shape[0] - basis.shape[1]
+            if room == 0:
+                break
+            fresh = _orthonormal(last[:, :room], basis)
+            last = apply(fresh)
+            basis = np.concatenate([basis, fresh], axis=1)
+            image = np.concatenate([image, last], axis=1)
+        inner = basis.T @ image
+        values, vectors = np.linalg.eigh((inner + inner.T) / 2)
+        best = np.argsort(values)[::-1][:block]
+        values, basis, image = values[best], basis @ vectors[:, best], image @ vectors[:, best]
+        residual = np.linalg.norm(image - basis * values[None, :], axis=0)[:n_components]
+        allowed = RESIDUAL * np.abs(values[:n_components]) + 1e-10 * abs(values[0])
+        if np.all(residual <= allowed):
+            return values[:n_components], basis.T[:n_components], True
+    return values[:n_components], basis.T[:n_components], False
+
+
+def _implicit(data: ArrayData | ChunkStream, mean: np.ndarray, count: int) -> Operator:
+    """The covariance as an operator that reads the data once per product."""
+    dtype = jnp.float32 if isinstance(data, ChunkStream) else real_dtype(data.x)
+    centre = jnp.asarray(mean, dtype)
+
+    def apply(block: np.ndarray) -> np.ndarray:
+        params = (centre, jnp.asarray(block, dtype))
+        if isinstance(data, ArrayData):
+            product = _array_product(params, data.x, data.mask, rows=data.rows, layout=data.layout)
+        else:
+            product = sum_stream(_covariance_product, params, data)
+        return np.asarray(product, np.float64) / (count - 1)
+
+    return apply
+
+
+def _covariance_product(params: tuple[Array, Array], x: Array, mask: Array) -> Array:
+    mean, block = params
+    z = (mask_rows(x.astype(mean.dtype), mask, mean) - mean[None, :]) * mask[:, None]
+    return jnp.matmul(z.T, jnp.matmul(z, block, precision=PRECISION), precision=PRECISION)
+
+
+@partial(jax.jit, static_argnames=("rows", "layout"))
+def _array_product(params: Any, x: Array, mask: Array, rows: int, layout: Layout) -> Array:
+    return sum_over_rows(_covariance_product, params, x, mask, rows, layout)
+
+
+def fit_pca(
+    x: Any,
+    n_components: int,
+    *,
+    whiten: bool = False,
+    solver: str = "auto",
+    key: Array | None = None,
+    mask: ArrayLike | None = None,
+    passes: int = 4,
+    rows: int | None = None,
+) -> PCA:
+    """Principal components of the rows of ``x``.
+
+    Args:
+        x: (N, D) array of any real dtype, which may be sharded over devices by rows; or an iterable
+            of such arrays (or a callable that returns one). "eigh" and "subspace" read a stream
+            once, so there it may be a generator.
+        n_components: P, at most min(N, D).
+        whiten: scale the projections to variance 1.
+        solver: "eigh", "subspace" or "randomized" (see the module); "auto" takes "eigh" up to D =
+            1024 or where P is a fair share of D, else "subspace" up to D = 16384, else
+            "randomized".
+        key: PRNG key, for "randomized" only.
+        mask: (N,), rows where it is 0 or False are left out; arrays only.
+        passes: of "randomized" over the data, beside those for the mean: more is closer.
+        rows: rows per chunk.
+
+    Returns:
+        :class:`PCA` in float32 (float64 where that is enabled and given).
+
+    Raises:
+        ValueError: an argument out of range, NaN, infinity or values above 1e15, one row only.
+        TypeError: a generator with "randomized", or no key.
+    """
+    n_components = check_positive_integer(n_components, "n_components")
+    if solver not in ("auto", "eigh", "subspace", "randomized"):
+        raise ValueError(
+            f"solver must be 'auto', 'eigh', 'subspace' or 'randomized'; got {solver!r}."
+        )
+    data = open_data(x, mask, rows or 4096, several_passes=solver == "randomized")
+    if solver == "auto":
+        solver, data = _suitable_solver(data, n_components)
+    if solver == "randomized":
+        if key is None:
+            raise TypeError("solver 'randomized' needs a PRNG key: give key=jax.random.key(seed).")
+        count, mean, values, vectors = _fit_randomized(data, n_components, key, passes)
+    else:
+        count, mean, matrix = covariance(data)
+        _check_rank(n_components, count, len(mean))
+        values, vectors = _top_of_matrix(matrix, n_components, solver)
+    dtype = real_dtype(data.x) if isinstance(data, ArrayData) else jnp.float32
+    return _finish(mean, values, vectors, whiten, dtype)
+
+
+def _suitable_solver(
+    data: ArrayData | ChunkStream, n_components: int
+) -> tuple[str, ArrayData | ChunkStream]:
+    if isinstance(data, ArrayData):
+        d = data.x.shape[1]
+    else:
+        data, d = data.peek()
+    if d <= EIGH_SIZE or 5 * n_components > d:
+        return "eigh", data
+    return ("subspace" if d <= COVARIANCE_SIZE else "randomized"), data
+
+
+def _check_rank(n_components: int, count: int, d: int) -> None:
+    if n_components > min(count, d):
+        raise ValueError(
+            f"n_components must be at most min(rows, dimensions) = {min(count, d)}; "
+            f"got {n_components}."
+        )
+
+
+def _top_of_matrix(
+    matrix: np.ndarray, n_components: int, solver: str
+) -> tuple[np.ndarray, np.ndarray]:
+    d = len(matrix)
+    block = _block_size(n_components, d)
+    if solver == "eigh" or 2 * block > d:
+        return _top_by_eigh(matrix, n_components)
+    # The start is a constant of the algorithm: the result is converged, so no key is due.
+    start = np.random.default_rng(0).standard_normal((d, block))
+    values, vectors, converged = _top_by_krylov(
+        lambda q: matrix @ q, start, n_components, steps=6, cycles=4
+    )
+    # A nearly flat spectrum converges slowly; LAPACK does not mind.
+    return (values, vectors) if converged else _top_by_eigh(matrix, n_components)
+
+
+def _block_size(n_components: int, d: int) -> int:
+    return min(d, n_components + max(16, n_components // 4))
+
+
+def _fit_randomized(
+    data: ArrayData | ChunkStream, n_components: int, key: Array, passes: int
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    passes = check_positive_integer(passes, "passes")
+    if isinstance(data, ChunkStream):
+        data.require_several_passes()
+    stats = data_stats(data)
+    count, d = stats.count, len(stats.mean)
+    _check_rank(n_components, count, d)
+    if count < 2:
+        raise ValueError(f"{data.name} has {count} row; a covariance needs two at least.")
+    block = min(_block_size(n_components, d), count)
+    start = np.asarray(jax.random.normal(key, (d, block)), np.float64)
+    apply = _implicit(data, stats.mean, count)
+    values, vectors, _ = _top_by_krylov(apply, start, n_components, steps=passes - 1, cycles=1)
+    return count, np.asarray(stats.mean, np.float64), values, vectors
+
+
+def _finish(
+    mean: np.ndarray, values: np.ndarray, vectors: np.ndarray, whiten: bool, dtype: Any
+) -> PCA:
+    largest = np.argmax(np.abs(vectors), axis=1)
+    vectors = vectors * np.sign(vectors[np.arange(len(vectors)), largest])[:, None]
+    values = np.maximum(values, 0)
+    if whiten:
+        # Dimensions without variance would be divided by zero: rounding is all that they hold.
+        smallest = max(np.finfo(np.float32).eps * values[0], np.finfo(np.float32).tiny)
+        vectors = vectors / np.sqrt(np.maximum(values, smallest))[:, None]
+    return PCA(*(jnp.asarray(leaf, dtype) for leaf in (mean, vectors, values)))

@@ -1,0 +1,196 @@
+"""Encodings on disk: float32 shards that NumPy alone reads, and a manifest that records every item.
+
+Layout::
+
+    STORE/manifest.json
+    STORE/shard-00000.METHOD.npy     float32 (rows, D), one file for each shard and method
+
+Shard s covers the items ``[s * shard_size, (s + 1) * shard_size)`` of the dataset, in their order;
+its rows are the pictures that could be encoded, in that same order. A shard none of whose pictures
+could be encoded has no files. ``manifest.json`` is one object::
+
+    format            "mpp-jax-store"          version         1
+    dataset           name                     classes         [class names]
+    multi_label       bool                     network         name
+    weights_sha256    hex                      codebook_sha256 hex or null
+    config            object: everything else that decides the vectors
+    methods           {METHOD: D}; D is null until the first picture is encoded
+    shard_size        items of a shard         complete        no item is "pending"
+    items             [{"id", "split": "train"|"test", "labels": [class indices],
+                        "ignored": [class indices], "status": "done"|"skipped"|"pending",
+                        "reason": null or one line, "shard": s, "row": row or null}]
+
+A shard's files are written first, each under a temporary name and then renamed, and the manifest
+after them: whatever a kill leaves behind, every item that the manifest calls done is on disk. An
+interrupted run keeps its complete shards; an incomplete one is computed again as a whole, so a
+resumed store equals an uninterrupted one byte for byte, provided that a picture's batch does not
+reach beyond its shard (``canvas_batches(..., flush_every=shard_size)``). Nothing depends on time,
+host or path.
+
+Stored are single representations; ``A+B`` and the other stacks of `mpp_jax.pooling.notation` are
+made of them when read: concatenated, then L2-normalised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpp_jax.data.dataset import SPLITS, target_matrix
+from mpp_jax.numerics import stack_unit_vectors
+from mpp_jax.pooling.notation import parse
+from mpp_jax.storage.store_format import (
+    StoredItem,
+    StoreError,
+    read_manifest,
+    read_shard,
+    shard_name,
+)
+from mpp_jax.storage.store_writer import SHARD_SIZE, StoreWriter
+
+__all__ = [
+    "SHARD_SIZE",
+    "Store",
+    "StoreError",
+    "StoreWriter",
+    "StoredItem",
+]
+
+
+class Store:
+    """Finished encodings, read only. Open one with :meth:`open`.
+
+    Attributes:
+        path: Its folder.
+        manifest: The parsed ``manifest.json`` without its items.
+        all_items: Every item in dataset order, of any status.
+    """
+
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], all_items: tuple[StoredItem, ...]
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.all_items = all_items
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, partial: bool = False) -> Store:
+        """Opens a store.
+
+        Args:
+            path: Its folder.
+            partial: Also open an unfinished store; pending items are left out.
+
+        Raises:
+            StoreError: No store, another format, damaged manifest, or unfinished.
+        """
+        folder = Path(path)
+        manifest, items = read_manifest(folder)
+        pending = sum(item.status == "pending" for item in items)
+        if pending and not partial:
+            raise StoreError(
+                f"{folder}: unfinished, {pending} of {len(items)} pictures are not encoded yet; "
+                "give the same encode command again to go on"
+            )
+        return cls(folder, manifest, items)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return tuple(self.manifest["classes"])
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a picture may carry any number of labels."""
+        return bool(self.manifest["multi_label"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that the vectors were made with."""
+        return dict(self.manifest["config"])
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Stored methods; any of them may be stacked as ``A+B``."""
+        return tuple(self.manifest["methods"])
+
+    @property
+    def skipped(self) -> tuple[StoredItem, ...]:
+        """Items that could not be encoded, with their reasons."""
+        return tuple(item for item in self.all_items if item.status == "skipped")
+
+    def items(self, split: str) -> tuple[StoredItem, ...]:
+        """The encoded items of a split, in the order of the rows of :meth:`vectors`."""
+        if split not in SPLITS:
+            raise StoreError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        return tuple(i for i in self.all_items if i.split == split and i.status == "done")
+
+    def labels(self, split: str) -> np.ndarray:
+        """``(N,)`` int32 class indices; single-label stores only."""
+        if self.multi_label:
+            raise StoreError(f"{self.path}: pictures have several labels each; read targets()")
+        return np.array([item.labels[0] for item in self.items(split)], np.int32)
+
+    def targets(self, split: str) -> np.ndarray:
+        """``(N, L)`` float32: +1 present, -1 absent, 0 ignored."""
+        return target_matrix(self.items(split), len(self.classes))
+
+    def dimension(self, method: str) -> int:
+        """Length of the vectors of a method or stack."""
+        return sum(int(self.manifest["methods"][part] or 0) for part in self._parts(method))
+
+    def vectors(self, method: str, split: str) -> np.ndarray:
+        """``(N, D)`` float32 vectors of a method (or stack ``A+B``) of all encoded items."""
+        result = np.empty((len(self.items(split)), self.dimension(method)), np.float32)
+        start = 0
+        for chunk in self.iter_vectors(method, split):
+            result[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return result
+
+    def iter_vectors(self, method: str, split: str) -> Iterator[np.ndarray]:
+        """The rows of :meth:`vectors`, shard by shard, in bounded memory."""
+        parts = self._parts(method)
+        rows: dict[int, list[int]] = {}
+        for item in self.items(split):
+            assert item.row is not None  # it is done
+            rows.setdefault(item.shard, []).append(item.row)
+        for shard, wanted in rows.items():
+            chunks = [np.asarray(self._shard(shard, part)[wanted]) for part in parts]
+            yield chunks[0] if len(chunks) == 1 else stack_unit_vectors(chunks)
+
+    def _parts(self, method: str) -> list[str]:
+        stored = self.manifest["methods"]
+        parts = method.split("+")
+        if all(part in stored for part in parts):
+            return parts
+        own = self.config.get("pyramid", {}).get("layer")
+        there = f"there are {', '.join(self.methods)}"
+        try:
+            atoms = parse(method, self.config.get("features", ()), own)
+        except ValueError as error:
+            raise StoreError(f"{self.path}: no encodings {method!r}; {there} ({error})") from error
+        for atom in atoms:
+            if atom.name not in stored:
+                raise StoreError(f"{self.path}: no encodings {atom.name!r}; {there}")
+        return [atom.name for atom in atoms]
+
+    @cached_property
+    def _rows_of(self) -> Counter[int]:
+        return Counter(item.shard for item in self.all_items if item.status == "done")
+
+    def _shard(self, shard: int, method: str) -> np.ndarray:
+        dimension = self.manifest["methods"][method]
+        array = read_shard(self.path, shard, method, self._rows_of[shard], dimension)
+        if array is None:
+            raise StoreError(
+                f"{self.path / shard_name(shard, method)}: missing or damaged; "
+                "give the same encode command again to have it remade"
+            )
+        return array

@@ -1,0 +1,128 @@
+"""The file format of a store: manifest, shard files, atomic writes (schema: ``store.py``)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from mpp_jax.data.dataset import Item
+
+FORMAT: Final = "mpp-jax-store"
+VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+
+_STATUSES = ("done", "skipped", "pending")
+
+
+class StoreError(ValueError):
+    """A store that cannot be used as asked; one line that says what to mend."""
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """One item of the manifest; the fields are those of the schema above."""
+
+    id: str
+    split: str
+    labels: tuple[int, ...]
+    ignored: tuple[int, ...]
+    status: str
+    reason: str | None
+    shard: int
+    row: int | None
+
+
+def pending_record(item: Item, shard: int) -> dict[str, Any]:
+    """The manifest entry of an item that is not encoded yet."""
+    return {
+        "id": item.id,
+        "split": item.split,
+        "labels": list(item.labels),
+        "ignored": list(item.ignored),
+        "status": "pending",
+        "reason": None,
+        "shard": shard,
+        "row": None,
+    }
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One phrase for each value that differs, nested objects by dotted name."""
+    found: list[str] = []
+    for key in sorted(set(there) | set(here)):
+        old, new = there.get(key), here.get(key)
+        if key == "methods" and not prefix:
+            old, new = [*(old or ())], [*(new or ())]  # dimensions are known only later
+        if key in ("complete", "items") and not prefix:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} was {_short(old)}, now {_short(new)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def shard_name(shard: int, method: str) -> str:
+    """File name of the rows of a method in a shard."""
+    return f"shard-{shard:05d}.{method}.npy"
+
+
+def read_shard(
+    folder: Path, shard: int, method: str, rows: int, dimension: int | None
+) -> np.ndarray | None:
+    """A memory map of the shard, or None where it is missing, damaged or of another shape."""
+    try:
+        array = np.load(folder / shard_name(shard, method), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == (rows, dimension) and array.dtype == np.float32 else None
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Calls ``write`` on a temporary file beside ``path``, syncs it, and renames it to ``path``."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[StoredItem, ...]]:
+    """The manifest without its items, and the items; :class:`StoreError` where it is unusable."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format is {manifest['format']!r}")
+        if manifest["version"] != VERSION:
+            raise StoreError(
+                f"{folder}: store version {manifest['version']}, this program reads {VERSION}; "
+                "encode again"
+            )
+        items = tuple(
+            StoredItem(**(r | {"labels": tuple(r["labels"]), "ignored": tuple(r["ignored"])}))
+            for r in manifest.pop("items")
+        )
+        if any(item.status not in _STATUSES for item in items):
+            raise ValueError("unknown status")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"{folder}: no encodings here (no {MANIFEST})") from error
+    except StoreError:
+        raise
+    except KeyError as error:
+        raise StoreError(f"{path}: not a manifest of encodings, or damaged (no {error})") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise StoreError(f"{path}: not a manifest of encodings, or damaged ({error})") from error
+    return manifest, items

@@ -1,0 +1,279 @@
+"""Writing a store: shard by shard, resumable (layout and schema: ``store.py``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+
+from mpp_jax.data.dataset import Dataset, Item
+from mpp_jax.storage.store_format import (
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    StoredItem,
+    StoreError,
+    differences,
+    pending_record,
+    read_manifest,
+    read_shard,
+    shard_name,
+    write_atomically,
+)
+
+#: Items of a shard unless told otherwise.
+SHARD_SIZE: Final = 256
+
+_NOT_FINITE = "encoding is not finite"
+
+_METHOD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(\([A-Za-z0-9_.-]+\))?")
+
+
+class StoreWriter:
+    """Writes a store shard by shard; opened on an unfinished store it goes on with it.
+
+    Usage::
+
+        writer = StoreWriter(path, dataset, methods=("fc7", "mpp"), network=..., ...)
+        batches = canvas_batches(writer.remaining, ..., flush_every=writer.shard_size)
+        for batch in batches:
+            items = [writer.remaining[i] for i in batch.index[batch.valid]]
+            writer.put(items, {"fc7": ..., "mpp": ...})      # (n, D) each
+        # and writer.skip(item, reason) for what did not decode, as soon as it is known
+
+    A shard is written as soon as each of its items was put or skipped.
+
+    Attributes:
+        path: The folder.
+        remaining: Items still to do when the store was opened: those of all incomplete shards.
+        shard_size: Items of a shard.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        dataset: Dataset,
+        *,
+        methods: Sequence[str],
+        network: str,
+        weights_sha256: str,
+        codebook_sha256: str | None,
+        config: Mapping[str, Any],
+        shard_size: int = SHARD_SIZE,
+        mended: Callable[[Item], bool] = lambda item: False,
+    ) -> None:
+        """Creates the folder and its manifest, or resumes.
+
+        Args:
+            path: Folder of the store; new, empty, or a store of the very same configuration.
+            dataset: What will be encoded.
+            methods: Names of the stored representations: letters, digits, ``_``, ``-``, ``.``, and
+                a layer in parentheses.
+            network: Name of the network.
+            weights_sha256: Hash of its weights.
+            codebook_sha256: Hash of the codebook, where a method needs one.
+            config: Everything else that decides the vectors; JSON values (tuples become lists).
+            shard_size: Items of a shard: what an interruption loses at most.
+            mended: Whether a picture that an earlier run had to skip can be decoded now; a shard
+                with such a picture is done again.
+
+        Raises:
+            StoreError: The folder holds something else, or a store of another configuration (the
+                message names what differs).
+            ValueError: A bad method name, repeated ids, or ``shard_size < 1``.
+        """
+        if shard_size < 1:
+            raise ValueError(f"shard_size must be at least 1, got {shard_size}")
+        for method in methods:
+            if not _METHOD_NAME.fullmatch(method):
+                raise ValueError(f"bad method name {method!r}: use letters, digits, '_', '-', '.'")
+        if not methods or len(set(methods)) != len(methods):
+            raise ValueError(f"methods must be one or more different names, got {list(methods)}")
+        self.path = Path(path)
+        self.shard_size = shard_size
+        self._dataset_items = dataset.items
+        self._number = {item.id: number for number, item in enumerate(dataset.items)}
+        if len(self._number) != len(dataset.items):
+            raise ValueError("the dataset has repeated item ids")
+        self._header: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "dataset": dataset.name,
+            "classes": list(dataset.classes),
+            "multi_label": dataset.multi_label,
+            "network": network,
+            "weights_sha256": weights_sha256,
+            "codebook_sha256": codebook_sha256,
+            "config": json.loads(json.dumps(dict(config), allow_nan=False)),
+            "methods": dict.fromkeys(methods, None),
+            "shard_size": shard_size,
+        }
+        self._records = [
+            pending_record(item, number // shard_size) for number, item in enumerate(dataset.items)
+        ]
+        # Finished, but of a shard that is not complete yet: vectors by method, or a reason.
+        self._waiting: dict[int, dict[str, np.ndarray] | str] = {}
+        self._open_or_create(mended)
+        self.remaining: tuple[Item, ...] = tuple(
+            item
+            for item, record in zip(dataset.items, self._records, strict=True)
+            if record["status"] == "pending"
+        )
+        self._left = [0] * -(-len(self._records) // shard_size)
+        for record in self._records:
+            self._left[record["shard"]] += record["status"] == "pending"
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Complete shards are on disk already; an incomplete one is dropped by design.
+        self._waiting.clear()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item is done or skipped, on disk."""
+        return not any(self._left)
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(id, reason) of every item skipped so far, earlier runs included, in dataset order."""
+        reasons = {
+            number: value for number, value in self._waiting.items() if isinstance(value, str)
+        }
+        for number, record in enumerate(self._records):
+            if record["status"] == "skipped":
+                reasons[number] = record["reason"]
+        return tuple((self._records[number]["id"], reasons[number]) for number in sorted(reasons))
+
+    def put(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray]) -> None:
+        """Takes the vectors of some pictures; a NaN or infinite one makes its picture skipped.
+
+        Args:
+            items: n items of :attr:`remaining`, in any order.
+            vectors: ``(n, D)`` for each method.
+
+        Raises:
+            ValueError: Methods, shapes or items that do not fit.
+        """
+        if set(vectors) != set(self._header["methods"]):
+            raise ValueError(f"vectors for {sorted(vectors)}, wanted {[*self._header['methods']]}")
+        arrays = {m: np.asarray(vectors[m], np.float32) for m in self._header["methods"]}
+        for method, array in arrays.items():
+            dimension = self._header["methods"][method]
+            if (
+                array.ndim != 2
+                or len(array) != len(items)
+                or dimension not in (None, array.shape[1])
+            ):
+                wanted = (len(items), "D" if dimension is None else dimension)
+                raise ValueError(f"vectors[{method!r}] must be {wanted}, got {array.shape}")
+            self._header["methods"][method] = array.shape[1]
+        for row, item in enumerate(items):
+            bad = [method for method, array in arrays.items() if not np.isfinite(array[row]).all()]
+            if bad:
+                self._take(item.id, f"{_NOT_FINITE} ({', '.join(bad)})")
+            else:
+                self._take(item.id, {m: array[row].copy() for m, array in arrays.items()})
+
+    def skip(self, item: Item, reason: str) -> None:
+        """Records that a picture could not be encoded, and why (one line)."""
+        self._take(item.id, " ".join(reason.split()) or "unknown reason")
+
+    def _take(self, identity: str, value: dict[str, np.ndarray] | str) -> None:
+        number = self._number.get(identity)
+        if number is None:
+            raise ValueError(f"no item {identity!r} in this store")
+        record = self._records[number]
+        if number in self._waiting or record["status"] != "pending":
+            raise ValueError(f"item {identity!r} was finished before")
+        self._waiting[number] = value
+        self._left[record["shard"]] -= 1
+        if not self._left[record["shard"]]:
+            self._write_shard(record["shard"])
+
+    def _write_shard(self, shard: int) -> None:
+        first = shard * self.shard_size
+        numbers = range(first, min(first + self.shard_size, len(self._records)))
+        values = [self._waiting.pop(number) for number in numbers]
+        encoded = [value for value in values if not isinstance(value, str)]
+        for method in self._header["methods"] if encoded else ():
+            matrix = np.stack([value[method] for value in encoded])
+            write_atomically(self.path / shard_name(shard, method), partial(np.save, arr=matrix))
+        row = 0
+        for number, value in zip(numbers, values, strict=True):
+            if isinstance(value, str):
+                self._records[number].update(status="skipped", reason=value)
+            else:
+                self._records[number].update(status="done", row=row)
+                row += 1
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        done = not any(record["status"] == "pending" for record in self._records)
+        head = json.dumps(self._header | {"complete": done}, indent=1)
+        lines = ",\n".join("  " + json.dumps(record) for record in self._records)
+        text = f'{head[: -len(chr(10) + "}")]},\n "items": [\n{lines}\n ]\n}}\n'
+        write_atomically(self.path / MANIFEST, lambda file: file.write(text.encode()))
+
+    def _open_or_create(self, mended: Callable[[Item], bool]) -> None:
+        if not (self.path / MANIFEST).exists():
+            above = (self.path, *self.path.absolute().parents)
+            nearest = next(place for place in above if place.exists())
+            if not nearest.is_dir():
+                raise StoreError(f"{nearest}: is a file; give a new folder")
+            if self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir()):
+                raise StoreError(f"{self.path}: not empty and no store; give a new folder")
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_manifest()
+            return
+        header, items = read_manifest(self.path)
+        found = differences(header, self._header)
+        if [(i.id, i.split, i.labels, i.ignored) for i in items] != [
+            (i.id, i.split, tuple(i.labels), tuple(i.ignored)) for i in self._dataset_items
+        ]:
+            found.append(
+                f"the list of pictures or labels ({len(items)} there, {len(self._records)} now)"
+            )
+        if found:
+            raise StoreError(
+                f"{self.path}: made with another configuration: {'; '.join(found)}; "
+                "give a new folder or remove this one"
+            )
+        self._header["methods"] = header["methods"]
+        self._resume(items, mended)
+
+    def _resume(self, items: tuple[StoredItem, ...], mended: Callable[[Item], bool]) -> None:
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink()
+        for first in range(0, len(items), self.shard_size):
+            block = items[first : first + self.shard_size]
+            rows = sum(item.status == "done" for item in block)
+            intact = (
+                all(item.status != "pending" for item in block)
+                and all(
+                    read_shard(self.path, block[0].shard, method, rows, dimension) is not None
+                    for method, dimension in (self._header["methods"].items() if rows else ())
+                )
+                and not any(
+                    mended(self._dataset_items[first + place])
+                    for place, item in enumerate(block)
+                    # Decoding is not what failed where the encoding was not finite.
+                    if item.reason is not None and not item.reason.startswith(_NOT_FINITE)
+                )
+            )
+            for record, item in zip(self._records[first:], block, strict=False):
+                if intact:
+                    record.update(status=item.status, reason=item.reason, row=item.row)

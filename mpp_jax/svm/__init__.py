@@ -1,0 +1,55 @@
+"""One-vs-rest linear support vector machines: training, choice of C, probabilities.
+
+`machines` is the place to start: the objective, `fit_svm` from one Gram matrix, scores. More
+vectors than a Gram matrix can hold: `primal`. Several C and folds from one Gram matrix: `select`.
+Probabilities: `calibration`. The solver itself: `dual`.
+"""
+
+from mpp_jax.svm.calibration import PlattScaling, fit_platt, platt_probabilities
+from mpp_jax.svm.gram import dual_to_weights, gram_matrix
+from mpp_jax.svm.losses import LOSSES, Loss
+from mpp_jax.svm.machines import (
+    LinearSVM,
+    SVMInfo,
+    fit_svm,
+    fit_svm_gram,
+    one_vs_rest_targets,
+    svm_from_dual,
+    svm_scores,
+)
+from mpp_jax.svm.primal import PrimalInfo, fit_svm_primal
+from mpp_jax.svm.select import (
+    CrossValidation,
+    SVMPath,
+    accuracy_metric,
+    cross_validate_svm,
+    gram_scores,
+    stratified_folds,
+    svm_path,
+)
+
+__all__ = [
+    "LOSSES",
+    "CrossValidation",
+    "LinearSVM",
+    "Loss",
+    "PlattScaling",
+    "PrimalInfo",
+    "SVMInfo",
+    "SVMPath",
+    "accuracy_metric",
+    "cross_validate_svm",
+    "dual_to_weights",
+    "fit_platt",
+    "fit_svm",
+    "fit_svm_gram",
+    "fit_svm_primal",
+    "gram_matrix",
+    "gram_scores",
+    "one_vs_rest_targets",
+    "platt_probabilities",
+    "stratified_folds",
+    "svm_from_dual",
+    "svm_path",
+    "svm_scores",
+]

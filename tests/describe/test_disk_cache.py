@@ -1,0 +1,252 @@
+"""The activations on disk: what is computed once, what is never met again, what damage does."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.toy import TOY, picture, toy_network
+from helpers.toy_run import CONFIG, QUIET, Finished, finished_run, know_toy
+
+from mpp_jax.cli import stages
+from mpp_jax.data import DecodeError, Item
+from mpp_jax.describe import disk_cache
+from mpp_jax.describe.disk_cache import ActivationCache, picture_digest
+from mpp_jax.describe.extraction import Wanted
+from mpp_jax.describe.pyramid import receptive_windows
+from mpp_jax.runs.settings import Extras
+from mpp_jax.storage.store import Store
+
+NETWORK = toy_network()
+WANTS = {"default": Wanted((0, 2), ((5, True),)), "conv1": Wanted((1,))}
+COLOUR = (200, 60, 50)
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    know_toy(monkeypatch)
+    monkeypatch.setattr(disk_cache, "BLOCK", 3)
+
+
+@pytest.fixture
+def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return finished_run(tmp_path_factory)
+
+
+def items(count: int = 5, seed: int = 1) -> list[Item]:
+    rng = np.random.default_rng(seed)
+    made = [picture(rng, COLOUR, *rng.integers(30, 90, 2)) for _ in range(count)]
+    return [Item(f"{i}", (0,), "train", read=lambda p=p: p) for i, p in enumerate(made)]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict]]:
+    """What the network is asked for: (pictures, wants)."""
+    asked: list[tuple[int, dict]] = []
+    describe = disk_cache.describe_items
+
+    def watched(network: Any, block: Any, pyramid: Any, *, wants: Any, on_skip: Any) -> Any:
+        asked.append((len(block), wants))
+        return describe(network, block, pyramid, wants=wants, on_skip=on_skip)
+
+    monkeypatch.setattr(disk_cache, "describe_items", watched)
+    return asked
+
+
+def read(cache: ActivationCache, pictures: list[Item], wants: Any = None, skips: Any = None) -> Any:
+    """{(source, part): (n, T, C)} in the order of the pictures."""
+    parts: dict[Any, dict[int, np.ndarray]] = {}
+    wants = WANTS if wants is None else wants
+    for described in cache.describe(pictures, wants, ([] if skips is None else skips).append):
+        for source, want in wants.items():
+            found = described.sources[source]
+            arrays = dict(zip(want.scales, (d.x for d in found.scales), strict=True)) | found.crops
+            for part, x in arrays.items():
+                for row, position in enumerate(described.index):
+                    if position >= 0:
+                        parts.setdefault((source, part), {})[int(position)] = np.asarray(x[row])
+    return {key: np.stack([rows[i] for i in sorted(rows)]) for key, rows in parts.items()}
+
+
+def test_computed_once_and_rounded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = counted(monkeypatch)
+    cache, pictures = ActivationCache(tmp_path / "cache", NETWORK, CONFIG), items()
+    first = read(cache, pictures)
+    assert [n for n, _ in asked] == [3, 2]
+    shapes = {key: x.shape for key, x in first.items()}
+    assert shapes == {
+        ("default", 0): (5, 1, 16),
+        ("default", 2): (5, 25, 16),
+        ("default", (5, True)): (5, 10, 16),
+        ("conv1", 1): (5, TOY.positions(50, "conv1") ** 2, 8),
+    }
+    # The pass that computes gives what the file gives: the result does not depend on who was here.
+    again = read(ActivationCache(tmp_path / "cache", NETWORK, CONFIG), pictures)
+    assert len(asked) == 2
+    for key, x in first.items():
+        np.testing.assert_array_equal(x, again[key])
+        np.testing.assert_array_equal(x, x.astype(np.float16))
+    direct = {}
+    for described in disk_cache.describe_items(
+        NETWORK, pictures, CONFIG.pyramid, wants=WANTS, on_skip=print
+    ):
+        direct[int(described.index[0])] = described.sources["default"].scales[1].x[0]
+    exact = np.stack([direct[i] for i in range(5)])
+    np.testing.assert_allclose(first["default", 2], exact, rtol=6e-4, atol=1e-6)
+
+
+def test_windows_and_masks(tmp_path: Path) -> None:
+    cache = ActivationCache(
+        tmp_path, NETWORK, replace(CONFIG, pyramid=replace(CONFIG.pyramid, batch=3))
+    )
+    batches = list(cache.describe(items(4), {"default": Wanted((2,))}, print))
+    layer = TOY.layer()
+    for described, wanted in zip(batches, ([0, 1, 2], [3, -1, -1]), strict=True):
+        (scale,) = described.sources["default"].scales
+        assert described.index.tolist() == wanted
+        assert np.asarray(scale.mask).all(axis=1).tolist() == [i >= 0 for i in wanted]
+        np.testing.assert_allclose(
+            scale.window, receptive_windows(5, layer.stride, layer.window, 70), atol=1e-6
+        )
+
+
+def test_only_what_is_missing_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = counted(monkeypatch)
+    cache, pictures = ActivationCache(tmp_path, NETWORK, CONFIG), items()
+    read(cache, pictures, {"default": Wanted((0, 1))})
+    asked.clear()
+    read(cache, pictures, {"default": Wanted((0, 1, 2))})
+    assert asked == [(n, {"default": Wanted((2,))}) for n in (3, 2)]
+    asked.clear()
+    # A picture changes, and another comes: only they, wherever they stand.
+    new = items(2, seed=9)
+    changed = [new[0], *pictures[2:4], new[1], *pictures[:2]]
+    parts = read(cache, changed, {"default": Wanted((0,))})
+    assert [n for n, _ in asked] == [1, 1]
+    asked.clear()
+    order = [changed.index(pictures[i]) for i in (2, 3, 0, 1)]
+    before = read(cache, pictures, {"default": Wanted((0,))})["default", 0]
+    np.testing.assert_array_equal(parts["default", 0][order], before[[2, 3, 0, 1]])
+    # Some of a block miss one part, others another.
+    read(cache, changed[:3], {"default": Wanted((0, 1, 2))})
+    assert asked == [(1, {"default": Wanted((1, 2))})]
+    asked.clear()
+    # Names and labels are nothing to activations.
+    renamed = [replace(item, id=f"x{item.id}", labels=(3,), split="test") for item in pictures]
+    read(cache, renamed, {"default": Wanted((0, 2))})
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n, c: (replace(n, weights_sha256="f" * 64), c),
+        lambda n, c: (replace(n, spec=replace(n.spec, name="other")), c),
+        lambda n, c: (replace(n, spec=n.spec.with_pooling("floor")), c),
+        lambda n, c: (replace(n, precision="default"), c),
+        lambda n, c: (n, replace(c, pyramid=replace(c.pyramid, layer="conv1"))),
+        lambda n, c: (n, replace(c, pyramid=replace(c.pyramid, rounding="round"))),
+        lambda n, c: (n, replace(c, pyramid=replace(c.pyramid, resampling="bicubic"))),
+    ],
+)
+def test_another_key_never_meets_it(tmp_path: Path, monkeypatch: Any, change: Any) -> None:
+    asked = counted(monkeypatch)
+    pictures, wants = items(2), {"default": Wanted((1,))}
+    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, wants)
+    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, wants)
+    assert len(asked) == 1
+    read(ActivationCache(tmp_path, *change(NETWORK, CONFIG)), pictures, wants)
+    assert len(asked) == 2
+    keys = [json.loads(place.read_text()) for place in tmp_path.glob("*/key.json")]
+    assert len(keys) == 2
+    assert keys[0] != keys[1]
+
+
+def test_what_is_not_in_the_key_shares_it(tmp_path: Path, monkeypatch: Any) -> None:
+    asked = counted(monkeypatch)
+    pictures, wants = items(2), {"default": Wanted((1,))}
+    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, wants)
+    other = replace(CONFIG, seed=5, encoder=replace(CONFIG.encoder, pca=3), pooling=("avg",))
+    read(ActivationCache(tmp_path, NETWORK, other), pictures, wants)
+    # The run's own layer by its name, too.
+    read(ActivationCache(tmp_path, NETWORK, other), pictures, {"fire2": Wanted((1,))})
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("suffix", ["npy", "json"])
+def test_damage_is_computed_again(tmp_path: Path, monkeypatch: Any, suffix: str) -> None:
+    asked = counted(monkeypatch)
+    cache, pictures = ActivationCache(tmp_path, NETWORK, CONFIG), items(2)
+    first = read(cache, pictures)
+    for file in tmp_path.glob(f"*/*.{suffix}"):
+        if file.name != "key.json":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    again = read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures)
+    assert len(asked) == 2
+    for key, x in first.items():
+        np.testing.assert_array_equal(x, again[key])
+
+
+def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    good = items(3)
+    bad = Item("broken", (0,), "train", path=tmp_path / "broken.jpg")
+    gone = Item("gone", (0,), "train", path=tmp_path / "gone.jpg")
+    pictures = [good[0], bad, good[1], gone, good[2]]
+    for _ in range(2):  # computed, then read
+        skips: list[Any] = []
+        parts = read(ActivationCache(tmp_path / "cache", NETWORK, CONFIG), pictures, None, skips)
+        assert len(parts["default", 2]) == 3
+        assert [entry.path for entry in skips] == ["broken", "gone"]
+        # Positions are within the pictures given, not within a block.
+        assert [pictures[entry.position].id for entry in skips] == ["broken", "gone"]
+        assert all(entry.reason for entry in skips)
+    # Once the file is there it is another picture.
+    before = picture_digest(gone)
+    (tmp_path / "gone.jpg").write_bytes(b"now there")
+    assert picture_digest(gone) != before
+
+
+def test_records_that_cannot_be_read(tmp_path: Path) -> None:
+    def fail() -> bytes:
+        raise DecodeError("record 3", "cannot be read: checksum")
+
+    pictures = [*items(1), Item("record", (0,), "train", read=fail)]
+    skips: list[Any] = []
+    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, None, skips)
+    [skip] = skips
+    assert skip.path == "record"
+    assert "checksum" in skip.reason
+
+
+def test_beyond_float16_is_refused(tmp_path: Path) -> None:
+    loud = replace(
+        NETWORK,
+        params={
+            **NETWORK.params,
+            "conv1": {name: leaf * 1e8 for name, leaf in NETWORK.params["conv1"].items()},
+        },
+    )
+    with pytest.raises(ValueError, match="beyond float16; run without --cache"):
+        read(ActivationCache(tmp_path, loud, CONFIG), items(1))
+
+
+def test_runs_share_one_pass(done: Finished, tmp_path: Path, monkeypatch: Any) -> None:
+    """Two runs of different codebooks and methods: the network works once."""
+    asked = counted(monkeypatch)
+    cache = Extras(cache=tmp_path / "cache")
+    given = (done.dataset, done.network, str(done.weights))
+    config = replace(CONFIG, pooling=("mpp", "avg"))
+    assert stages.run(*given, config, tmp_path / "one", QUIET, cache) == 0
+    pictures = sum(n for n, _ in asked)
+    assert pictures == len(done.dataset.items)
+    other = replace(
+        config, pooling=("vlad", "mpp+sp"), encoder=replace(config.encoder, components=3)
+    )
+    assert stages.run(*given, other, tmp_path / "two", QUIET, cache) == 0
+    assert sum(n for n, _ in asked) == pictures
+    # As without a cache, to float16.
+    for method in ("mpp", "avg"):
+        ours = Store.open(tmp_path / "one" / "encodings").vectors(method, "test")
+        np.testing.assert_allclose(ours, done.store.vectors(method, "test"), atol=0.02)

@@ -1,0 +1,7 @@
+"""What several tests share."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXPERIMENTS = REPOSITORY / "experiments"
+TESTS = REPOSITORY / "tests"

@@ -1,0 +1,78 @@
+"""A small data set, vectors that depend on the picture alone, and stores of them."""
+
+import filecmp
+import os
+
+import numpy as np
+import pytest
+
+from mpp_jax.data import Dataset, Item
+from mpp_jax.storage.store import StoreError, StoreWriter
+
+METHODS = ("fc7", "mpp")
+DIMENSIONS = {"fc7": 3, "mpp": 5}
+
+
+def dataset(train: int = 7, test: int = 6, classes=("a", "b"), multi_label=False) -> Dataset:
+    items = [
+        Item(f"{split}/{n:03d}.jpg", (n % len(classes),), split)
+        for split, count in (("train", train), ("test", test))
+        for n in range(count)
+    ]
+    return Dataset("toy", tuple(classes), tuple(items), multi_label=multi_label)
+
+
+def vectors_of(items) -> dict[str, np.ndarray]:
+    """Unit vectors that depend on the item alone."""
+    made = {}
+    for method, dimension in DIMENSIONS.items():
+        rows = []
+        for item in items:
+            rng = np.random.default_rng([*f"{item.id}{method}".encode()])
+            row = rng.standard_normal(dimension)
+            rows.append(row / np.linalg.norm(row))
+        made[method] = np.array(rows, np.float32).reshape(len(items), dimension)
+    return made
+
+
+def writer_of(path, data=None, **changes) -> StoreWriter:
+    options = {
+        "methods": METHODS,
+        "network": "squeezenet",
+        "weights_sha256": "e4ab",
+        "codebook_sha256": "00ff",
+        "config": {"scales": (1, 2, 3), "encoder": {"components": 256, "pca": 128}, "seed": 0},
+        "shard_size": 4,
+    }
+    return StoreWriter(path, data or dataset(), **(options | changes))
+
+
+BAD = {"train/002.jpg": "truncated", "test/004.jpg": "empty file (0 bytes)"}
+
+
+def fill(writer: StoreWriter, stop_after: int | None = None, order=None) -> None:
+    """Encodes what remains, one picture at a time; stops like an interruption."""
+    with writer:
+        remaining = writer.remaining if order is None else [writer.remaining[i] for i in order]
+        for count, item in enumerate(remaining):
+            if count == stop_after:
+                return
+            if item.id in BAD:
+                writer.skip(item, BAD[item.id])
+            else:
+                writer.put([item], vectors_of([item]))
+
+
+def same_files(one, two) -> None:
+    names = sorted(os.listdir(one))
+    assert names == sorted(os.listdir(two))
+    equal, different, errors = filecmp.cmpfiles(one, two, names, shallow=False)
+    assert (different, errors) == ([], [])
+    assert equal == names
+
+
+def refusal(function, *arguments, **options) -> str:
+    with pytest.raises(StoreError) as caught:
+        function(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -1,0 +1,210 @@
+"""metrics.json and report.html: schema, escaping, self-containment, determinism."""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.report_page import NAMES, Page, example, multi_label_example, picture
+from hypothesis import strategies as st
+
+from mpp_jax.report.page import write_metrics, write_report
+
+# ------------------------------------------------------------------------------ metrics.json
+
+
+def test_metrics_schema_nan_and_bytes(tmp_path: Path) -> None:
+    metrics = example()["metrics"]
+    metrics["results"]["mpp"]["map11"] = float("nan")
+    metrics["results"]["fc7"]["map11"] = np.float32("inf")
+    path = write_metrics(tmp_path / "new" / "folder", metrics)
+    assert path == tmp_path / "new" / "folder" / "metrics.json"
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]  # no temporary file left
+    text = path.read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    read = json.loads(text)
+    assert read["results"]["mpp"]["map11"] is None
+    assert read["results"]["fc7"]["map11"] is None
+    assert read["results"]["mpp"]["top1"] == 0.75
+    assert read["config"]["pyramid"]["scales"] == [0, 1, 2]
+    assert list(read) == sorted(read)
+    assert text == json.dumps(read, indent=2, sort_keys=True) + "\n"
+
+    backwards = {key: metrics[key] for key in reversed(metrics)}
+    assert write_metrics(tmp_path, backwards).read_bytes() == path.read_bytes()
+
+
+def test_metrics_takes_array_path_and_dataclass_values(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Pyramid:
+        scales: tuple[int, ...] = (0, 1)
+        folder: Path = Path("a/b")
+
+    metrics = example()["metrics"]
+    metrics["config"] = {
+        "pyramid": Pyramid(),
+        "row": np.array([1.5, np.nan], np.float32),
+        "jax": jnp.float32(0.25),
+        "flag": np.bool_(True),
+        1: None,
+    }
+    read = json.loads(write_metrics(tmp_path, metrics).read_text())["config"]
+    assert read == {
+        "pyramid": {"scales": [0, 1], "folder": "a/b"},
+        "row": [1.5, None],
+        "jax": 0.25,
+        "flag": True,
+        "1": None,
+    }
+
+
+def test_metrics_keeps_names_that_are_not_utf8(tmp_path: Path) -> None:
+    metrics = example()["metrics"]
+    metrics["pictures"]["skipped"] = [{"path": "b\udcffd/ü.jpg", "reason": "empty"}]
+    read = json.loads(write_metrics(tmp_path, metrics).read_bytes())
+    assert read["pictures"]["skipped"][0]["path"] == "b\udcffd/ü.jpg"
+    given = example() | {"metrics": metrics}
+    assert "d/ü.jpg" in Page(write_report(tmp_path, **given)).section("skipped")
+
+
+def test_metrics_faults_are_named_together(tmp_path: Path) -> None:
+    metrics = example()["metrics"]
+    del metrics["results"]["mpp"]["map11"]
+    metrics["pictures"] = {"train": 1, "test": 1}
+    with pytest.raises(ValueError, match=r"'map11'.*\['pictures'\] lacks 'skipped'"):
+        write_metrics(tmp_path, metrics)
+    with pytest.raises(ValueError, match=r"lacks 'data'.*lacks 'seconds'"):
+        write_metrics(tmp_path, {})
+    with pytest.raises(ValueError, match=r"\['seconds'\] is no dict"):
+        write_metrics(tmp_path, example()["metrics"] | {"seconds": 3.0})
+    with pytest.raises(TypeError, match=r"metrics\['config'\]\['x'\]\[0\] is a object"):
+        write_metrics(tmp_path, example()["metrics"] | {"config": {"x": [object()]}})
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------ report.html
+
+
+def test_configuration_timings_and_skipped(tmp_path: Path) -> None:
+    given = example()
+    page = Page(write_report(tmp_path, **given))
+    configuration = page.rows("configuration")
+    assert ["weights_sha256", given["metrics"]["weights_sha256"]] in configuration
+    assert ["scales", "1, 2, 3"] in configuration
+    assert ["seed", "7"] in configuration
+    assert ["resize.square", "true"] in configuration
+    assert page.rows("timings")[1:] == [
+        ["decode+dense (train)", "5 min 12 s", "99.0", ""],
+        ["pca", "3.10 s", "1.0", ""],
+        ["Total", "5 min 15 s", "", ""],
+    ]
+    assert page.rows("skipped")[1:] == [["train/bed/cut.jpg", "truncated: 3 of 41 KB"]]
+
+    given["metrics"]["pictures"]["skipped"] = []
+    given["metrics"]["seconds"] = {"total": 7300.0, "svm": 3650.0}
+    page = Page(write_report(tmp_path, **given))
+    assert "None: every picture was read." in page.section("skipped")
+    assert page.rows("timings")[1:] == [["svm", "1 h 01 min", "50.0", ""],
+                                        ["Total", "2 h 02 min", "", ""]]  # fmt: skip
+
+
+def test_nothing_outside_the_file_is_named(tmp_path: Path) -> None:
+    for given in (example(), multi_label_example()):
+        page = Page(write_report(tmp_path, **given))
+        for tag, held in page.tags:
+            assert tag not in ("link", "iframe", "object", "embed", "base")
+            for name, value in held.items():
+                assert not name.startswith("on"), f"<{tag} {name}>"
+                if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                    assert (value or "").startswith(("data:image/jpeg;base64,", "#")), value
+        assert "://" not in page.source
+        assert "url(" not in page.source
+        assert "@import" not in page.source
+        policy = [held["content"] for tag, held in page.tags if "http-equiv" in held]
+        assert policy[0] is not None
+        assert "default-src 'none'" in policy[0]
+        anchors = {(held["href"] or "")[1:] for tag, held in page.tags if tag == "a"}
+        assert anchors == {held["id"] for tag, held in page.tags if tag == "section"}
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    given = example()
+    evil = "<script>alert(1)</script>"
+    quote = "\" onload='x' <b>"
+    given["classes"] = [evil, quote, "a & b"]
+    metrics = given["metrics"]
+    for result in metrics["results"].values():
+        values = result["per_class"].values()
+        result["per_class"] = dict(zip(given["classes"], values, strict=True))
+    metrics["data"] = "<i>data</i>"
+    metrics["config"] = {"<u>key</u>": "<u>value</u>"}
+    metrics["seconds"] = {"<u>stage</u>": 1.0}
+    metrics["pictures"]["skipped"] = [{"path": "</td><img src=x>", "reason": evil}]
+    metrics["results"]["<em>m</em>"] = metrics["results"].pop("fc7")
+    given["scores"]["<em>m</em>"] = given["scores"].pop("fc7")
+    given["test_paths"] = ['/x/"><svg onload=alert(1)>.jpg'] * 8
+    page = Page(write_report(tmp_path, **given))
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("script") == 1  # ours
+    assert tags.count("svg") == 1
+    assert not {"u", "em", "img"} & set(tags)
+    assert tags.count("i") == 2  # the two colours of the legend
+    assert [row[0] for row in page.rows("classes")[1:4]] == given["classes"]
+    assert page.rows("confusion")[0][1:] == given["classes"]
+    assert page.rows("skipped")[1] == ["</td><img src=x>", evil]
+    assert page.of("title")[0].startswith("<i>data</i>")
+    assert '"><svg onload=alert(1)>.jpg' in page.of("span", class_="file")
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(st.lists(NAMES, min_size=2, max_size=4, unique=True))
+def test_any_class_name_survives(names: list[str]) -> None:
+    given = example() | {"classes": names, "labels": np.arange(len(names))}
+    given["scores"] = {"mpp": np.eye(len(names))[::-1]}
+    given["test_paths"] = [picture] * len(names)
+    with tempfile.TemporaryDirectory() as folder:
+        page = Page(write_report(folder, **given))
+    assert [row[0] for row in page.rows("classes")[1:-1]] == names
+    assert page.rows("confusion")[0][1:] == names
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    for name, build in (("one", example), ("many", multi_label_example)):
+        first = write_report(tmp_path / "a" / name, **build()).read_bytes()
+        given = build()
+        given["scores"] = {key: given["scores"][key] for key in reversed(given["scores"])}
+        results = given["metrics"]["results"]
+        given["metrics"]["results"] = {key: results[key] for key in reversed(results)}
+        again = write_report(tmp_path / "b" / name, **given)
+        assert again.read_bytes() == first
+        assert [p.name for p in again.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"method": "nfk"}, ValueError, r"'nfk' is not in metrics\['results'\].*'fc7', 'mpp'"),
+        ({"scores": {"fc7": np.zeros((8, 3))}}, ValueError, "'mpp' is not in scores"),
+        ({"classes": []}, ValueError, "classes is empty"),
+        ({"labels": np.zeros(7, int)}, ValueError, r"labels has shape \(7,\); want \(8,\)"),
+        ({"labels": np.zeros(8)}, TypeError, "labels.*float64; want integers"),
+        ({"labels": np.full(8, 3)}, ValueError, "labels run from 3 to 3; want 0 to 2"),
+        ({"labels": np.full(8, -1)}, ValueError, "labels run from -1 to -1"),
+        ({"labels": np.full((8, 3), 2)}, ValueError, r"must be -1, 0 \(ignored\) or \+1"),
+        ({"scores": {"mpp": np.zeros((8, 4))}}, ValueError, r"scores\['mpp'\] has shape \(8, 4\)"),
+        ({"scores": {"mpp": np.full((8, 3), np.nan)}}, ValueError, "holds NaN or infinity"),
+        ({"test_paths": ["a.jpg"] * 5}, ValueError, r"labels has shape \(8,\); want \(5,\)"),
+    ],
+)
+def test_bad_input(
+    tmp_path: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        write_report(tmp_path, **(example() | change))
+    assert list(tmp_path.iterdir()) == []

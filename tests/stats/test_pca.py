@@ -1,0 +1,235 @@
+"""PCA: a float64 model, scikit-learn, every solver, streams, offsets."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import reference
+from sklearn.decomposition import PCA as SklearnPCA
+
+import mpp_jax.stats.pca as module
+from mpp_jax.stats.pca import fit_pca, pca_inverse, pca_transform
+
+N, D, P = 300, 24, 5
+MIXING = np.random.default_rng(0).normal(size=(D, D)) * np.linspace(3, 0.1, D)[:, None]
+
+
+def make(offset=0.0, n=N, seed=1):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, D)) @ MIXING + offset).astype(np.float32)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("solver", ["eigh", "subspace"])
+def test_reference(solver, offset):
+    x = make(offset)
+    pca = fit_pca(x, P, solver=solver)
+    mean, components, variance = reference.pca(x, P)
+    assert all(leaf.dtype == jnp.float32 for leaf in pca)
+    np.testing.assert_allclose(pca.mean, mean, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(pca.explained_variance, variance, rtol=1e-5)
+    # The sign is part of the result.
+    np.testing.assert_allclose(pca.components, components, atol=1e-4)
+
+
+def test_blocks_of_the_covariance(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 10)
+    jax.clear_caches()
+    np.testing.assert_allclose(
+        fit_pca(make(), P).components, reference.pca(make(), P)[1], atol=1e-4
+    )
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("solver", ["full", "covariance_eigh"])
+def test_scikit_learn(solver):
+    x = make(3.0)
+    theirs = SklearnPCA(P, svd_solver=solver).fit(x.astype(np.float64))
+    ours = fit_pca(x, P)
+    np.testing.assert_allclose(ours.explained_variance, theirs.explained_variance_, rtol=1e-5)
+    y, expected = pca_transform(ours, x), theirs.transform(x.astype(np.float64))
+    sign = np.sign(np.sum(np.asarray(y) * expected, axis=0))
+    np.testing.assert_allclose(y, expected * sign, atol=1e-3)
+
+
+def test_randomized():
+    x = make(10.0)
+    pca = fit_pca(x, P, solver="randomized", key=jax.random.key(0), rows=64)
+    exact = reference.pca(x, P)
+    np.testing.assert_allclose(pca.explained_variance, exact[2], rtol=1e-4)
+    again = fit_pca(x, P, solver="randomized", key=jax.random.key(0), rows=64)
+    np.testing.assert_array_equal(pca.components, again.components)
+    chunks = fit_pca([x[:100], x[100:]], P, solver="randomized", key=jax.random.key(0), rows=64)
+    np.testing.assert_allclose(chunks.components, pca.components, atol=1e-4)
+
+
+def test_randomized_of_very_wide_rows():
+    """More dimensions than rows, none of them squared."""
+    x = np.random.default_rng(2).normal(size=(30, 2000)).astype(np.float32)
+    x *= np.linspace(3, 0.1, 30)[:, None].astype(np.float32)
+    pca = fit_pca(x, 4, solver="randomized", key=jax.random.key(1))
+    centred = x.astype(np.float64) - x.mean(0)
+    values = np.linalg.svd(centred, compute_uv=False) ** 2 / 29
+    np.testing.assert_allclose(pca.explained_variance, values[:4], rtol=1e-3)
+
+
+def test_whitened_projections_have_unit_covariance():
+    x = make(5.0)
+    pca = fit_pca(x, P, whiten=True)
+    y = np.asarray(pca_transform(pca, x), np.float64)
+    np.testing.assert_allclose(np.cov(y, rowvar=False), np.eye(P), atol=1e-4)
+    np.testing.assert_allclose(pca.explained_variance, reference.pca(x, P)[2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_inverse(whiten):
+    x = make(5.0)
+    pca = fit_pca(x, D, whiten=whiten)
+    np.testing.assert_allclose(pca_inverse(pca, pca_transform(pca, x)), x, atol=2e-3)
+
+
+@pytest.mark.parametrize("solver", ["eigh", "subspace"])
+def test_stream_equals_whole(solver):
+    x = make(100.0)
+    cuts = [0, 1, 70, 70, 200, 300]
+    pieces = [x[a:b] for a, b in itertools.pairwise(cuts)]
+    whole = fit_pca(x, P, solver=solver)
+    sources = {"list": pieces, "generator": (p for p in pieces), "callable": lambda: iter(pieces)}
+    for source in sources.values():
+        streamed = fit_pca(source, P, solver=solver, rows=64)
+        np.testing.assert_allclose(streamed.components, whole.components, atol=1e-5)
+        np.testing.assert_allclose(streamed.mean, whole.mean, rtol=1e-6)
+        np.testing.assert_allclose(streamed.explained_variance, whole.explained_variance, rtol=1e-5)
+
+
+def test_generator_finds_its_solver():
+    x = make()
+    streamed = fit_pca((x[i : i + 50] for i in range(0, N, 50)), P)
+    np.testing.assert_allclose(streamed.components, fit_pca(x, P).components, atol=1e-5)
+
+
+def test_memory_map(tmp_path):
+    x = make()
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    np.testing.assert_array_equal(fit_pca(mapped, P).components, fit_pca(x, P).components)
+
+
+def test_chunks_do_not_matter():
+    x = make(50.0)
+    small, large = fit_pca(x, P, rows=37), fit_pca(x, P)
+    np.testing.assert_allclose(small.components, large.components, atol=1e-5)
+
+
+def test_mask():
+    x = make()
+    keep = np.arange(N) % 3 > 0
+    garbage = np.where(keep[:, None], x, np.nan)
+    np.testing.assert_allclose(
+        fit_pca(garbage, P, mask=keep).components, fit_pca(x[keep], P).components, atol=1e-5
+    )
+
+
+def test_permutation():
+    x = make()
+    shuffled = np.random.default_rng(3).permutation(x)
+    np.testing.assert_allclose(fit_pca(x, P).components, fit_pca(shuffled, P).components, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.int16, np.float64])
+def test_dtypes(dtype):
+    x = np.asarray(make(2.0) * 10)
+    x = jnp.asarray(x, dtype) if dtype == jnp.bfloat16 else x.astype(dtype)
+    pca = fit_pca(x, P)
+    assert pca.components.dtype == jnp.float32
+    wide = np.asarray(x).astype(np.float64)
+    np.testing.assert_allclose(pca.components, reference.pca(wide, P)[1], atol=1e-4)
+    assert pca_transform(pca, x).dtype == jnp.float32
+
+
+def test_float64():
+    with jax.enable_x64(True):
+        x = make().astype(np.float64)
+        pca = fit_pca(x, P)
+        assert pca.components.dtype == jnp.float64
+        np.testing.assert_allclose(pca.components, reference.pca(x, P)[1], atol=1e-10)
+
+
+def test_what_does_not_converge_falls_back_to_lapack(monkeypatch):
+    monkeypatch.setattr(module, "RESIDUAL", -1.0)
+    rng = np.random.default_rng(4)
+    basis = np.linalg.qr(rng.normal(size=(100, 100)))[0]
+    values = np.linspace(1.0, 1.1, 100)
+    matrix = (basis * values) @ basis.T
+    got, vectors = module._top_of_matrix(matrix, 3, "subspace")
+    np.testing.assert_allclose(got, values[::-1][:3], rtol=1e-12)
+    np.testing.assert_allclose(matrix @ vectors.T, vectors.T * got, atol=1e-12)
+
+
+def test_krylov_converges_on_its_own():
+    rng = np.random.default_rng(5)
+    basis = np.linalg.qr(rng.normal(size=(400, 400)))[0]
+    values = 100.0 * np.arange(1, 401) ** -1.2
+    matrix = (basis * values) @ basis.T
+    start = rng.normal(size=(400, 26))
+    got, vectors, converged = module._top_by_krylov(lambda q: matrix @ q, start, 10, 6, 4)
+    assert converged
+    np.testing.assert_allclose(got, values[:10], rtol=1e-7)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(10), atol=1e-10)
+    residual = np.linalg.norm(matrix @ vectors.T - vectors.T * got, axis=0)
+    assert (residual <= module.RESIDUAL * got).all()
+
+
+def test_rank_deficient_data():
+    x = np.repeat(make(n=3), 20, axis=0)
+    for solver in ("eigh", "subspace"):
+        pca = fit_pca(x, P, solver=solver, whiten=True)
+        assert all(np.isfinite(leaf).all() for leaf in pca)
+        assert pca.explained_variance[2:].max() < 1e-5 * pca.explained_variance[0]
+
+
+def test_transform_traces():
+    x = make()
+    pca = fit_pca(x, P)
+    y = jax.jit(pca_transform)(pca, x)
+    batched = jax.jit(jax.vmap(pca_transform, in_axes=(None, 0)))(pca, x.reshape(3, 100, D))
+    np.testing.assert_allclose(batched.reshape(N, P), y, atol=1e-4)
+    np.testing.assert_allclose(pca_transform(pca, x.reshape(3, 100, D)), batched, atol=1e-4)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(pca_transform(pca, x))))(x[:2])
+    np.testing.assert_allclose(gradient[0], np.asarray(pca.components).sum(0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "error", "message"),
+    [
+        (make()[0], {}, ValueError, "x must be a non-empty array"),
+        (make()[:0], {}, ValueError, "x must be a non-empty array"),
+        (make()[:1], {"n_components": 1}, ValueError, "needs two at least"),
+        (make(), {"n_components": 0}, ValueError, "n_components must be at least 1"),
+        (make(), {"n_components": 2.0}, TypeError, "n_components must be an integer"),
+        (make(), {"n_components": D + 1}, ValueError, "n_components must be at most"),
+        (make(), {"solver": "svd"}, ValueError, "solver must be"),
+        (make(), {"solver": "randomized"}, TypeError, "needs a PRNG key"),
+        (make() * np.nan, {}, ValueError, "NaN or infinity"),
+        (make() * 1e20, {}, ValueError, "rescale"),
+        (make(), {"mask": np.ones(3)}, ValueError, "mask must have shape"),
+        (make(), {"mask": np.zeros(N)}, ValueError, "leaves no row"),
+        (make() > 0, {}, TypeError, "real numbers"),
+        ([make(), make()[:, :3]], {}, ValueError, "must have 24 columns"),
+        ([], {}, ValueError, "holds no row"),
+        (3, {}, TypeError, "an iterable of such arrays"),
+        ([make()], {"mask": np.ones(N)}, ValueError, "mask goes with an array"),
+        ([make() * np.nan], {}, ValueError, "NaN or infinity"),
+        (
+            (p for p in [make()]),
+            {"solver": "randomized", "key": jax.random.key(0)},
+            TypeError,
+            "generator",
+        ),
+    ],
+)
+def test_bad_input(x, options, error, message):
+    with pytest.raises(error, match=message):
+        fit_pca(x, **{"n_components": P, **options})
