@@ -2,6 +2,8 @@
 
 import struct
 
+import numpy as np
+
 
 def mat_element(kind, data):
     return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
