@@ -40,9 +40,9 @@ from mpp_jax.describe.extraction import (
     source_layer,
 )
 from mpp_jax.describe.pyramid import receptive_windows, scale_side
+from mpp_jax.files import write_file
 from mpp_jax.nets import Network
 from mpp_jax.nets.sift import sift_network
-from mpp_jax.storage.store_format import write_atomically
 
 VERSION = 1
 KEY = "key.json"
@@ -178,11 +178,9 @@ class ActivationCache:
         }
         if order:
             array = np.stack([rows[position] for position in order])
-            write_atomically(place / f"{shard}.npy", lambda file: np.save(file, array))
+            write_file(place / f"{shard}.npy", lambda file: np.save(file, array))
         # After the arrays: what it names is there.
-        write_atomically(
-            place / f"{shard}.json", lambda file: file.write(json.dumps(record).encode())
-        )
+        write_file(place / f"{shard}.json", json.dumps(record).encode())
         self._shards.pop((part, shard), None)
         self._index(part).update(_read_shard_index(place / f"{shard}.json"))
 

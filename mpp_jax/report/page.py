@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mpp_jax.files import write_file
 from mpp_jax.report import figures
 from mpp_jax.report.figures import PictureSource
 from mpp_jax.report.map_section import MapGallery, map_rows
@@ -100,10 +101,8 @@ def _checked(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _replace_file(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     # File names that are not valid UTF-8 come as lone surrogates; "\udc80" is JSON's own form.
-    part.write_bytes(text.encode("utf-8", errors="backslashreplace"))
-    os.replace(part, path)
+    write_file(path, text.encode("utf-8", errors="backslashreplace"))
     return path
 
 

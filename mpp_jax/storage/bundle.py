@@ -13,13 +13,14 @@ beside its place and moved there when it is whole.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from mpp_jax.files import folder_digests, replaced_folder
 
 VERSION = 1
 RECORD = "record.json"
@@ -89,21 +90,13 @@ def write_bundle(
     check_place(folder, kind)
     leaves = jax.tree.map(np.asarray, dict(arrays))
     head = {"format": kind, "version": VERSION, "arrays_sha256": arrays_digest(leaves)}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    if leaves:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(partial / "arrays", leaves)
-        (partial / CHECKSUMS).write_text(file_checksums(partial / "arrays"), encoding="utf-8")
     text = json.dumps(head | dict(record), indent=1, allow_nan=False) + "\n"
-    (partial / RECORD).write_text(text, encoding="utf-8")
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with replaced_folder(folder) as place:
+        if leaves:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(place / "arrays", leaves)
+            (place / CHECKSUMS).write_text(file_checksums(place / "arrays"), encoding="utf-8")
+        (place / RECORD).write_text(text, encoding="utf-8")
 
 
 def read_bundle(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -145,16 +138,10 @@ def file_checksums(folder: Path) -> str:
     """Return the SHA-256 of every file below a folder, in the format of ``sha256sum``.
 
     Raises:
-        FileNotFoundError: no such folder.
+        OSError: no such folder, or a file in it cannot be read.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder.name}")
-    lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        lines.append(f"{digest}  {path.relative_to(folder.parent).as_posix()}\n")
-    return "".join(lines)
+    digests = folder_digests(folder)
+    return "".join(f"{digest}  {folder.name}/{name}\n" for name, digest in digests.items())
 
 
 def _read_record(folder: Path, kind: str) -> dict[str, Any]:

@@ -1,13 +1,12 @@
-"""The file format of a store: manifest, shard files, atomic writes (schema: ``store.py``)."""
+"""The file format of a store: manifest and shard files (schema: ``store.py``)."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -87,16 +86,6 @@ def read_shard(
     except (OSError, ValueError, EOFError):
         return None
     return array if array.shape == (rows, dimension) and array.dtype == np.float32 else None
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Calls ``write`` on a temporary file beside ``path``, syncs it, and renames it to ``path``."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[StoredItem, ...]]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from mpp_jax.data.dataset import Dataset, Item
+from mpp_jax.files import write_file
 from mpp_jax.storage.store_format import (
     FORMAT,
     MANIFEST,
@@ -25,7 +26,6 @@ from mpp_jax.storage.store_format import (
     read_manifest,
     read_shard,
     shard_name,
-    write_atomically,
 )
 
 #: Items of a shard unless told otherwise.
@@ -211,7 +211,7 @@ class StoreWriter:
         encoded = [value for value in values if not isinstance(value, str)]
         for method in self._header["methods"] if encoded else ():
             matrix = np.stack([value[method] for value in encoded])
-            write_atomically(self.path / shard_name(shard, method), partial(np.save, arr=matrix))
+            write_file(self.path / shard_name(shard, method), partial(np.save, arr=matrix))
         row = 0
         for number, value in zip(numbers, values, strict=True):
             if isinstance(value, str):
@@ -226,7 +226,7 @@ class StoreWriter:
         head = json.dumps(self._header | {"complete": done}, indent=1)
         lines = ",\n".join("  " + json.dumps(record) for record in self._records)
         text = f'{head[: -len(chr(10) + "}")]},\n "items": [\n{lines}\n ]\n}}\n'
-        write_atomically(self.path / MANIFEST, lambda file: file.write(text.encode()))
+        write_file(self.path / MANIFEST, text.encode())
 
     def _open_or_create(self, mended: Callable[[Item], bool]) -> None:
         if not (self.path / MANIFEST).exists():
