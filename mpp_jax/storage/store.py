@@ -18,7 +18,11 @@ could be encoded has no files. ``manifest.json`` is one object::
     shard_size        items of a shard         complete        no item is "pending"
     items             [{"id", "split": "train"|"test", "labels": [class indices],
                         "ignored": [class indices], "status": "done"|"skipped"|"pending",
-                        "reason": null or one line, "shard": s, "row": row or null}]
+                        "reason": null or one line, "shard": s, "row": row or null,
+                        "cause": "encoding"}]
+
+``cause`` is there only where a picture was skipped although it could be decoded: its encoding is
+not finite. Resuming tries to decode the other skipped pictures again, and leaves these.
 
 A shard's files are written first, each under a temporary name and then renamed, and the manifest
 after them: whatever a kill leaves behind, every item that the manifest calls done is on disk. An

@@ -16,6 +16,9 @@ FORMAT: Final = "mpp-jax-store"
 VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 
+NOT_FINITE: Final = "encoding"
+"""Cause of a picture that was skipped although it could be decoded: its encoding is not finite."""
+
 _STATUSES = ("done", "skipped", "pending")
 
 
@@ -35,6 +38,7 @@ class StoredItem:
     reason: str | None
     shard: int
     row: int | None
+    cause: str | None = None
 
 
 def pending_record(item: Item, shard: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from mpp_jax.files import write_file
 from mpp_jax.storage.store_format import (
     FORMAT,
     MANIFEST,
+    NOT_FINITE,
     VERSION,
     StoredItem,
     StoreError,
@@ -31,9 +32,14 @@ from mpp_jax.storage.store_format import (
 #: Items of a shard unless told otherwise.
 SHARD_SIZE: Final = 256
 
-_NOT_FINITE = "encoding is not finite"
-
 _METHOD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(\([A-Za-z0-9_.-]+\))?")
+
+
+class _Skip(NamedTuple):
+    """Why a picture has no vectors; what else than decoding failed, if so."""
+
+    reason: str
+    cause: str | None = None
 
 
 class StoreWriter:
@@ -118,8 +124,8 @@ class StoreWriter:
         self._records = [
             pending_record(item, number // shard_size) for number, item in enumerate(dataset.items)
         ]
-        # Finished, but of a shard that is not complete yet: vectors by method, or a reason.
-        self._waiting: dict[int, dict[str, np.ndarray] | str] = {}
+        # Finished, but of a shard that is not complete yet: vectors by method, or why none.
+        self._waiting: dict[int, dict[str, np.ndarray] | _Skip] = {}
         self._open_or_create(mended)
         self.remaining: tuple[Item, ...] = tuple(
             item
@@ -151,7 +157,9 @@ class StoreWriter:
     def skipped(self) -> tuple[tuple[str, str], ...]:
         """(id, reason) of every item skipped so far, earlier runs included, in dataset order."""
         reasons = {
-            number: value for number, value in self._waiting.items() if isinstance(value, str)
+            number: value.reason
+            for number, value in self._waiting.items()
+            if isinstance(value, _Skip)
         }
         for number, record in enumerate(self._records):
             if record["status"] == "skipped":
@@ -184,15 +192,16 @@ class StoreWriter:
         for row, item in enumerate(items):
             bad = [method for method, array in arrays.items() if not np.isfinite(array[row]).all()]
             if bad:
-                self._take(item.id, f"{_NOT_FINITE} ({', '.join(bad)})")
+                reason = f"encoding is not finite ({', '.join(bad)})"
+                self._take(item.id, _Skip(reason, NOT_FINITE))
             else:
                 self._take(item.id, {m: array[row].copy() for m, array in arrays.items()})
 
     def skip(self, item: Item, reason: str) -> None:
-        """Records that a picture could not be encoded, and why (one line)."""
-        self._take(item.id, " ".join(reason.split()) or "unknown reason")
+        """Record that a picture could not be decoded, and why (one line)."""
+        self._take(item.id, _Skip(" ".join(reason.split()) or "unknown reason"))
 
-    def _take(self, identity: str, value: dict[str, np.ndarray] | str) -> None:
+    def _take(self, identity: str, value: dict[str, np.ndarray] | _Skip) -> None:
         number = self._number.get(identity)
         if number is None:
             raise ValueError(f"no item {identity!r} in this store")
@@ -208,14 +217,16 @@ class StoreWriter:
         first = shard * self.shard_size
         numbers = range(first, min(first + self.shard_size, len(self._records)))
         values = [self._waiting.pop(number) for number in numbers]
-        encoded = [value for value in values if not isinstance(value, str)]
+        encoded = [value for value in values if not isinstance(value, _Skip)]
         for method in self._header["methods"] if encoded else ():
             matrix = np.stack([value[method] for value in encoded])
             write_file(self.path / shard_name(shard, method), partial(np.save, arr=matrix))
         row = 0
         for number, value in zip(numbers, values, strict=True):
-            if isinstance(value, str):
-                self._records[number].update(status="skipped", reason=value)
+            if isinstance(value, _Skip):
+                self._records[number].update(status="skipped", reason=value.reason)
+                if value.cause is not None:
+                    self._records[number]["cause"] = value.cause
             else:
                 self._records[number].update(status="done", row=row)
                 row += 1
@@ -270,10 +281,11 @@ class StoreWriter:
                 and not any(
                     mended(self._dataset_items[first + place])
                     for place, item in enumerate(block)
-                    # Decoding is not what failed where the encoding was not finite.
-                    if item.reason is not None and not item.reason.startswith(_NOT_FINITE)
+                    if item.status == "skipped" and item.cause is None
                 )
             )
             for record, item in zip(self._records[first:], block, strict=False):
                 if intact:
                     record.update(status=item.status, reason=item.reason, row=item.row)
+                    if item.cause is not None:
+                        record["cause"] = item.cause

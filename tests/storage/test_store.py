@@ -190,11 +190,53 @@ def test_a_shard_with_a_mended_picture_is_done_again(finished, tmp_path):
 
 
 def test_vectors_that_were_not_finite_are_not_made_again(tmp_path):
-    writer = writer_of(tmp_path / "s")
+    """By the cause that the manifest holds, whatever the words of the reason."""
+    path = tmp_path / "s"
+    writer = writer_of(path)
     made = vectors_of(writer.remaining)
     made["mpp"][3, 1] = np.nan
     writer.put(writer.remaining, made)
-    assert writer_of(tmp_path / "s", mended=lambda item: True).remaining == ()
+    before = (path / "manifest.json").read_text()
+    records = {item["id"]: item for item in json.loads(before)["items"]}
+    assert [name for name, record in records.items() if "cause" in record] == ["train/003.jpg"]
+    assert records["train/003.jpg"]["cause"] == "encoding"
+    assert writer_of(path, mended=lambda item: True).remaining == ()
+    other = before.replace("encoding is not finite (mpp)", "NaN")
+    assert other != before
+    (path / "manifest.json").write_text(other)
+    assert writer_of(path, mended=lambda item: True).remaining == ()
+    assert Store.open(path).skipped[0].cause == "encoding"
+
+
+def test_the_cause_survives_resuming(tmp_path):
+    made = vectors_of(dataset().items)
+    made["mpp"][3, 1] = np.nan
+    for name, rounds in (("whole", [13]), ("resumed", [4, 9])):
+        done = 0
+        for count in rounds:
+            writer = writer_of(tmp_path / name)
+            rows = slice(done, done + count)
+            writer.put(writer.remaining[:count], {m: v[rows] for m, v in made.items()})
+            done += count
+    same_files(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_manifest_without_causes_opens(tmp_path):
+    """As earlier versions wrote them: what was not finite is tried once more, then has a cause."""
+    path = tmp_path / "s"
+    writer = writer_of(path)
+    made = vectors_of(writer.remaining)
+    made["mpp"][3, 1] = np.nan
+    writer.put(writer.remaining, made)
+    shutil.copytree(path, tmp_path / "now")
+    text = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace(', "cause": "encoding"', ""))
+    assert Store.open(path).skipped[0].cause is None
+    assert writer_of(path).remaining == ()
+    writer = writer_of(path, mended=lambda item: True)
+    assert [item.id for item in writer.remaining] == [i.id for i in dataset().items[:4]]
+    writer.put(writer.remaining, {method: rows[:4] for method, rows in made.items()})
+    same_files(path, tmp_path / "now")
 
 
 def test_killed_between_shard_and_manifest(finished, tmp_path, monkeypatch):
