@@ -10,7 +10,7 @@ from mpp_jax.data.batches import (
 )
 from mpp_jax.data.clutter import Clutter, open_clutter
 from mpp_jax.data.dataset import Box, DataError, Dataset, Item, target_matrix
-from mpp_jax.data.decode import DecodeError, decode_picture, picture_size
+from mpp_jax.data.decode import DecodeError, decode_picture
 from mpp_jax.data.sources import open_dataset
 
 __all__ = [
@@ -29,6 +29,5 @@ __all__ = [
     "decode_picture",
     "open_clutter",
     "open_dataset",
-    "picture_size",
     "target_matrix",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -24,8 +24,10 @@ from mpp_jax.data.decode import DecodeError, PictureSource, decode_picture, redu
 
 Picture: TypeAlias = Item | PictureSource | np.ndarray
 
-#: Canvas sides: steps of about 1.26 up to 2048, then 1.41. Most folders meet one to four of them.
 DEFAULT_BUCKETS: Final = (256, 320, 416, 512, 640, 832, 1024, 1280, 1664, 2048, 2880, 4096)
+"""Canvas sides: steps of about 1.26 up to 2048, then 1.41. Most folders meet one to four."""
+CANVAS_BYTES: Final = 2**28
+"""Most bytes of one canvas."""
 
 
 class Batch(NamedTuple):
@@ -51,9 +53,9 @@ class Skipped(NamedTuple):
     """A picture that could not be decoded.
 
     Attributes:
-        position: Its position among the items.
-        path: Its id, or path as given.
-        reason: One line that says why.
+        position: its position among the items.
+        path: its id, or path as given.
+        reason: one line that says why.
     """
 
     position: int
@@ -62,10 +64,10 @@ class Skipped(NamedTuple):
 
 
 class CanvasBatches:
-    """Iterable of :class:`Batch`; see :func:`canvas_batches`.
+    """Iterable of `Batch`; see `canvas_batches`.
 
     Attributes:
-        skipped: What could not be decoded, in item order; filled while iterating, and emptied
+        skipped: what could not be decoded, in item order; filled while iterating, and emptied
             when a new iteration starts.
     """
 
@@ -75,19 +77,12 @@ class CanvasBatches:
         *,
         batch_size: int,
         buckets: Sequence[int],
-        decode: Callable[..., np.ndarray],
         threads: int,
-        max_side: int,
-        canvas_bytes: int,
-        flush_every: int | None,
     ) -> None:
         self._items = items
         self._sides = tuple(buckets)
-        self._rows = {side: rows_of(side, batch_size, canvas_bytes) for side in self._sides}
-        self._decode = decode
+        self._rows = {side: rows_of(side, batch_size) for side in self._sides}
         self._threads = threads
-        self._max_side = max_side
-        self._flush_every = flush_every
         self.skipped: list[Skipped] = []
 
     def __iter__(self) -> Iterator[Batch]:
@@ -102,11 +97,6 @@ class CanvasBatches:
                 queues[side].append((position, picture))
                 if len(queues[side]) == self._rows[side]:
                     yield self._emit(side, queues)
-            if self._flush_every is not None and (position + 1) % self._flush_every == 0:
-                yield from self._flush(queues)
-        yield from self._flush(queues)
-
-    def _flush(self, queues: dict[int, list[tuple[int, np.ndarray]]]) -> Iterator[Batch]:
         for side in self._sides:
             if queues[side]:
                 yield self._emit(side, queues)
@@ -127,7 +117,7 @@ class CanvasBatches:
         return batch
 
     def _decoded(self) -> Iterator[np.ndarray | Skipped]:
-        """Decoded pictures in item order, at most ``2 * threads`` of them ahead."""
+        """Yield decoded pictures in item order, at most ``2 * threads`` of them ahead."""
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         ahead: deque[Future[np.ndarray | Skipped]] = deque()
         try:
@@ -145,8 +135,8 @@ class CanvasBatches:
         try:
             source: Any = item.source() if isinstance(item, Item) else item
             if isinstance(source, np.ndarray):
-                return reduce_array(_checked(source), self._max_side)
-            return self._decode(source, max_side=self._max_side)
+                return reduce_array(_checked(source), self._sides[-1])
+            return decode_picture(source, max_side=self._sides[-1])
         except DecodeError as error:
             path = item.id if isinstance(item, Item) else error.path
             return Skipped(position, path, error.reason)
@@ -157,32 +147,22 @@ def canvas_batches(
     *,
     batch_size: int,
     buckets: Sequence[int] = DEFAULT_BUCKETS,
-    decode: Callable[..., np.ndarray] = decode_picture,
     threads: int = 2,
-    max_side: int | None = None,
-    canvas_bytes: int = 2**28,
-    flush_every: int | None = None,
 ) -> CanvasBatches:
-    """Decodes pictures and groups them into canvases of few static shapes.
+    """Decode pictures and group them into canvases of few static shapes.
 
     Args:
-        items: Items of a dataset, paths, file contents, or ``(H, W, 3)`` uint8 arrays.
-        batch_size: Pictures of a batch.
-        buckets: Canvas sides S in pixels, rising. A picture takes the smallest ``S >= max(H, W)``.
-        decode: ``decode(path_or_bytes, max_side=...) -> (H, W, 3)`` uint8, raising
-            :class:`~mpp_jax.data.decode.DecodeError`.
-        threads: Decoding threads; the result does not depend on it.
-        max_side: Longer sides are reduced to this; the largest bucket by default.
-        canvas_bytes: Most bytes of one canvas: large buckets hold fewer than ``batch_size``
-            pictures (a fixed number for each bucket, at least 1).
-        flush_every: Emit all partial batches after every so many items, so that consecutive blocks
-            of items never share a batch (what resuming needs); by default only at the end.
+        items: items of a dataset, paths, file contents, or ``(H, W, 3)`` uint8 arrays.
+        batch_size: pictures of a batch; fewer in the largest buckets, see `rows_of`.
+        buckets: canvas sides S in pixels, rising. A picture takes the smallest ``S >= max(H, W)``;
+            one that is longer than the largest is reduced to it.
+        threads: decoding threads; the result does not depend on it.
 
     Returns:
-        An iterable of :class:`Batch` with an attribute ``skipped``. Each iteration decodes anew.
+        An iterable of `Batch` with an attribute ``skipped``. Each iteration decodes anew.
 
     Raises:
-        ValueError: An argument out of range, named.
+        ValueError: an argument out of range, named.
     """
     sides = tuple(int(side) for side in buckets)
     if not sides or sides[0] < 1 or any(low >= high for low, high in itertools.pairwise(sides)):
@@ -190,32 +170,21 @@ def canvas_batches(
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if flush_every is not None and flush_every < 1:
-        raise ValueError(f"flush_every must be at least 1 or None, got {flush_every}")
-    max_side = sides[-1] if max_side is None else max_side
-    if not 1 <= max_side <= sides[-1]:
-        raise ValueError(f"max_side must lie in 1..{sides[-1]}, the largest bucket; got {max_side}")
-    return CanvasBatches(
-        items,
-        batch_size=batch_size,
-        buckets=sides,
-        decode=decode,
-        threads=threads,
-        max_side=max_side,
-        canvas_bytes=canvas_bytes,
-        flush_every=flush_every,
-    )
+    return CanvasBatches(items, batch_size=batch_size, buckets=sides, threads=threads)
 
 
 def decodable(item: Item) -> bool:
-    """Whether a picture can be decoded now; it is, to find out."""
+    """Return whether a picture can be decoded now; it is, to find out."""
     batches = canvas_batches([item], batch_size=1, threads=1)
     return any(True for _ in batches)
 
 
-def rows_of(side: int, batch_size: int, canvas_bytes: int = 2**28) -> int:
-    """Pictures in one canvas of this side: ``batch_size``, or fewer where memory says so."""
-    return max(1, min(batch_size, canvas_bytes // (3 * side * side)))
+def rows_of(side: int, batch_size: int) -> int:
+    """Return how many pictures a canvas of this side holds: ``batch_size``, fewer to save memory.
+
+    It is a fixed number for each bucket, at least 1.
+    """
+    return max(1, min(batch_size, CANVAS_BYTES // (3 * side * side)))
 
 
 def _checked(picture: np.ndarray) -> np.ndarray:

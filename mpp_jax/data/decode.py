@@ -128,28 +128,6 @@ def decode_picture(path_or_bytes: PictureSource, *, max_side: int = MAX_SIDE) ->
         return np.array(rgb, dtype=np.uint8)
 
 
-def picture_size(path_or_bytes: PictureSource) -> tuple[int, int]:
-    """Height and width, EXIF orientation applied, from the header alone.
-
-    Args:
-        path_or_bytes: The file, or its content (the beginning is enough for most formats).
-
-    Returns:
-        ``(height, width)`` in pixels, before any reduction to ``max_side``. A PNG whose EXIF block
-        follows the pixels is measured as stored.
-
-    Raises:
-        DecodeError: As :func:`decode_picture`, except for damage beyond the header.
-    """
-    name = _display_name(path_or_bytes)
-    with _reported(name), _pillow_settings(), _open(path_or_bytes, name) as picture:
-        width, height = picture.size
-        if picture.format == "TIFF":  # some versions of Pillow give the upright size already
-            width, height = (int(picture.tag_v2[tag]) for tag in (256, 257))  # type: ignore[attr-defined]
-        sideways = _orientation(picture, header_only=True) in (5, 6, 7, 8)
-        return (width, height) if sideways else (height, width)
-
-
 def reduce_array(picture: np.ndarray, max_side: int) -> np.ndarray:
     """Reduces an array whose longer side exceeds ``max_side``, as :func:`decode_picture` does.
 
@@ -260,12 +238,10 @@ def _is_our_filter(entry: tuple[Any, ...]) -> bool:
     return action == "ignore" and getattr(module, "pattern", module) == r"PIL\."
 
 
-def _orientation(picture: Image.Image, *, header_only: bool = False) -> int:
+def _orientation(picture: Image.Image) -> int:
     """EXIF orientation 1..8; an unreadable EXIF block does not make a picture unusable."""
     try:
-        # PNG's own getexif() would read the pixels first.
-        exif = Image.Image.getexif(picture) if header_only else picture.getexif()
-        return int(exif.get(_ORIENTATION_TAG, 1))
+        return int(picture.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
         return 1
 

@@ -28,8 +28,8 @@ A shard's files are written first, each under a temporary name and then renamed,
 after them: whatever a kill leaves behind, every item that the manifest calls done is on disk. An
 interrupted run keeps its complete shards; an incomplete one is computed again as a whole, so a
 resumed store equals an uninterrupted one byte for byte, provided that a picture's batch does not
-reach beyond its shard (``canvas_batches(..., flush_every=shard_size)``). Nothing depends on time,
-host or path.
+reach beyond its shard: `mpp_jax.runs.pipeline` asks for the pictures of one shard at a time.
+Nothing depends on time, host or path.
 
 Stored are single representations; ``A+B`` and the other stacks of `mpp_jax.pooling.notation` are
 made of them when read: concatenated, then L2-normalised.
@@ -73,7 +73,7 @@ class Store:
     Attributes:
         path: Its folder.
         manifest: The parsed ``manifest.json`` without its items.
-        all_items: Every item in dataset order, of any status.
+        all_items: Every item in dataset order, done or skipped.
     """
 
     def __init__(
@@ -84,20 +84,19 @@ class Store:
         self.all_items = all_items
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, partial: bool = False) -> Store:
-        """Opens a store.
+    def open(cls, path: str | os.PathLike[str]) -> Store:
+        """Open a finished store.
 
         Args:
-            path: Its folder.
-            partial: Also open an unfinished store; pending items are left out.
+            path: its folder.
 
         Raises:
-            StoreError: No store, another format, damaged manifest, or unfinished.
+            StoreError: no store, another format, damaged manifest, or unfinished.
         """
         folder = Path(path)
         manifest, items = read_manifest(folder)
         pending = sum(item.status == "pending" for item in items)
-        if pending and not partial:
+        if pending:
             raise StoreError(
                 f"{folder}: unfinished, {pending} of {len(items)} pictures are not encoded yet; "
                 "give the same encode command again to go on"

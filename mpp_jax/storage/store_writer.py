@@ -48,11 +48,13 @@ class StoreWriter:
     Usage::
 
         writer = StoreWriter(path, dataset, methods=("fc7", "mpp"), network=..., ...)
-        batches = canvas_batches(writer.remaining, ..., flush_every=writer.shard_size)
-        for batch in batches:
-            items = [writer.remaining[i] for i in batch.index[batch.valid]]
-            writer.put(items, {"fc7": ..., "mpp": ...})      # (n, D) each
-        # and writer.skip(item, reason) for what did not decode, as soon as it is known
+        for block in ...:                                    # of writer.remaining, by shard
+            batches = canvas_batches(block, batch_size=...)
+            for batch in batches:
+                items = [block[i] for i in batch.index[batch.valid]]
+                writer.put(items, {"fc7": ..., "mpp": ...})  # (n, D) each
+            for entry in batches.skipped:                    # what did not decode
+                writer.skip(block[entry.position], entry.reason)
 
     A shard is written as soon as each of its items was put or skipped.
 
@@ -147,24 +149,6 @@ class StoreWriter:
     ) -> None:
         # Complete shards are on disk already; an incomplete one is dropped by design.
         self._waiting.clear()
-
-    @property
-    def complete(self) -> bool:
-        """Whether every item is done or skipped, on disk."""
-        return not any(self._left)
-
-    @property
-    def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(id, reason) of every item skipped so far, earlier runs included, in dataset order."""
-        reasons = {
-            number: value.reason
-            for number, value in self._waiting.items()
-            if isinstance(value, _Skip)
-        }
-        for number, record in enumerate(self._records):
-            if record["status"] == "skipped":
-                reasons[number] = record["reason"]
-        return tuple((self._records[number]["id"], reasons[number]) for number in sorted(reasons))
 
     def put(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray]) -> None:
         """Takes the vectors of some pictures; a NaN or infinite one makes its picture skipped.

@@ -15,7 +15,7 @@ from helpers import REPOSITORY, TESTS
 from helpers.toy_run import SHARD, Finished, finished_run, know_toy, store_bytes
 
 from mpp_jax.cli.app import main
-from mpp_jax.storage.store import Store
+from mpp_jax.storage.store_format import read_manifest
 
 CLASSES = 15
 
@@ -97,8 +97,8 @@ def test_interrupt_keeps_complete_shards(
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted; what was done is kept, run the command again"
     (out / "paused").unlink()
-    kept = Store.open(out / "encodings", partial=True)
-    assert [item.status for item in kept.all_items] == ["done"] * 16 + ["pending"] * 8
+    _, kept = read_manifest(out / "encodings")
+    assert [item.status for item in kept] == ["done"] * 16 + ["pending"] * 8
     shards = {path.name: path.read_bytes() for path in (out / "encodings").glob("shard-*")}
     assert len(shards) == 4  # two shards of two methods
     for place in (out, tmp_path / "whole"):

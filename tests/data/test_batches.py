@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mpp_jax.data import DEFAULT_BUCKETS, DecodeError, Item, canvas_batches
+from mpp_jax.data import batches as batches_module
 from mpp_jax.data.batches import rows_of
 
 SIDES = (8, 12, 20)
@@ -50,13 +51,10 @@ def unpacked(batches) -> dict[int, np.ndarray]:
     shapes=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), max_size=25),
     batch_size=st.integers(1, 5),
     threads=st.integers(1, 3),
-    flush_every=st.one_of(st.none(), st.integers(1, 7)),
 )
-def test_every_picture_once_in_the_smallest_canvas(shapes, batch_size, threads, flush_every):
+def test_every_picture_once_in_the_smallest_canvas(shapes, batch_size, threads):
     pictures = [picture(*shape) for shape in shapes]
-    batches = canvas_batches(
-        pictures, batch_size=batch_size, buckets=SIDES, threads=threads, flush_every=flush_every
-    )
+    batches = canvas_batches(pictures, batch_size=batch_size, buckets=SIDES, threads=threads)
     produced = list(batches)
     found = unpacked(produced)
     assert sorted(found) == list(range(len(pictures)))
@@ -67,8 +65,6 @@ def test_every_picture_once_in_the_smallest_canvas(shapes, batch_size, threads, 
         assert batch.canvas.shape[0] == batch_size
         longest = batch.sizes[batch.valid].max(1)
         assert all(side == min(s for s in SIDES if s >= length) for length in longest)
-        if flush_every is not None:
-            assert len(set(batch.index[batch.valid] // flush_every)) == 1
     assert batches.skipped == []
     again = list(batches)
     assert len(again) == len(produced)
@@ -81,12 +77,6 @@ def test_order_full_batches_first_then_partial_ones_by_bucket():
     pictures = [picture(*shape) for shape in shapes]
     order = [b.index.tolist() for b in canvas_batches(pictures, batch_size=2, buckets=SIDES)]
     assert order == [[1, 3], [4, -1], [2, -1], [0, -1]]
-
-
-def test_flush_every_splits_at_blocks():
-    pictures = [picture(5, 5, n) for n in range(5)]
-    batches = canvas_batches(pictures, batch_size=4, buckets=SIDES, flush_every=3)
-    assert [b.index.tolist() for b in batches] == [[0, 1, 2, -1], [3, 4, -1, -1]]
 
 
 def test_sources_of_every_kind_and_skipped_ones(tmp_path):
@@ -136,19 +126,17 @@ def test_pictures_beyond_the_largest_bucket_are_reduced():
         canvas_batches([stream.getvalue(), picture(50, 100)], batch_size=1, buckets=SIDES)
     )
     assert [b.sizes.tolist() for b in batches] == [[[20, 10]], [[10, 20]]]
-    (small,) = canvas_batches([picture(50, 100)], batch_size=1, buckets=SIDES, max_side=6)
-    assert small.sizes.tolist() == [[3, 6]]
-    assert small.canvas.shape == (1, 8, 8, 3)
 
 
-def test_look_ahead_is_bounded():
+def test_look_ahead_is_bounded(monkeypatch):
     started: list[int] = []
 
     def decode(source, *, max_side):
         started.append(1)
         return picture(4, 4)
 
-    iterator = iter(canvas_batches([b"x"] * 100, batch_size=1, threads=2, decode=decode))
+    monkeypatch.setattr(batches_module, "decode_picture", decode)
+    iterator = iter(canvas_batches([b"x"] * 100, batch_size=1, threads=2))
     for taken in range(1, 10):
         next(iterator)
         assert len(started) <= taken + 2 * 2 + 1
@@ -165,32 +153,35 @@ def test_stopping_early_ends_the_threads():
     assert threading.active_count() == before
 
 
-def test_errors_of_a_decoder_that_are_no_decode_errors_surface():
+def test_errors_of_a_decoder_that_are_no_decode_errors_surface(monkeypatch):
     def decode(source, *, max_side):
         raise RuntimeError("a bug")
 
+    monkeypatch.setattr(batches_module, "decode_picture", decode)
     with pytest.raises(RuntimeError, match="a bug"):
-        list(canvas_batches([b"x"], batch_size=1, decode=decode))
+        list(canvas_batches([b"x"], batch_size=1))
 
 
-def test_decoder_is_told_the_side():
+def test_decoder_is_told_the_largest_side(monkeypatch):
     seen = []
 
     def decode(source, *, max_side):
         seen.append(max_side)
         raise DecodeError("p", "no")
 
-    list(canvas_batches([b"x"], batch_size=1, decode=decode))
-    list(canvas_batches([b"x"], batch_size=1, decode=decode, max_side=77))
-    assert seen == [DEFAULT_BUCKETS[-1], 77]
+    monkeypatch.setattr(batches_module, "decode_picture", decode)
+    list(canvas_batches([b"x"], batch_size=1))
+    list(canvas_batches([b"x"], batch_size=1, buckets=SIDES))
+    assert seen == [DEFAULT_BUCKETS[-1], SIDES[-1]]
 
 
-def test_large_buckets_hold_fewer_pictures():
+def test_large_buckets_hold_fewer_pictures(monkeypatch):
     assert rows_of(256, 32) == 32
     assert rows_of(4096, 32) == 5
     assert rows_of(10**5, 32) == 1
     pictures = [picture(20, 20)] * 3 + [picture(4, 4)] * 3
-    batches = canvas_batches(pictures, batch_size=8, buckets=SIDES, canvas_bytes=3 * 20 * 20 * 2)
+    monkeypatch.setattr(batches_module, "CANVAS_BYTES", 3 * 20 * 20 * 2)
+    batches = canvas_batches(pictures, batch_size=8, buckets=SIDES)
     assert [b.canvas.shape[:2] for b in batches] == [(2, 20), (8, 8), (2, 20)]
 
 
@@ -202,9 +193,6 @@ def test_large_buckets_hold_fewer_pictures():
         ({"buckets": ()}, "buckets"),
         ({"buckets": (8, 8)}, "buckets"),
         ({"buckets": (0, 8)}, "buckets"),
-        ({"max_side": 0}, "max_side"),
-        ({"max_side": 4097}, "max_side"),
-        ({"flush_every": 0}, "flush_every"),
     ],
 )
 def test_wrong_arguments(options, word):

@@ -1,6 +1,7 @@
 """Clutter scenes: the same bytes everywhere, tight boxes, right labels, every class and size."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -43,6 +44,7 @@ def test_the_same_bytes_in_another_process() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=TESTS / "data",
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         check=True,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mpp_jax.data import DecodeError, decode_picture, picture_size
+from mpp_jax.data import DecodeError, decode_picture
 
 # --- damage --------------------------------------------------------------------------------------
 
@@ -42,8 +42,6 @@ def test_empty_text_folder_and_missing(tmp_path):
     assert "not a picture" in failure(tmp_path / "notes.txt").reason
     assert "folder" in failure(tmp_path).reason
     assert "no such file" in failure(tmp_path / "absent.png").reason
-    with pytest.raises(DecodeError, match="no such file"):
-        picture_size(tmp_path / "absent.png")
 
 
 def test_formats_that_run_programs_or_are_no_photographs_stay_out():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.toy_run import CONFIG, QUIET, Finished, finished_run, know_toy
+from helpers.toy_run import CONFIG, Finished, finished_run, know_toy, quiet
 
 from mpp_jax.cli import stages
 from mpp_jax.data import DataError
@@ -74,10 +74,9 @@ def test_stacked_in_a_run(done: Finished, tmp_path: Path) -> None:
     ids = np.array([item.id for item in done.dataset.items])
     raw = np.random.default_rng(0).normal(size=(len(ids), 5))
     features = Features.read("dsfl", write(tmp_path / "f.npz", ids=ids[::-1], vectors=raw[::-1]))
-    given = (done.dataset, done.network, str(done.weights))
     config = replace(CONFIG, pooling=("mpp+dsfl", "mpp", "dsfl"))
     out = tmp_path / "out"
-    assert stages.run(*given, config, out, QUIET, Extras({"dsfl": features})) == 0
+    assert stages.run(done.job(out, config, extras=Extras({"dsfl": features})), quiet()) == 0
     store = Store.open(out / "encodings")
     root = np.sign(raw) * np.sqrt(np.abs(raw))
     wanted = root / np.linalg.norm(root, axis=1, keepdims=True)
@@ -98,8 +97,8 @@ def test_stacked_in_a_run(done: Finished, tmp_path: Path) -> None:
 
     fewer = Features.read("dsfl", write(tmp_path / "g.npz", ids=ids[1:], vectors=raw[1:]))
     with pytest.raises(DataError, match=f"no vector of 1 of {len(ids)} pictures, '{ids[0]}'"):
-        stages.run(*given, config, tmp_path / "x", QUIET, Extras({"dsfl": fewer}))
+        stages.run(done.job(tmp_path / "x", config, extras=Extras({"dsfl": fewer})), quiet())
     assert not (tmp_path / "x").exists()
     other = Features.read("dsfl", write(tmp_path / "h.npz", ids=ids, vectors=raw + 1))
     with pytest.raises(ValueError, match=r"features\.dsfl was"):
-        stages.run(*given, config, out, QUIET, Extras({"dsfl": other}))
+        stages.run(done.job(out, config, extras=Extras({"dsfl": other})), quiet())

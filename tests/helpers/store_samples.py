@@ -8,6 +8,7 @@ import pytest
 
 from mpp_jax.data import Dataset, Item
 from mpp_jax.storage.store import StoreError, StoreWriter
+from mpp_jax.storage.store_format import read_manifest
 
 METHODS = ("fc7", "mpp")
 DIMENSIONS = {"fc7": 3, "mpp": 5}
@@ -61,6 +62,15 @@ def fill(writer: StoreWriter, stop_after: int | None = None, order=None) -> None
                 writer.skip(item, BAD[item.id])
             else:
                 writer.put([item], vectors_of([item]))
+
+
+def skipped_of(path) -> list[tuple[str, str | None]]:
+    """(id, reason) of what was skipped, by the manifest, of a finished store or not."""
+    return [(item.id, item.reason) for item in read_manifest(path)[1] if item.status == "skipped"]
+
+
+def complete(path) -> bool:
+    return read_manifest(path)[0]["complete"]
 
 
 def same_files(one, two) -> None:

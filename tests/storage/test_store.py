@@ -10,10 +10,12 @@ from helpers.store_samples import (
     BAD,
     DIMENSIONS,
     METHODS,
+    complete,
     dataset,
     fill,
     refusal,
     same_files,
+    skipped_of,
     vectors_of,
     writer_of,
 )
@@ -21,6 +23,7 @@ from helpers.store_samples import (
 from mpp_jax.data import Dataset, Item, canvas_batches
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.storage.store import Store
+from mpp_jax.storage.store_format import read_manifest
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ def test_everything_skipped(tmp_path):
     writer = writer_of(tmp_path / "s", dataset(2, 1))
     for item in writer.remaining:
         writer.skip(item, "bad")
-    assert writer.complete
+    assert complete(tmp_path / "s")
     store = Store.open(tmp_path / "s")
     assert store.vectors("mpp", "train").shape == (0, 0)
     assert store.labels("test").shape == (0,)
@@ -139,11 +142,11 @@ def test_vectors_that_are_not_finite_are_skipped_with_a_reason(tmp_path):
     made["mpp"][3, 1] = np.nan
     made["fc7"][12, 0] = np.inf
     writer.put(writer.remaining, made)
-    assert writer.complete
-    assert writer.skipped == (
+    assert complete(tmp_path / "s")
+    assert skipped_of(tmp_path / "s") == [
         ("train/003.jpg", "encoding is not finite (mpp)"),
         ("test/005.jpg", "encoding is not finite (fc7)"),
-    )
+    ]
     assert Store.open(tmp_path / "s").vectors("fc7", "test").shape == (5, 3)
 
 
@@ -157,18 +160,19 @@ def test_resumed_equals_uninterrupted_byte_for_byte(finished, tmp_path, stop_aft
     writer = writer_of(path)
     whole_shards = 13 if stop_after >= 13 else stop_after // 4 * 4
     assert len(writer.remaining) == 13 - whole_shards
-    assert writer.complete == (stop_after >= 13)
+    assert complete(path) == (stop_after >= 13)
     fill(writer)
     same_files(finished, path)
 
 
-def test_skipped_are_known_while_writing_and_after_resuming(tmp_path):
-    writer = writer_of(tmp_path / "s")
-    fill(writer, stop_after=0)
+def test_skipped_are_kept_with_their_shard(tmp_path):
+    path = tmp_path / "s"
+    writer = writer_of(path)
     writer.skip(writer.remaining[2], "truncated")
-    assert writer.skipped == (("train/002.jpg", "truncated"),)
-    fill(writer_of(tmp_path / "s"), stop_after=4)
-    assert writer_of(tmp_path / "s").skipped == (("train/002.jpg", "truncated"),)
+    assert skipped_of(path) == []  # its shard is not complete
+    fill(writer_of(path), stop_after=4)
+    assert skipped_of(path) == [("train/002.jpg", "truncated")]
+    assert writer_of(path).remaining == dataset().items[4:]
 
 
 def test_a_shard_with_a_mended_picture_is_done_again(finished, tmp_path):
@@ -183,7 +187,6 @@ def test_a_shard_with_a_mended_picture_is_done_again(finished, tmp_path):
     assert [item.id for item in writer.remaining] == [
         item.id for item in dataset().items[8:12]
     ]  # of four items a shard, the third
-    assert writer.skipped == (("train/002.jpg", "truncated"),)
     writer.put(writer.remaining, vectors_of(writer.remaining))
     assert [item.id for item in Store.open(finished).skipped] == ["train/002.jpg"]
     assert writer_of(finished).remaining == ()
@@ -290,15 +293,14 @@ def test_leftovers_of_a_kill_are_removed(finished):
     assert not [name for name in os.listdir(finished) if name.startswith(".")]
 
 
-def test_unfinished_stores_are_refused_unless_asked_for(tmp_path):
+def test_unfinished_stores_are_refused(tmp_path):
     path = tmp_path / "s"
     fill(writer_of(path), stop_after=5)
     message = refusal(Store.open, path)
     assert "unfinished, 9 of 13 pictures" in message
     assert "same encode command" in message
-    store = Store.open(path, partial=True)
-    assert store.vectors("mpp", "train").shape == (3, 5)  # four items, one of them skipped
-    assert store.vectors("mpp", "test").shape == (0, 5)
+    statuses = [item.status for item in read_manifest(path)[1]]
+    assert statuses == ["done", "done", "skipped", "done", *["pending"] * 9]
 
 
 def test_with_canvas_batches_the_whole_path_is_resumable(tmp_path):
@@ -313,25 +315,23 @@ def test_with_canvas_batches_the_whole_path_is_resumable(tmp_path):
     )
     data = Dataset("toy", data.classes, items)
 
-    def encode(path, most=None):
+    def encode(path, most=10**9):
+        """Encode shard by shard, as the pipeline does, and stop before batch number ``most``."""
         with writer_of(path, data) as writer:
-            todo = writer.remaining
-            batches = canvas_batches(
-                todo, batch_size=3, buckets=(8, 14, 20), flush_every=writer.shard_size
-            )
-            told = 0
-            for count, batch in enumerate(batches):
-                if count == most:
-                    return
-                chosen = [todo[i] for i in batch.index[batch.valid]]
-                total = float(batch.canvas.sum() % 1000)  # every row sees its neighbours
-                rows = np.arange(len(chosen), dtype=np.float32)[:, None]
-                writer.put(chosen, {m: rows + total + np.zeros((1, 4)) for m in METHODS})
-                for skipped in batches.skipped[told:]:
-                    writer.skip(todo[skipped.position], skipped.reason)
-                told = len(batches.skipped)
-            for skipped in batches.skipped[told:]:
-                writer.skip(todo[skipped.position], skipped.reason)
+            todo, size = writer.remaining, writer.shard_size
+            for first in range(0, len(todo), size):
+                block = todo[first : first + size]
+                batches = canvas_batches(block, batch_size=3, buckets=(8, 14, 20))
+                for batch in batches:
+                    if not most:
+                        return
+                    most -= 1
+                    chosen = [block[i] for i in batch.index[batch.valid]]
+                    total = float(batch.canvas.sum() % 1000)  # every row sees its neighbours
+                    rows = np.arange(len(chosen), dtype=np.float32)[:, None]
+                    writer.put(chosen, {m: rows + total + np.zeros((1, 4)) for m in METHODS})
+                for skipped in batches.skipped:
+                    writer.skip(block[skipped.position], skipped.reason)
 
     encode(tmp_path / "whole")
     for most in range(1, 8):

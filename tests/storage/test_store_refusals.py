@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from helpers.store_samples import (
+    complete,
     dataset,
     fill,
     refusal,
@@ -143,5 +144,5 @@ def test_default_shard_size(tmp_path):
     )
     assert writer.shard_size == SHARD_SIZE == 256
     writer.put(writer.remaining[:256], {"mpp": np.eye(256, 2, dtype=np.float32)})
-    assert not writer.complete
+    assert not complete(tmp_path / "s")
     assert (tmp_path / "s" / "shard-00000.mpp.npy").exists()
