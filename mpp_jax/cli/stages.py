@@ -14,7 +14,8 @@ from mpp_jax.pooling import check_methods, parse_all
 from mpp_jax.progress import StageTimer
 from mpp_jax.report.map_examples import map_gallery
 from mpp_jax.report.map_section import MapGallery
-from mpp_jax.report.page import write_metrics, write_report
+from mpp_jax.report.metrics_json import write_metrics
+from mpp_jax.report.page import write_report
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.model import (
     CODEBOOK,
