@@ -6,9 +6,12 @@ shapes; only the order tells them apart.
 """
 
 from mpp_jax.nets.spec import LRN, Conv, Layer, NetSpec, Pool, Preprocessing
+from mpp_jax.nets.weight_files import WeightFiles, WeightPlace, matconvnet_place
 
 # Mean of the ImageNet training pictures, blue, green, red.
 CAFFE_MEAN = Preprocessing("BGR", (104.00698793, 116.66876762, 122.67891434))
+
+_CAFFE = "http://dl.caffe.berkeleyvision.org"
 
 DESCRIPTOR_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "pool5", "fc6", "fc7", "fc8")
 
@@ -33,6 +36,20 @@ def _layers(pool_first: bool) -> tuple[Layer, ...]:
     )
 
 
+def _files(name: str, caffe: tuple[str, str], matconvnet: tuple[str, str]) -> WeightFiles:
+    """Return the two public files of a network, each given as file name and digest."""
+    filename, sha1 = caffe
+    urls, note = (f"{_CAFFE}/{filename}",), "Caffe, 244 MB, unrestricted use"
+    return WeightFiles(
+        caffe=True,
+        matconvnet=True,
+        places=(
+            WeightPlace(name, filename, urls, "sha1", sha1, note),
+            matconvnet_place(f"{name}-matconvnet", *matconvnet),
+        ),
+    )
+
+
 CAFFENET = NetSpec(
     name="caffenet",
     side=227,
@@ -40,6 +57,12 @@ CAFFENET = NetSpec(
     default_layer="fc7",
     descriptor_layers=DESCRIPTOR_LAYERS,
     preprocessing=(("caffe", CAFFE_MEAN),),
+    aliases=("alex", "caffe"),
+    files=_files(
+        "caffenet",
+        ("bvlc_reference_caffenet.caffemodel", "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"),
+        ("imagenet-caffe-ref.mat", "6d69dfa6e549012c94546658737c5885"),
+    ),
 )
 
 ALEXNET = NetSpec(
@@ -49,4 +72,10 @@ ALEXNET = NetSpec(
     default_layer="fc7",
     descriptor_layers=DESCRIPTOR_LAYERS,
     preprocessing=(("caffe", CAFFE_MEAN),),
+    aliases=("alex",),
+    files=_files(
+        "alexnet",
+        ("bvlc_alexnet.caffemodel", "9116a64c0fbe4459d18f4bb6b56d647b63920377"),
+        ("imagenet-caffe-alex.mat", "ed49ef44caf18496291ce0c3257b0596"),
+    ),
 )

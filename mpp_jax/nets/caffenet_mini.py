@@ -6,13 +6,12 @@ channels, and there is no fc8: the weights were trained without classes
 (``experiments/pretrain_mini.py``), on pictures made by formula.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 
 from mpp_jax.nets.caffenet import CAFFENET
 from mpp_jax.nets.spec import Conv, Layer, Preprocessing
+from mpp_jax.nets.weight_files import WeightFiles
 
 WIDTH = Fraction(3, 8)
 DENSE = 512
@@ -53,4 +52,6 @@ CAFFENET_MINI = dataclasses.replace(
     layers=narrow(CAFFENET.layers[: CAFFENET.index("fc7") + 1], WIDTH, DENSE),
     descriptor_layers=tuple(n for n in CAFFENET.descriptor_layers if n != "fc8"),
     preprocessing=(("native", MINI_MEAN),),
+    aliases=(),
+    files=WeightFiles(),
 )

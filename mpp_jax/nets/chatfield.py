@@ -7,6 +7,7 @@ weight file that states its own overrides them.
 
 from mpp_jax.nets.caffenet import DESCRIPTOR_LAYERS
 from mpp_jax.nets.spec import LRN, Conv, Layer, NetSpec, Pool, Preprocessing
+from mpp_jax.nets.weight_files import WeightFiles, matconvnet_place
 
 # The published models come with a mean picture; files in Caffe's format lack it and are commonly
 # used with the mean colour of the same training set.
@@ -23,6 +24,12 @@ _TOP: tuple[Layer, ...] = (
     Conv("fc8", 1000, 1, relu=False, dense=True),
 )
 _MIDDLE: tuple[Layer, ...] = tuple(Conv(f"conv{i}", 512, 3, pad=1) for i in (3, 4, 5))
+
+
+def _files(name: str, filename: str, md5: str) -> WeightFiles:
+    place = matconvnet_place(name, filename, md5)
+    return WeightFiles(caffe=True, matconvnet=True, places=(place,))
+
 
 CNN_S = NetSpec(
     name="cnn_s",
@@ -41,6 +48,8 @@ CNN_S = NetSpec(
     descriptor_layers=DESCRIPTOR_LAYERS,
     preprocessing=(("caffe", VGG_MEAN),),
     pooling="ceil",
+    aliases=("cnns",),
+    files=_files("cnn_s", "imagenet-vgg-s.mat", "93b683d5420c2eeaf07a6eef492f182b"),
 )
 
 CNN_M = NetSpec(
@@ -61,4 +70,6 @@ CNN_M = NetSpec(
     descriptor_layers=DESCRIPTOR_LAYERS,
     preprocessing=(("caffe", VGG_MEAN),),
     pooling="ceil",
+    aliases=("cnnm",),
+    files=_files("cnn_m", "imagenet-vgg-m.mat", "1c164950e882b4ea11623e669a86b1c4"),
 )

@@ -25,6 +25,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from mpp_jax.nets.weight_files import WeightFiles
+
 PoolingMode = Literal["floor", "ceil"]
 Params = dict[str, Any]
 """Nested dict of parameters: ``{layer: {"kernel", "bias"}}``, one level deeper in fire modules."""
@@ -156,6 +158,10 @@ class NetSpec:
         pooling: ``"floor"`` or ``"ceil"``.
         averaged: layers whose descriptors are means over the window that a base picture makes.
         averaged_stride: pixels between two such means.
+        aliases: names that the literature gives to the network, in lower case; several networks may
+            share one.
+        files: what its weight files look like, and where the public ones are. Neither this nor
+            `aliases` is compared or hashed: they do not change what is computed.
     """
 
     name: str
@@ -167,6 +173,8 @@ class NetSpec:
     pooling: PoolingMode = "floor"
     averaged: tuple[str, ...] = ()
     averaged_stride: int = 32
+    aliases: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    files: WeightFiles = dataclasses.field(default=WeightFiles(), compare=False, repr=False)
 
     @property
     def layer_names(self) -> tuple[str, ...]:

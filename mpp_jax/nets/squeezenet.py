@@ -6,6 +6,9 @@ such mean every 32 pixels. conv_final has one ring of zero padding, as in the au
 """
 
 from mpp_jax.nets.spec import Conv, Fire, GlobalMean, NetSpec, Pool, Preprocessing
+from mpp_jax.nets.weight_files import WeightFiles, WeightPlace
+
+_GITHUB = "songhan/SqueezeNet-Deep-Compression"
 
 SQUEEZENET = NetSpec(
     name="squeezenet",
@@ -31,4 +34,22 @@ SQUEEZENET = NetSpec(
     preprocessing=(("caffe", Preprocessing("BGR", (104.0, 117.0, 123.0))),),
     pooling="ceil",
     averaged=("fire9",),
+    files=WeightFiles(
+        caffe=True,
+        caffe_names=(("conv_final", "conv10"),),
+        deep_compression=True,
+        places=(
+            WeightPlace(
+                "squeezenet",
+                "compressed_SqueezeNet.net",
+                (
+                    f"https://raw.githubusercontent.com/{_GITHUB}/master/compressed_SqueezeNet.net",
+                    f"https://github.com/{_GITHUB}/raw/master/compressed_SqueezeNet.net",
+                ),
+                "sha256",
+                "e4ab6960ae8cd81505e1c2136921201507e930966c53deaf15862a395b3a3261",
+                "Deep Compression, 676 kB, BSD licence",
+            ),
+        ),
+    ),
 )

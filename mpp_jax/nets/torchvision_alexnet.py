@@ -2,6 +2,7 @@
 
 from mpp_jax.nets.caffenet import DESCRIPTOR_LAYERS
 from mpp_jax.nets.spec import Conv, NetSpec, Pool, Preprocessing
+from mpp_jax.nets.weight_files import WeightFiles, torch_place
 
 TORCHVISION_INPUT = Preprocessing(
     "RGB", mean=(0.485, 0.456, 0.406), divisor=255.0, std=(0.229, 0.224, 0.225)
@@ -26,4 +27,20 @@ ALEXNET_TORCHVISION = NetSpec(
     default_layer="fc7",
     descriptor_layers=DESCRIPTOR_LAYERS,
     preprocessing=(("torchvision", TORCHVISION_INPUT),),
+    aliases=("alex",),
+    files=WeightFiles(
+        torchvision=(
+            ("conv1", "features.0"),
+            ("conv2", "features.3"),
+            ("conv3", "features.6"),
+            ("conv4", "features.8"),
+            ("conv5", "features.10"),
+            ("fc6", "classifier.1"),
+            ("fc7", "classifier.4"),
+            ("fc8", "classifier.6"),
+        ),
+        places=(
+            torch_place("alexnet_torchvision", "alexnet-owt-7be5be79.pth", "7be5be79", "245 MB"),
+        ),
+    ),
 )

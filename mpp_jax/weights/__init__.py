@@ -3,7 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mpp_jax.weights.places import PLACES, WeightPlace
+from mpp_jax.nets.weight_files import WeightPlace
+from mpp_jax.weights.places import PLACES
 
 if TYPE_CHECKING:
     from mpp_jax.weights.cache import cache_folder, fetch

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mpp_jax.weights.places import WeightPlace
+from mpp_jax.nets.weight_files import WeightPlace
 from mpp_jax.weights.source import WeightsError, digest
 
 CACHE_VARIABLE = "MPP_JAX_CACHE"

@@ -20,8 +20,9 @@ import numpy as np
 
 from mpp_jax.nets.registry import NETWORKS
 from mpp_jax.nets.spec import Conv, NetSpec, Params, Preprocessing, convolutions, kernel_shape
+from mpp_jax.nets.weight_files import Convention
 from mpp_jax.weights.names import stored_keys
-from mpp_jax.weights.source import Convention, SourceWeights, WeightsError
+from mpp_jax.weights.source import SourceWeights, WeightsError
 from mpp_jax.weights.structure import lrn_constants, structure_errors
 
 SHOWN_ERRORS = 120  # more than a network has parameters; names from a file are endless
@@ -105,7 +106,7 @@ def rules(spec: NetSpec, convention: Convention) -> tuple[Rule, ...]:
     for path, layer, channels in convolutions(spec):
         kernel = kernel_shape(layer, channels)
         for leaf, shape in (("kernel", kernel), ("bias", kernel[-1:])):
-            keys = stored_keys(spec.name, convention, path, leaf)
+            keys = stored_keys(spec, convention, path, leaf)
             if keys:
                 found.append(Rule((*path, leaf), keys, layer, shape))
     return tuple(found)

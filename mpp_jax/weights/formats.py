@@ -24,9 +24,6 @@ from mpp_jax.weights.torch_pickle import looks_like_torch, read_torch
 BYTES_PER_PARAMETER = 16
 ROOM_BYTES = 64 << 20
 
-# Networks with public files in the Deep Compression format.
-DEEP_COMPRESSION = ("squeezenet",)
-
 KNOWN = "Caffe, MatConvNet, torch, safetensors, Deep Compression and this package's own"
 
 
@@ -70,17 +67,17 @@ def parse_weights(data: bytes, spec: NetSpec) -> SourceWeights:
         return read_torch(data, budget(spec))
     if looks_like_safetensors(data):
         return read_safetensors(data)
-    if spec.name in DEEP_COMPRESSION and expected_size(data, spec) == len(data):
+    if spec.files.deep_compression and expected_size(data, spec) == len(data):
         return read_deep_compression(data, spec)
     if data[:8] == b"\x89HDF\r\n\x1a\n":
         raise WeightsError("HDF5 files are not read; save the model in Caffe's binary form")
     if looks_like_caffemodel(data):
         return read_caffemodel(data)
-    for name in DEEP_COMPRESSION:
-        if name == spec.name and expected_size(data, spec) is not None:
-            return read_deep_compression(data, spec)  # says what is wrong with it
-        if expected_size(data, NETWORKS[name]) == len(data):
+    for other in NETWORKS.values():
+        if other.files.deep_compression and expected_size(data, other) == len(data):
             raise WeightsError(
-                f"this is a Deep Compression file of network {name!r}, not {spec.name!r}"
+                f"this is a Deep Compression file of network {other.name!r}, not {spec.name!r}"
             )
+    if spec.files.deep_compression and expected_size(data, spec) is not None:
+        return read_deep_compression(data, spec)  # says what is wrong with it
     raise WeightsError(f"not a weight file of a known format ({KNOWN})")

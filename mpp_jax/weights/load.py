@@ -17,7 +17,6 @@ from mpp_jax.weights.cache import cache_folder, fetch
 from mpp_jax.weights.convert import Audit, Converted, convert
 from mpp_jax.weights.formats import read_weights
 from mpp_jax.weights.native import looks_native
-from mpp_jax.weights.places import default_place
 from mpp_jax.weights.source import WeightsError
 
 
@@ -105,10 +104,10 @@ def default_file(name: str) -> Path:
         return imported_folder(name)
     if packaged_file(name).exists():
         return packaged_file(name)
-    place = default_place(name)
-    if place is None:
+    places = get_spec(name).files.places
+    if not places:
         raise WeightsError(f"weights: network {name!r} has no public file; give a path")
-    return fetch(place)
+    return fetch(places[0])
 
 
 def read_converted(path: Path, spec: NetSpec) -> tuple[Converted, str]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from mpp_jax.nets.registry import NETWORKS, get_spec
+from mpp_jax.nets.weight_files import DIGEST_LENGTHS, WeightPlace
 from mpp_jax.weights.cache import cached_path, fetch, matches
 from mpp_jax.weights.convert import Audit, convert, match
 from mpp_jax.weights.formats import budget, parse_weights
@@ -17,7 +18,7 @@ from mpp_jax.weights.load import (
     read_converted,
 )
 from mpp_jax.weights.native import JSON_NAME, looks_native, save_network
-from mpp_jax.weights.places import DIGEST_LENGTHS, PLACES, WeightPlace, get_place
+from mpp_jax.weights.places import PLACES, get_place
 from mpp_jax.weights.source import SourceWeights, WeightsError, digest
 
 
@@ -68,13 +69,13 @@ def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
                     "url": "",
                 }
             )
-    for place in PLACES.values():
+    for network, place in ((n, p) for n, spec in NETWORKS.items() for p in spec.files.places):
         path = cached_path(place, folder)
         state = "absent" if not path.exists() else "here" if matches(path, place) else "damaged"
         rows.append(
             {
                 "name": place.name,
-                "network": place.network,
+                "network": network,
                 "state": state,
                 "path": str(path),
                 "digest": f"{place.algorithm}:{place.digest}",

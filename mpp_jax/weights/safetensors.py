@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from mpp_jax.nets.weight_files import Convention
 from mpp_jax.weights.quantised import dequantise
-from mpp_jax.weights.source import Convention, SourceWeights, WeightsError
+from mpp_jax.weights.source import SourceWeights, WeightsError
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_AXES = 32

@@ -10,9 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mpp_jax.nets.spec import LRN, Preprocessing
-
-Convention = Literal["caffe", "matconvnet", "torchvision", "native"]
-
+from mpp_jax.nets.weight_files import Convention
 
 MAX_MESSAGE = 16_000
 

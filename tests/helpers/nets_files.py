@@ -13,7 +13,6 @@ import scipy.io
 
 from mpp_jax.nets.spec import Conv, Fire
 from mpp_jax.weights.caffe_schema import NetParameter
-from mpp_jax.weights.names import TORCHVISION
 
 
 def narrow(spec, divisor):
@@ -317,9 +316,8 @@ def _pickle(arrays, fakes, parameters, wrap):
 
 def torch_arrays(blobs, spec):
     """Arrays under torchvision's names, in its layouts."""
-    dense, arrays = dense_names(spec), {}
+    dense, keys, arrays = dense_names(spec), dict(spec.files.torchvision), {}
     for name, (weights, bias) in blobs.items():
-        key = TORCHVISION[spec.name][name]
         flat = weights.reshape(len(weights), -1) if name in dense else weights
-        arrays |= {f"{key}.weight": flat, f"{key}.bias": bias}
+        arrays |= {f"{keys[name]}.weight": flat, f"{keys[name]}.bias": bias}
     return arrays

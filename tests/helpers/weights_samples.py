@@ -1,5 +1,6 @@
 """Small sound files of every format, to be damaged."""
 
+import dataclasses
 import zipfile
 
 import numpy as np
@@ -16,7 +17,6 @@ from helpers.nets_files import (
     torch_zip,
 )
 from mpp_jax.nets import NETWORKS
-from mpp_jax.nets.spec import NetSpec
 from mpp_jax.weights.caffemodel import read_caffemodel
 from mpp_jax.weights.deep_compression import _layer_shapes, read_deep_compression
 from mpp_jax.weights.matconvnet import read_matconvnet
@@ -48,8 +48,8 @@ def deep_compression(spec, seed=0):
 def tiny(spec):
     """A narrow network less its large layers."""
     keep = tuple(layer for layer in spec.layers if layer.name not in ("fc6", "fc7"))
-    return NetSpec(
-        spec.name, spec.side, keep, "conv1", ("conv1",), spec.preprocessing, spec.pooling
+    return dataclasses.replace(
+        spec, layers=keep, default_layer="conv1", descriptor_layers=("conv1",)
     )
 
 

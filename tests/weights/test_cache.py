@@ -8,8 +8,9 @@ import threading
 
 import pytest
 
+from mpp_jax.nets.weight_files import DIGEST_LENGTHS, WeightPlace
 from mpp_jax.weights.cache import cache_folder, fetch
-from mpp_jax.weights.places import DIGEST_LENGTHS, PLACES, WeightPlace, default_place
+from mpp_jax.weights.places import PLACES
 from mpp_jax.weights.source import WeightsError
 
 DATA = bytes(range(256)) * 2000
@@ -80,7 +81,7 @@ def server():
 
 def place(*urls, data=DATA, algorithm="sha256", digest=None):
     digest = digest or hashlib.new(algorithm, data).hexdigest()
-    return WeightPlace("test", "squeezenet", "weights.bin", urls, algorithm, digest, "")
+    return WeightPlace("test", "weights.bin", urls, algorithm, digest, "")
 
 
 def get(where, folder):
@@ -221,13 +222,11 @@ def test_every_place_is_well_formed():
 
     for name, where in PLACES.items():
         assert where.name == name
-        assert where.network in NETWORKS
         full = DIGEST_LENGTHS[where.algorithm]
         assert len(where.digest) == full or where.filename.endswith(f"{where.digest}.pth")
         assert re.fullmatch(r"[0-9a-f]+", where.digest)
         assert all(url.endswith(where.filename) for url in where.urls)
     packaged = {n for n in NETWORKS if packaged_file(n).exists()}
     assert packaged == {"caffenet_mini"}
-    assert {default_place(n).network for n in NETWORKS if n not in packaged} == {
-        *NETWORKS
-    } - packaged
+    without = {name for name, spec in NETWORKS.items() if not spec.files.places}
+    assert without == packaged

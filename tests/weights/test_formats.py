@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import nets_files
 from helpers.nets_files import (
     alexnet_layers,
     caffemodel,
@@ -134,8 +135,6 @@ def test_matconvnet_mean_colour(blobs, shape, compress):
 
 
 def test_matconvnet_without_layer_names_or_mean(blobs, monkeypatch):
-    import nets_files
-
     named = nets_files.matconvnet_layers
     nameless = [{k: v for k, v in s.items() if k != "name"} for s in named(CAFFENET, blobs, None)]
     monkeypatch.setattr(nets_files, "matconvnet_layers", lambda *_, **__: nameless)

@@ -211,7 +211,7 @@ def test_matconvnet_fields_that_are_no_sizes(change, message, monkeypatch):
         first, *rest = matconvnet_layers(*arguments, **options)
         return [first | change, *rest]
 
-    monkeypatch.setattr("nets_files.matconvnet_layers", changed)
+    monkeypatch.setattr("helpers.nets_files.matconvnet_layers", changed)
     data = simplenn(CAFFE_TINY, CAFFE_BLOBS, np.full((1, 1, 3), 110.0))
     with pytest.raises(WeightsError, match=message):
         convert(read_matconvnet(data, CAFFE_TINY, BUDGET), CAFFE_TINY)
@@ -265,7 +265,7 @@ def test_verify_tries_every_network_on_a_file_without_names(tmp_path, parsed, mo
     def nameless(*arguments, **options):
         return [layer | {"name": ""} for layer in matconvnet_layers(*arguments, **options)]
 
-    monkeypatch.setattr("nets_files.matconvnet_layers", nameless)
+    monkeypatch.setattr("helpers.nets_files.matconvnet_layers", nameless)
     path = tmp_path / "x.mat"
     mean = np.full((1, 1, 3), 110.0)
     path.write_bytes(simplenn(few["caffenet"], random_blobs(few["caffenet"]), mean))
