@@ -126,6 +126,7 @@ def search(
 @click.option("--scales", default="1-7", show_default=True, callback=read_scales)
 @click.option("--layer", metavar="NAME", help="Activation. [default: the network's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@plugin_option
 @faces_user
 def geometry(network: str, scales: tuple[int, ...], layer: str | None, as_json: bool) -> int:
     """Print side and number of descriptors of NETWORK at every scale (the paper's Table 1)."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mpp_jax.cli.errors import faces_user
-from mpp_jax.cli.options import PATH, quiet_option
+from mpp_jax.cli.options import PATH, plugin_option, quiet_option
 
 
 @click.group()
@@ -14,6 +14,7 @@ def weights() -> None:
 
 
 @weights.command("list")
+@plugin_option
 @faces_user
 def weights_list() -> int:
     """List the public weight files that are known, and which of them are in the cache."""
@@ -26,6 +27,7 @@ def weights_list() -> int:
 
 @weights.command("download")
 @click.argument("name")
+@plugin_option
 @quiet_option
 @faces_user
 def weights_download(name: str, quiet: bool) -> int:
@@ -40,6 +42,7 @@ def weights_download(name: str, quiet: bool) -> int:
 @click.argument("file", type=PATH)
 @click.option("--network", required=True, help="The network that the file is for.")
 @click.option("--out", type=PATH, help="Folder to write. [default: where the network is looked up]")
+@plugin_option
 @faces_user
 def weights_import(file: Path, network: str, out: Path | None) -> int:
     """Convert FILE into this package's own form.
@@ -57,6 +60,7 @@ def weights_import(file: Path, network: str, out: Path | None) -> int:
 @weights.command("verify")
 @click.argument("file", type=PATH)
 @click.option("--network", help="The network that the file should be for. [default: any]")
+@plugin_option
 @faces_user
 def weights_verify(file: Path, network: str | None) -> int:
     """Find out what FILE is, check it, and print what is assigned from where."""

@@ -1,23 +1,46 @@
-"""The networks: descriptions, Linen modules, formulations of convolution, dense SIFT."""
+"""The networks: descriptions, Linen modules, formulations of convolution, dense SIFT.
+
+What a file of yours needs to describe a network is here: the layers `Conv`, `Pool`, `LRN`, `Fire`
+and `GlobalMean`, `Preprocessing`, `WeightFiles` and `WeightPlace`, `NetSpec`, `register_network`.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mpp_jax.nets.registry import DEFAULT_NETWORK, NETWORKS, get_spec
-from mpp_jax.nets.spec import LayerSpec, NetSpec
+from mpp_jax.nets.registry import DEFAULT_NETWORK, NETWORKS, get_spec, register_network
+from mpp_jax.nets.spec import (
+    LRN,
+    Conv,
+    Fire,
+    GlobalMean,
+    LayerSpec,
+    NetSpec,
+    Pool,
+    Preprocessing,
+)
+from mpp_jax.nets.weight_files import WeightFiles, WeightPlace
 
 if TYPE_CHECKING:
     from mpp_jax.nets.network import Network, param_shapes, random_network
 
 __all__ = [
     "DEFAULT_NETWORK",
+    "LRN",
     "NETWORKS",
+    "Conv",
+    "Fire",
+    "GlobalMean",
     "LayerSpec",
     "NetSpec",
     "Network",
+    "Pool",
+    "Preprocessing",
+    "WeightFiles",
+    "WeightPlace",
     "get_spec",
     "param_shapes",
     "random_network",
+    "register_network",
 ]
 
 

@@ -1,8 +1,13 @@
 """Name -> description of every network."""
 
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
 from mpp_jax.nets.caffenet import ALEXNET, CAFFENET
 from mpp_jax.nets.caffenet_mini import CAFFENET_MINI
 from mpp_jax.nets.chatfield import CNN_M, CNN_S
+from mpp_jax.nets.checks import check_spec
 from mpp_jax.nets.sift_spec import SIFT_SPEC
 from mpp_jax.nets.spec import NetSpec
 from mpp_jax.nets.squeezenet import SQUEEZENET
@@ -22,19 +27,112 @@ NETWORKS: dict[str, NetSpec] = {
         VGG16,
     )
 }
-
+"""All that commands and `load_network` know, in the order in which they are listed."""
 
 DEFAULT_NETWORK = CAFFENET_MINI.name
 """Used until the user names another: its weights are part of the package."""
 
+Description = TypeVar("Description", bound=NetSpec | Callable[[], NetSpec])
+
 
 def get_spec(name: str) -> NetSpec:
-    """The description of a network, or of dense SIFT, which takes a network's place.
+    """Return the description of a network, or of dense SIFT, which takes a network's place.
 
     Raises:
         ValueError: there is none of that name.
     """
     known = {**NETWORKS, SIFT_SPEC.name: SIFT_SPEC}
     if name not in known:
-        raise ValueError(f"network: {name!r} is unknown; take one of {', '.join(sorted(known))}")
+        raise ValueError(
+            f"network: {name!r} is unknown; take one of {', '.join(sorted(known))}. "
+            "(One of a file of yours needs --plugin FILE.)"
+        )
     return known[name]
+
+
+def register_network(network: Description) -> Description:
+    """Add a network to those that every command and `load_network` know.
+
+    It stands over a function without arguments that returns the description, or takes the
+    description itself. A complete file::
+
+        import mpp_jax as mpp
+        from mpp_jax.nets import Conv, NetSpec, Pool, Preprocessing, WeightFiles
+
+        COLOURS = Preprocessing("RGB", mean=(124.0, 117.0, 104.0), std=(58.0, 57.0, 57.0))
+
+
+        @mpp.register_network
+        def tiny():
+            return NetSpec(
+                name="tiny",
+                side=35,
+                layers=(
+                    Conv("conv1", 16, 5, stride=2),
+                    Pool("pool1", 3, 2),
+                    Conv("conv2", 24, 3, pad=1),
+                    Conv("fc3", 32, 7, dense=True),
+                ),
+                default_layer="fc3",
+                descriptor_layers=("conv2", "fc3"),
+                preprocessing=(("native", COLOURS), ("torchvision", COLOURS)),
+                files=WeightFiles(
+                    torchvision=(
+                        ("conv1", "features.0"),
+                        ("conv2", "features.3"),
+                        ("fc3", "classifier"),
+                    )
+                ),
+            )
+
+    With these lines in ``tiny.py``, ``mpp-jax run DATA --plugin tiny.py --network tiny --weights
+    FILE`` takes a ``.safetensors`` file of ``conv1/kernel`` (5, 5, 3, 16), ``conv1/bias`` (16,),
+    ..., or a torch file of ``features.0.weight`` (16, 3, 5, 5) and so on; ``mpp-jax weights
+    import`` makes the file unnecessary.
+
+    Args:
+        network: the function or the description; see `mpp_jax.nets.NetSpec` and
+            `mpp_jax.nets.WeightFiles` for what can be stated.
+
+    Returns:
+        What was given.
+
+    Raises:
+        ValueError: no description, an unsound one (`mpp_jax.nets.checks.check_spec`), one that does
+            not say what input belongs to weights in this package's own names, or a name that is
+            taken.
+    """
+    spec = _described(network)
+    check_spec(spec)
+    if spec.preprocessing_for("native") is None:
+        raise ValueError(
+            f"preprocessing: network {spec.name!r} does not say what files in this package's own "
+            "names expect; add ('native', Preprocessing(...))"
+        )
+    if spec.name in NETWORKS or spec.name == SIFT_SPEC.name:
+        raise ValueError(f"name: there is a network {spec.name!r} already; choose another name")
+    taken = [place.name for other in NETWORKS.values() for place in other.files.places]
+    for place in spec.files.places:
+        if place.name in taken:
+            raise ValueError(
+                f"files: there are weights {place.name!r} already; choose another name"
+            )
+        taken.append(place.name)
+    NETWORKS[spec.name] = spec
+    return network
+
+
+def _described(network: NetSpec | Callable[[], NetSpec]) -> NetSpec:
+    wanted = "register_network wants a NetSpec, or a function without arguments that returns one"
+    if isinstance(network, NetSpec):
+        return network
+    if not callable(network):
+        raise ValueError(f"{wanted}; got {network!r}")
+    try:
+        inspect.signature(network).bind()
+    except TypeError as error:
+        raise ValueError(f"{wanted}; this one has arguments ({error})") from error
+    spec = network()
+    if not isinstance(spec, NetSpec):
+        raise ValueError(f"{wanted}; this one returned {spec!r}")
+    return spec

@@ -19,19 +19,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from mpp_jax.describe.dense import DEFAULT, SIFT
+from mpp_jax.nets.checks import ANY_NETWORK
+from mpp_jax.nets.registry import NETWORKS
 from mpp_jax.nets.spec import NetSpec
 from mpp_jax.pooling.protocol import POOLINGS, Pooling, get_pooling
 
 PAPER_GRID = "sp1x1_3x1"
 ALIASES = {"ifk": f"nfk({SIFT})"}
-NETWORK_ALIASES = {
-    "alex": ("caffenet", "alexnet", "alexnet_torchvision"),
-    "caffe": ("caffenet",),
-    "cnns": ("cnn_s",),
-    "cnnm": ("cnn_m",),
-    "vgg": ("vgg16",),
-}
-"""Names that the literature gives to networks; "cnn" is any (the paper's Table 2)."""
 
 Cell = tuple[float, float, float, float]
 
@@ -161,13 +155,8 @@ def _check_grid(text: str, grid: str, term: Sequence[Atom]) -> None:
 
 def _is_network(name: str) -> bool:
     prefix = name.partition("-")[0]
-    return prefix == "cnn" or prefix in NETWORK_ALIASES or prefix in _networks()
-
-
-def _networks() -> Collection[str]:
-    from mpp_jax.nets.registry import NETWORKS
-
-    return NETWORKS
+    known = (name for spec in NETWORKS.values() for name in (spec.name, *spec.aliases))
+    return prefix == ANY_NETWORK or prefix in known
 
 
 def canonical(text: str, spec: NetSpec, own: str, external: Collection[str] = ()) -> str:
@@ -213,7 +202,7 @@ def _resolve(layer: str, spec: NetSpec) -> str:
         return names[layer]
     prefix, dash, rest = layer.partition("-")
     if dash and rest in names:
-        if prefix not in ("cnn", spec.name) and spec.name not in NETWORK_ALIASES.get(prefix, ()):
+        if prefix not in (ANY_NETWORK, spec.name, *spec.aliases):
             raise ValueError(f"pooling: {layer!r} is no layer of this run's network {spec.name!r}")
         return names[rest]
     raise ValueError(
