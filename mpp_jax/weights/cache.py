@@ -19,8 +19,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mpp_jax.files import file_digest
 from mpp_jax.nets.weight_files import WeightPlace
-from mpp_jax.weights.source import WeightsError, digest
+from mpp_jax.weights.source import WeightsError
 
 CACHE_VARIABLE = "MPP_JAX_CACHE"
 MAX_DOWNLOAD_BYTES = 2 << 30
@@ -46,7 +47,7 @@ def cached_path(place: WeightPlace, folder: Path | None = None) -> Path:
 
 def matches(path: Path, place: WeightPlace) -> bool:
     """Whether a file is there and has the place's digest."""
-    return path.is_file() and digest(path, place.algorithm).startswith(place.digest)
+    return path.is_file() and file_digest(path, place.algorithm).startswith(place.digest)
 
 
 def fetch(
@@ -147,7 +148,7 @@ def _download(url: str, part: Path, place: WeightPlace, progress: bool, timeout:
         _transfer(url, part, place, progress, timeout)
         if matches(part, place):
             return
-    got = digest(part, place.algorithm)
+    got = file_digest(part, place.algorithm)
     _truncate(part)
     raise WeightsError(f"{place.algorithm} is {got}, wanted {place.digest}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +114,16 @@ def default_file(name: str) -> Path:
 
 def read_converted(path: Path, spec: NetSpec) -> tuple[Converted, str]:
     """Read, convert and audit a file; returns the parameters and the file's SHA-256."""
-    try:
+    with naming(path):
         source, sha256 = read_weights(path, spec)
         return convert(source, spec), sha256
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise what is wrong with a file as a `WeightsError` that begins with its path."""
+    try:
+        yield
     except WeightsError as error:
         raise WeightsError(f"weights: {path}: {error}") from error
     except OSError as error:

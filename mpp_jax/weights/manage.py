@@ -6,6 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from mpp_jax.files import file_digest
 from mpp_jax.nets.registry import NETWORKS, get_spec
 from mpp_jax.nets.weight_files import DIGEST_LENGTHS, WeightPlace
 from mpp_jax.weights.cache import cached_path, fetch, matches
@@ -14,12 +15,13 @@ from mpp_jax.weights.formats import budget, parse_weights
 from mpp_jax.weights.load import (
     imported_folder,
     load_audited,
+    naming,
     packaged_file,
     read_converted,
 )
-from mpp_jax.weights.native import JSON_NAME, looks_native, save_network
+from mpp_jax.weights.native import looks_native, save_network, stored_network
 from mpp_jax.weights.places import PLACES, get_place
-from mpp_jax.weights.source import SourceWeights, WeightsError, digest
+from mpp_jax.weights.source import SourceWeights, WeightsError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
                     "network": network,
                     "state": "packaged",
                     "path": str(packaged),
-                    "digest": f"sha256:{digest(packaged)}",
+                    "digest": f"sha256:{file_digest(packaged)}",
                     "note": "part of the package, trained on pictures made by formula",
                     "url": "",
                 }
@@ -145,7 +147,7 @@ def verify_weights(file: str | os.PathLike[str], network: str | None = None) -> 
             return _verify_folder(path, network)
         if path.exists() and not path.is_file():
             raise WeightsError(f"weights: {path}: neither a file nor a folder")
-        digests = {name: digest(path, name) for name in DIGEST_LENGTHS}
+        digests = {name: file_digest(path, name) for name in DIGEST_LENGTHS}
         published = next(
             (p.name for p in PLACES.values() if digests[p.algorithm].startswith(p.digest)), None
         )
@@ -206,15 +208,15 @@ def _sources(path: Path, wanted: str | None) -> tuple[dict[str, SourceWeights], 
 def _verify_folder(path: Path, network: str | None) -> Verification:
     if not looks_native(path):
         raise WeightsError(f"weights: {path}: the folder holds no network")
-    problems = []
-    for name in [network] if network else NETWORKS:
-        try:
-            converted, sha256 = read_converted(path, get_spec(name))
-        except WeightsError as error:
-            problems.append(str(error))
-            continue
-        return Verification(path, sha256, None, (name,), converted.audit, None)
-    # Every network but the folder's own is refused for its name; that refusal says nothing.
-    telling = [p for p in problems if "the folder holds network" not in p]
-    problem = (telling or problems)[0] if problems else f"{JSON_NAME} names no known network"
-    return Verification(path, "", None, (), None, problem)
+    try:
+        with naming(path):
+            name = network or stored_network(path)
+            if name not in NETWORKS:
+                raise WeightsError(
+                    f"the folder holds network {name!r}, which is unknown; take one of "
+                    f"{', '.join(NETWORKS)}, or add --plugin FILE"
+                )
+        converted, sha256 = read_converted(path, NETWORKS[name])
+    except WeightsError as error:
+        return Verification(path, "", None, (), None, str(error))
+    return Verification(path, sha256, None, (name,), converted.audit, None)

@@ -18,8 +18,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,10 +25,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from mpp_jax.files import folder_digests, replaced_folder
 from mpp_jax.nets.network import Network
 from mpp_jax.nets.spec import LRN, NetSpec, Preprocessing, convolutions
 from mpp_jax.weights.convert import rules
-from mpp_jax.weights.source import FileLayer, SourceWeights, WeightsError, digest
+from mpp_jax.weights.source import FileLayer, SourceWeights, WeightsError
 from mpp_jax.weights.structure import described
 
 FORMAT, VERSION = "mpp-jax network", 2
@@ -69,20 +68,25 @@ def save_network(network: Network, folder: str | os.PathLike[str]) -> Path:
         "weights_sha256": network.weights_sha256,
     }
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".network-", dir=target.parent) as scratch:
-            fresh = Path(scratch) / "new"
-            fresh.mkdir()
+        with replaced_folder(target) as fresh:
             _checkpointer().save(fresh / ARRAYS_NAME, arrays)
-            header["files"] = _files(fresh / ARRAYS_NAME)
+            header["files"] = folder_digests(fresh / ARRAYS_NAME)
             header["seal"] = seal(header)
             (fresh / JSON_NAME).write_text(json.dumps(header, indent=1) + "\n")
-            if target.exists():
-                os.replace(target, Path(scratch) / "old")
-            os.replace(fresh, target)
     except OSError as error:
         raise WeightsError(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+def stored_network(folder: Path) -> str:
+    """Return the name of the network that a folder holds.
+
+    Raises:
+        WeightsError: ``network.json`` is damaged.
+        OSError: it cannot be read.
+    """
+    name: str = _header(folder / JSON_NAME)["network"]
+    return name
 
 
 def read_native(folder: Path, spec: NetSpec) -> tuple[SourceWeights, str]:
@@ -116,12 +120,6 @@ def read_native(folder: Path, spec: NetSpec) -> tuple[SourceWeights, str]:
     return source, header["weights_sha256"]
 
 
-def remove_network(folder: Path) -> None:
-    """Delete a network folder, and nothing that is not one."""
-    if looks_native(folder):
-        shutil.rmtree(folder)
-
-
 def seal(header: Mapping[str, Any]) -> str:
     """SHA-256 of all entries of ``network.json`` but the seal itself."""
     entries = {name: value for name, value in header.items() if name != "seal"}
@@ -149,14 +147,8 @@ def _arrays_of(network: Network) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by relative path."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): digest(path) for path in sorted(files)}
-
-
 def _check_files(folder: Path, recorded: dict[str, Any]) -> None:
-    found = _files(folder)
+    found = folder_digests(folder) if folder.is_dir() else {}
     for name in sorted({*found, *recorded}):
         if name not in recorded:
             raise WeightsError(f"the checkpoint has a file {name!r} that was not saved with it")

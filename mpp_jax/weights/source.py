@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -66,9 +64,3 @@ class SourceWeights:
 def shortest(value: float) -> float:
     """A float32 as the shortest decimal that names it: 1e-4 and not 9.99999974738e-05."""
     return float(str(np.float32(value)))
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -14,13 +14,13 @@ from helpers import EXPERIMENTS
 from safetensors.numpy import load_file, save_file
 
 from mpp_jax.describe.geometry import geometry_table
+from mpp_jax.files import file_digest
 from mpp_jax.nets import NETWORKS, random_network
 from mpp_jax.nets import spec as s
 from mpp_jax.nets.caffenet_mini import CAFFENET_MINI, narrow
 from mpp_jax.weights import WeightsError, list_weights, verify_weights
 from mpp_jax.weights.load import load_network, packaged_file
 from mpp_jax.weights.quantised import dequantise, quantise
-from mpp_jax.weights.source import digest
 
 FILE = packaged_file("caffenet_mini")
 
@@ -163,7 +163,7 @@ def test_the_package_holds_it():
 
 def test_it_loads_without_a_download(elsewhere):
     network = load_network("caffenet_mini")
-    assert network.weights_sha256 == digest(FILE)
+    assert network.weights_sha256 == file_digest(FILE)
     stored = load_file(FILE)
     for layer, leaves in network.params.items():
         kernel = stored[f"{layer}/kernel"] * stored[f"{layer}/kernel_scale"]
@@ -343,14 +343,14 @@ def test_quick_pretraining(pretrain, tmp_path, capsys):
     path = pretrain.pretrain(pretrain.QUICK, tmp_path / "one")
     assert path == tmp_path / "one" / "caffenet_mini.safetensors"
     assert f"weights: {path}" in capsys.readouterr().out
-    assert load_network("caffenet_mini", path).weights_sha256 == digest(path)
+    assert load_network("caffenet_mini", path).weights_sha256 == file_digest(path)
     lines = [json.loads(line) for line in (tmp_path / "one" / "log.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"trunk", "wide", "top"}
     for stage in ("trunk", "top"):
         losses = [line["loss"] for line in lines if line["stage"] == stage]
         assert losses[-1] < losses[0], stage
-    before = digest(path)
-    assert digest(pretrain.pretrain(pretrain.QUICK, tmp_path / "one")) == before
+    before = file_digest(path)
+    assert file_digest(pretrain.pretrain(pretrain.QUICK, tmp_path / "one")) == before
     other = dataclasses.replace(pretrain.QUICK, rate=1.0, steps=1)
     with pytest.raises(ValueError, match="was made with another steps, rate"):
         pretrain.pretrain(other, tmp_path / "one")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from helpers.nets_files import torch_zip
 
-from mpp_jax.nets import random_network
+from mpp_jax.files import file_digest, folder_digests
+from mpp_jax.nets import NETWORKS, random_network
 from mpp_jax.weights import (
     PLACES,
     download_weights,
@@ -15,7 +16,7 @@ from mpp_jax.weights import (
     verify_weights,
 )
 from mpp_jax.weights.load import load_network
-from mpp_jax.weights.source import WeightsError, digest
+from mpp_jax.weights.source import WeightsError
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def test_a_file_in_the_cache_is_used_without_a_network(cache, weight_file):
     cache.mkdir()
     (cache / weight_file.name).write_bytes(weight_file.read_bytes())
     assert download_weights("squeezenet") == cache / weight_file.name
-    assert load_network("squeezenet").weights_sha256 == digest(weight_file)
+    assert load_network("squeezenet").weights_sha256 == file_digest(weight_file)
     with pytest.raises(ValueError, match="'resnet' is unknown; take one of squeezenet, caffenet"):
         download_weights("resnet")
 
@@ -114,15 +115,16 @@ def test_verify_says_why_a_file_is_useless(tmp_path):
         verify_weights(path, "lenet")
 
 
-def test_verify_a_network_folder(tmp_path):
-    from mpp_jax.nets import NETWORKS
-
+def test_verify_a_network_folder(tmp_path, monkeypatch):
     network = random_network(jax.random.key(0), NETWORKS["squeezenet"])
     folder = save_network(network, tmp_path / "own")
     found = verify_weights(folder)
     assert found.networks == ("squeezenet",)
     assert found.problem is None
     assert "holds network 'squeezenet', not 'vgg16'" in verify_weights(folder, "vgg16").problem
+    with monkeypatch.context() as patch:
+        patch.delitem(NETWORKS, "squeezenet")
+        assert "holds network 'squeezenet', which is unknown" in verify_weights(folder).problem
     arrays = sorted(p for p in (folder / "arrays").rglob("*") if p.is_file())
     largest = max(arrays, key=lambda p: p.stat().st_size)
     data = bytearray(largest.read_bytes())
@@ -133,3 +135,25 @@ def test_verify_a_network_folder(tmp_path):
     assert damaged.problem
     with pytest.raises(WeightsError, match="the folder holds no network"):
         verify_weights(tmp_path)
+    (folder / "network.json").write_text("{}")
+    assert "own: network.json is not of this package" in verify_weights(folder).problem
+
+
+def test_what_was_there_survives_a_write_that_fails(tmp_path, monkeypatch):
+    old, new = (random_network(jax.random.key(i), NETWORKS["squeezenet"]) for i in range(2))
+    folder = save_network(old, tmp_path / "own")
+    before = folder_digests(folder)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mpp_jax.weights.native.seal", full)
+        with pytest.raises(WeightsError, match=r"cannot write .*own: No space left on device"):
+            save_network(new, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+    assert folder_digests(folder) == before
+    (tmp_path / ".own.partial").mkdir()  # what a killed program leaves
+    save_network(new, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+    assert folder_digests(folder) != before
