@@ -18,7 +18,7 @@ from mpp_jax.weights.matconvnet import read_matconvnet
 from mpp_jax.weights.native import looks_native, read_native
 from mpp_jax.weights.safetensors import looks_like_safetensors, read_safetensors
 from mpp_jax.weights.source import SourceWeights, WeightsError
-from mpp_jax.weights.torch_pickle import looks_like_torch, read_torch
+from mpp_jax.weights.torch_file import looks_like_torch, read_torch
 
 # Double precision, optimiser state (Caffe's `diff`) and a mean picture beside float32 parameters.
 BYTES_PER_PARAMETER = 16

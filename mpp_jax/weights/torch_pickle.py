@@ -1,37 +1,20 @@
-"""Reader of torch state dicts (``.pth``, ``.pt``) without torch and without running a pickle.
+"""Pickles of torch state dicts, read without torch and without running them.
 
-A pickle is a program. Here it is never run: ``pickletools`` splits it into instructions, and the
-few that a state dict consists of are interpreted on plain data. Names are only ever compared with
-an allow-list; nothing is imported and nothing is called.
-
-Two containers exist. Since torch 1.6 a file is a zip with ``<any>/data.pkl`` and one entry
-``<any>/data/<key>`` per storage. Before, it was five pickles in a row (magic number, protocol,
-system, object, storage keys) and then, per key, an int64 count and the numbers.
+A pickle is a program. Here it is never run: `pickletools` splits it into instructions, and the few
+that a state dict consists of are interpreted on plain data. Names are only ever compared with an
+allow-list; nothing is imported and nothing is called.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import functools
 import io
-import math
 import pickletools
-import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+from mpp_jax.weights.source import WeightsError
 
-from mpp_jax.weights.source import SourceWeights, WeightsError
-
-MAX_PICKLE_BYTES = 8 << 20
 MAX_INSTRUCTIONS = 500_000
-MAX_ENTRIES = 20_000
 MAX_AXES = 32
-# torch stores; other tools that rewrite the archive deflate.
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 # What a storage's numbers are; bfloat16 is widened by hand.
 STORAGES = {
@@ -60,15 +43,19 @@ class _Name:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Storage:
+class Storage:
+    """Numbers of one type, in a place of their own in the file."""
+
     dtype: str
     key: str
     numel: int
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tensor:
-    storage: _Storage
+class Tensor:
+    """A view of a storage: offset and strides in numbers, not bytes."""
+
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -77,150 +64,34 @@ class _Tensor:
 _MARK = object()
 
 
-def looks_like_torch(data: bytes) -> bool:
-    """Whether the bytes begin like a zip archive or like a legacy torch file."""
-    return data[:4] == b"PK\x03\x04" or _is_legacy(data)
-
-
-def _is_legacy(data: bytes) -> bool:
-    return data[:1] == b"\x80" and LEGACY_MAGIC.to_bytes(10, "little") in data[:32]
-
-
-def read_torch(data: bytes, budget: int) -> SourceWeights:
-    """Decode a torch state dict.
-
-    Args:
-        data: the file.
-        budget: bytes that the tensors may take.
+def state_dict(obj: Any) -> dict[str, Tensor]:
+    """Return the tensors of a pickled object by key.
 
     Raises:
-        WeightsError: damaged, not a state dict, or a pickle with anything but tensors in it.
+        WeightsError: it is no state dict, or holds anything but tensors.
     """
-    read = _read_legacy if _is_legacy(data) else _read_zip
-    tensors, fetch = read(data, budget)
-    arrays, spent = {}, 0
-    for key, tensor in tensors.items():
-        spent += 8 * math.prod(tensor.shape)
-        if spent > budget:
-            raise WeightsError("the torch file declares more data than any network needs")
-        arrays[key] = _array(key, tensor, fetch(tensor.storage))
-    return SourceWeights("torch", "torchvision", arrays)
-
-
-Fetch = Callable[[_Storage], bytes]
-
-
-def _read_zip(data: bytes, budget: int) -> tuple[dict[str, _Tensor], Fetch]:
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
-        raise WeightsError("the torch file is damaged: no readable zip archive") from error
-    entries = {info.filename: info for info in archive.infolist()}
-    if any(info.compress_type not in COMPRESSIONS for info in entries.values()):
-        raise WeightsError("the torch file is compressed in a way that torch never uses")
-    if len(entries) > MAX_ENTRIES or sum(info.file_size for info in entries.values()) > budget:
-        raise WeightsError("the torch file declares more data than any network needs")
-    programs = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
-    if len(programs) != 1:
-        raise WeightsError("the zip archive is no torch file: it has no 'data.pkl'")
-    folder = programs[0].removesuffix("data.pkl")
-    if entries[programs[0]].file_size > MAX_PICKLE_BYTES:
-        raise WeightsError("the torch file's pickle is too long for a state dict")
-
-    def read(name: str) -> bytes:
-        if name not in entries:
-            raise WeightsError(f"the torch file is damaged: it has no entry {name!r}")
-        try:
-            with archive.open(entries[name]) as file:
-                # One byte beyond what is declared is enough to catch a lie, and all that is read.
-                raw = file.read(entries[name].file_size + 1)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            ValueError,
-            RuntimeError,
-            NotImplementedError,
-            OSError,
-        ) as error:
-            reason = str(error)[:100] or type(error).__name__
-            raise WeightsError(f"the torch file is damaged: entry {name!r}: {reason}") from error
-        if len(raw) != entries[name].file_size:
-            raise WeightsError(f"the torch file is damaged: entry {name!r} has the wrong length")
-        return raw
-
-    if f"{folder}byteorder" in entries and read(f"{folder}byteorder") != b"little":
-        raise WeightsError("the torch file is big-endian")
-    tensors = _state_dict(_interpret(io.BytesIO(read(programs[0]))).stack[0])
-    # Tensors may share a storage; each is unpacked once, whatever the file says.
-    return tensors, functools.cache(lambda storage: read(f"{folder}data/{storage.key}"))
-
-
-def _read_legacy(data: bytes, budget: int) -> tuple[dict[str, _Tensor], Fetch]:
-    file = io.BytesIO(data)
-    magic, protocol, _ = (_interpret(file).stack[0] for _ in range(3))
-    program = _interpret(file)
-    keys = _interpret(file).stack[0]
-    if magic != LEGACY_MAGIC or protocol != 1001 or not isinstance(keys, list):
-        raise WeightsError("the torch file is damaged: unknown legacy header")
-    tensors = _state_dict(program.stack[0])
-    # The numbers of everything in the file follow, also of what stands beside the state dict.
-    sizes = program.storages
-    found: dict[str, bytes] = {}
-    for key in keys:
-        if not isinstance(key, str) or key not in sizes:
-            raise WeightsError("the torch file is damaged: a storage belongs to no tensor")
-        count = int.from_bytes(file.read(8), "little", signed=True)
-        size = count * _itemsize(sizes[key].dtype)
-        if count != sizes[key].numel or not 0 <= size <= len(data) - file.tell():
-            raise WeightsError(f"the torch file is truncated or damaged at storage {key!r}")
-        found[key] = file.read(size)
-
-    def fetch(storage: _Storage) -> bytes:
-        if storage.key not in found:
-            raise WeightsError(f"the torch file is damaged: it has no storage {storage.key!r}")
-        return found[storage.key]
-
-    return tensors, fetch
-
-
-def _itemsize(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-
-
-def _array(key: str, tensor: _Tensor, raw: bytes) -> np.ndarray:
-    size, half = _itemsize(tensor.storage.dtype), tensor.storage.dtype == "bfloat16"
-    flat = np.frombuffer(raw[: len(raw) // size * size], "<u2" if half else tensor.storage.dtype)
-    steps = zip(tensor.shape, tensor.strides, strict=True)
-    last = tensor.offset + sum((n - 1) * stride for n, stride in steps)
-    # Expanded tensors (stride 0) are larger than their storage; the caller bounds their size.
-    inside = 0 in tensor.shape or last < flat.size
-    if flat.size != tensor.storage.numel or not inside:
-        raise WeightsError(
-            f"the torch file is damaged: tensor {key!r} of shape {tensor.shape} does not fit its "
-            f"storage of {flat.size} numbers"
-        )
-    strides = tuple(s * flat.itemsize for s in tensor.strides)
-    view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
-    # Only the tensor is widened: thousands of them may share one large storage.
-    return np.asarray(view.astype("<u4") << 16).view("<f4") if half else np.array(view)
-
-
-def _state_dict(obj: Any) -> dict[str, _Tensor]:
     if isinstance(obj, dict) and isinstance(obj.get("state_dict"), dict):
         obj = obj["state_dict"]
     if not isinstance(obj, dict) or not obj:
         raise WeightsError("the torch file holds no state dict (save model.state_dict())")
     for key, value in obj.items():
-        if not isinstance(key, str) or not isinstance(value, _Tensor):
+        if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"the torch file's entry {str(key)[:80]!r} is no tensor")
     # Parallel training prefixes every key; one key of many is a stranger for the audit to name.
     prefix = "module." if all(key.startswith("module.") for key in obj) else ""
     return {key.removeprefix(prefix): value for key, value in obj.items()}
 
 
-def _interpret(file: io.BytesIO) -> _Machine:
-    """One pickle's end: on the stack its only value, of plain data and allow-listed names."""
+def interpret(file: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
+    """Follow one pickle of several in a row to its end.
+
+    Returns:
+        Its only value, of plain data and allow-listed names; and the storages that it refers to, by
+        key.
+
+    Raises:
+        WeightsError: damaged, too long, or a pickle of anything but a state dict's ingredients.
+    """
     machine = _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -233,7 +104,7 @@ def _interpret(file: io.BytesIO) -> _Machine:
         raise WeightsError("the torch file's pickle is damaged") from error
     if len(machine.stack) != 1:
         raise WeightsError("the torch file's pickle is damaged")
-    return machine
+    return machine.stack[0], machine.storages
 
 
 class _Machine:
@@ -242,7 +113,7 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.storages: dict[str, _Storage] = {}
+        self.storages: dict[str, Storage] = {}
 
     def step(self, name: str, argument: Any) -> None:
         if name in _CONSTANTS:
@@ -353,7 +224,7 @@ class _Machine:
             raise WeightsError("the torch file's pickle refers to a storage of unknown type")
         if not isinstance(key, str) or not _count(numel):
             raise ValueError("malformed storage")
-        storage = _Storage(STORAGES[kind.name], key, numel)
+        storage = Storage(STORAGES[kind.name], key, numel)
         if self.storages.setdefault(key, storage) != storage:
             raise ValueError("a storage of two types or sizes")
         self.stack.append(storage)
@@ -364,17 +235,17 @@ class _Machine:
             raise ValueError("malformed reduction")
         if name.name == ORDERED_DICT and arguments in ((), ([],)):
             self.stack.append({})
-        elif name.name == REBUILD_PARAMETER and arguments and isinstance(arguments[0], _Tensor):
+        elif name.name == REBUILD_PARAMETER and arguments and isinstance(arguments[0], Tensor):
             self.stack.append(arguments[0])
         elif name.name in REBUILD_TENSOR and len(arguments) >= 4:
             storage, offset, shape, strides = arguments[:4]
             sizes = (shape, strides)
-            ok = isinstance(storage, _Storage) and _count(offset)
+            ok = isinstance(storage, Storage) and _count(offset)
             if not ok or not all(isinstance(v, tuple) and all(map(_count, v)) for v in sizes):
                 raise ValueError("malformed tensor")
             if len(shape) != len(strides) or len(shape) > MAX_AXES:
                 raise ValueError("malformed tensor")
-            self.stack.append(_Tensor(storage, offset, shape, strides))
+            self.stack.append(Tensor(storage, offset, shape, strides))
         else:
             raise WeightsError("the torch file's pickle holds something that is no tensor")
 

@@ -21,7 +21,7 @@ from mpp_jax.weights.caffemodel import read_caffemodel
 from mpp_jax.weights.deep_compression import _layer_shapes, read_deep_compression
 from mpp_jax.weights.matconvnet import read_matconvnet
 from mpp_jax.weights.safetensors import read_safetensors
-from mpp_jax.weights.torch_pickle import read_torch
+from mpp_jax.weights.torch_file import read_torch
 
 BUDGET = 16 << 20
 CAFFENET = narrow(NETWORKS["caffenet"], 16)

@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 
 from mpp_jax.nets import NETWORKS  # noqa: E402
 from mpp_jax.weights.load import load_network  # noqa: E402
-from mpp_jax.weights.torch_pickle import read_torch  # noqa: E402
+from mpp_jax.weights.torch_file import read_torch  # noqa: E402
 
 pytestmark = pytest.mark.torch
 functional = nn.functional

@@ -25,7 +25,7 @@ from mpp_jax.weights.mat5 import read_mat5
 from mpp_jax.weights.native import save_network, seal
 from mpp_jax.weights.safetensors import read_safetensors
 from mpp_jax.weights.source import WeightsError
-from mpp_jax.weights.torch_pickle import LEGACY_MAGIC, read_torch
+from mpp_jax.weights.torch_file import LEGACY_MAGIC, read_torch
 
 
 class Evil:

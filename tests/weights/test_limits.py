@@ -35,7 +35,7 @@ from mpp_jax.weights.mat5 import read_mat5
 from mpp_jax.weights.matconvnet import read_matconvnet
 from mpp_jax.weights.native import read_native, save_network
 from mpp_jax.weights.source import WeightsError
-from mpp_jax.weights.torch_pickle import LEGACY_MAGIC, read_torch
+from mpp_jax.weights.torch_file import LEGACY_MAGIC, read_torch
 
 
 def field(number, data):
