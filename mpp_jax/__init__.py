@@ -35,7 +35,7 @@ _HOME = {
     "fit_svm_primal": "svm",
     "gram_matrix": "svm",
     "l2_normalize": "numerics",
-    "load_codebooks": "runs.model",
+    "load_codebooks": "runs.provenance",
     "load_model": "runs.model",
     "load_network": "weights.load",
     "mean_class_accuracy": "metrics",

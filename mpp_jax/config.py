@@ -152,6 +152,8 @@ class Run:
             ValueError: an unknown setting, or a value out of range.
         """
         parts: dict[str, Any] = {"pyramid": Pyramid, "encoder": Encoder, "svm": Svm}
+        if not isinstance(data, Mapping):
+            raise ValueError(f"the settings of Run must be an object, got {data!r}")
         values = {
             key: _build(parts[key], value) if key in parts else value for key, value in data.items()
         }
@@ -177,14 +179,22 @@ def preset(fidelity: Fidelity) -> Run:
     Raises:
         ValueError: an unknown name.
     """
-    paper = Run()
-    if fidelity == "paper":
-        return paper
-    if fidelity == "author":
-        return replace(
-            paper,
-            fidelity="author",
-            pyramid=replace(paper.pyramid, rounding="round", resampling="bicubic"),
-            encoder=replace(paper.encoder, l2="both", skip_first=True),
-        )
-    raise ValueError(f"fidelity must be paper or author, got {fidelity!r}")
+    return with_fidelity(Run(), fidelity)
+
+
+def with_fidelity(run: Run, fidelity: Fidelity) -> Run:
+    """Return settings with those details that `preset` decides, and all others as they are.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if fidelity not in get_args(Fidelity):
+        raise ValueError(f"fidelity must be paper or author, got {fidelity!r}")
+    author = fidelity == "author"
+    pyramid = replace(
+        run.pyramid,
+        rounding="round" if author else "ceil",
+        resampling="bicubic" if author else "bilinear",
+    )
+    encoder = replace(run.encoder, l2="both" if author else "none", skip_first=author)
+    return replace(run, fidelity=fidelity, pyramid=pyramid, encoder=encoder)

@@ -1,6 +1,4 @@
-"""Progress bars and seconds per stage, both on standard error."""
-
-from __future__ import annotations
+"""What long work tells whoever waits: lines, bars and seconds per stage, on standard error."""
 
 import sys
 import time
@@ -11,61 +9,41 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 
-def progress(
-    iterable_or_total: Iterable[Any] | int,
-    description: str,
-    unit: str = "it",
-    *,
-    quiet: bool = False,
-    initial: int = 0,
-) -> tqdm[Any]:
-    """A progress bar with rate and remaining time.
-
-    Args:
-        iterable_or_total: What to walk through, or the number of units when the caller itself calls
-            ``bar.update(n)``.
-        description: Stage name in front of the bar.
-        unit: What is counted, for example ``"picture"``.
-        quiet: Print nothing at all.
-        initial: Units already done by an earlier run; they do not count in the rate.
-
-    Returns:
-        A ``tqdm`` bar: an iterator over the iterable, and a context manager. Where standard error
-        is not a terminal the bar is refreshed every ten seconds only, to keep logs short.
-    """
-    interactive = sys.stderr.isatty()
-    options: dict[str, Any] = {
-        "desc": description,
-        "unit": unit if unit == "it" else f" {unit}",
-        "disable": quiet,
-        "initial": initial,
-        "file": sys.stderr,
-        "dynamic_ncols": interactive,
-        "mininterval": 0.1 if interactive else 10.0,
-    }
-    if isinstance(iterable_or_total, int):
-        return tqdm(total=iterable_or_total, **options)
-    total = len(iterable_or_total) if isinstance(iterable_or_total, Sized) else None
-    return tqdm(iterable_or_total, total=total, **options)
+def printable(text: str) -> str:
+    """Return text that any terminal takes: file names need not be valid UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
-class StageTimer:
-    """Collects wall-clock seconds per named stage, in the order of first use.
+class Watcher:
+    """Watches one piece of work: says lines, shows bars, and adds up the seconds of its stages.
+
+    Everything goes to standard error; a quiet watcher only counts.
+
+    Attributes:
+        quiet: whether nothing is printed.
+        seconds: wall-clock seconds by stage, in the order of first use.
 
     Example:
-        >>> timer = StageTimer()
-        >>> with timer.stage("fit"):
+        >>> watcher = Watcher(quiet=True)
+        >>> with watcher.stage("fit"):
         ...     pass
-        >>> list(timer.seconds)
+        >>> list(watcher.seconds)
         ['fit']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        """Start with no stage."""
+        self.quiet = quiet
         self.seconds: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        """Print a line about progress or settings."""
+        if not self.quiet:
+            print(printable(text), file=sys.stderr)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to ``name``, also where the body raises."""
+        """Add the time spent inside to ``name``, also where the body raises."""
         start = time.perf_counter()
         try:
             yield
@@ -73,11 +51,47 @@ class StageTimer:
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Adds seconds measured elsewhere to ``name``."""
+        """Add seconds measured elsewhere to ``name``."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
+    def bar(
+        self,
+        iterable_or_total: Iterable[Any] | int,
+        description: str,
+        unit: str = "it",
+        *,
+        initial: int = 0,
+    ) -> "tqdm[Any]":
+        """Return a progress bar with rate and remaining time.
+
+        Args:
+            iterable_or_total: what to walk through, or the number of units where the caller itself
+                calls ``bar.update(n)``.
+            description: stage name in front of the bar.
+            unit: what is counted, for example ``"picture"``.
+            initial: units already done by an earlier run; they do not count in the rate.
+
+        Returns:
+            A tqdm bar: an iterator over the iterable, and a context manager. Where standard error
+            is no terminal it is refreshed every ten seconds only, to keep logs short.
+        """
+        interactive = sys.stderr.isatty()
+        options: dict[str, Any] = {
+            "desc": description,
+            "unit": unit if unit == "it" else f" {unit}",
+            "disable": self.quiet,
+            "initial": initial,
+            "file": sys.stderr,
+            "dynamic_ncols": interactive,
+            "mininterval": 0.1 if interactive else 10.0,
+        }
+        if isinstance(iterable_or_total, int):
+            return tqdm(total=iterable_or_total, **options)
+        total = len(iterable_or_total) if isinstance(iterable_or_total, Sized) else None
+        return tqdm(iterable_or_total, total=total, **options)
+
     def table(self) -> str:
-        """The stages, their seconds and their share, and the sum, as aligned text lines."""
+        """Return the stages, their seconds and their share, and the sum, as aligned lines."""
         total = sum(self.seconds.values())
         width = max([len("stage"), len("total"), *map(len, self.seconds)])
         lines = [f"{'stage':<{width}}  {'seconds':>9}  {'share':>6}"]
@@ -87,7 +101,7 @@ class StageTimer:
         lines.append(f"{'total':<{width}}  {total:>9.1f}  {1:>6.1%}")
         return "\n".join(lines)
 
-    def print_table(self, *, quiet: bool = False, file: TextIO | None = None) -> None:
-        """Prints :meth:`table` on standard error (or ``file``) unless ``quiet``."""
-        if not quiet and self.seconds:
+    def print_table(self, file: TextIO | None = None) -> None:
+        """Print `table` on standard error (or ``file``), unless quiet or without any stage."""
+        if not self.quiet and self.seconds:
             print(self.table(), file=sys.stderr if file is None else file)

@@ -17,13 +17,11 @@ from mpp_jax.cli.options import (
     plugin_option,
     pooling_option,
     quiet_option,
-    read_config,
     scales_option,
     weights_option,
 )
 from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
 from mpp_jax.cli.weight_commands import weights
-from mpp_jax.config import Run
 
 DATA_HELP = """
 DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
@@ -69,47 +67,16 @@ def main() -> None:
 def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
     """Do everything, from the pictures in DATA to a report.
 
-    Writes DIR/report.html, DIR/metrics.json, DIR/codebook, DIR/encodings and DIR/model. Given
-    again after an interruption, it goes on where it stopped.
+    Writes DIR/report.html, DIR/metrics.json, DIR/codebook, DIR/encodings and DIR/model, and
+    config.json in each, from which --config repeats it. Given again after an interruption, it goes
+    on where it stopped.
     """
     from mpp_jax.cli import stages
+    from mpp_jax.cli.console import Console
+    from mpp_jax.cli.opening import open_job
 
-    output, config, dataset, network, extras = _open(data, out, quiet, options)
-    return stages.run(dataset, network, options["weights"], config, out, output, extras, maps=maps)
-
-
-def _open(
-    data: str, out: Path, quiet: bool, options: dict[str, Any]
-) -> tuple[Any, Run, Any, Any, Any]:
-    from mpp_jax.cli import console
-    from mpp_jax.nets import get_spec
-    from mpp_jax.pooling import parse_all
-
-    output = console.Output(quiet)
-    config = read_config(options)
-    extras = _extras(options)
-    parse_all(config.pooling, extras.features)
-    get_spec(options["network"])
-    console.check_outside(data, out, extras.cache)
-    dataset = console.open_data(
-        data,
-        test_fraction=options["test_fraction"],
-        seed=options["seed"],
-        limit_per_class=options["limit_per_class"],
-        output=output,
-    )
-    # Last, for it may have to be downloaded.
-    network = console.open_network(options["network"], options["weights"], options["dtype"], output)
-    return output, config, dataset, network, extras
-
-
-def _extras(options: dict[str, Any]) -> Any:
-    from mpp_jax.data.features import Features
-    from mpp_jax.runs.settings import Extras
-
-    files = options["features"]
-    read = {name: Features.read(name, file) for name, file in files.items()}
-    return Extras(read, options["cache"])
+    console = Console(quiet)
+    return stages.run(open_job(data, out, options, console), console, maps=maps)
 
 
 @main.command(epilog=DATA_HELP)
@@ -128,9 +95,11 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
     As many as the representations of --pooling need: one for most, more for other layers.
     """
     from mpp_jax.cli import stages
+    from mpp_jax.cli.console import Console
+    from mpp_jax.cli.opening import open_job
 
-    output, config, dataset, network, extras = _open(data, out, quiet, options)
-    return stages.fit(dataset, network, options["weights"], config, out, output, extras)
+    console = Console(quiet)
+    return stages.fit(open_job(data, out, options, console), console)
 
 
 @main.command(epilog=DATA_HELP)
@@ -158,13 +127,16 @@ def encode(
     OUT holds manifest.json and shard-*.npy files that NumPy alone can read. An interrupted
     encoding goes on where it stopped. Scales, layer and sizes are the codebook's.
     """
-    from mpp_jax.cli import console, stages
+    from mpp_jax.cli import opening, stages
+    from mpp_jax.cli.console import Console
 
-    output = console.Output(quiet)
-    extras = _extras({name: options.pop(name) for name in ("features", "cache")})
-    console.check_outside(data, out, extras.cache)
-    dataset = console.open_data(data, output=output, **options)
-    return stages.encode(dataset, codebook, weights, pooling, out, output, extras)
+    console = Console(quiet)
+    extras = opening.open_extras(options)
+    opening.check_outside(data, out, extras.cache)
+    dataset = opening.open_data(data, options, console)
+    return stages.encode(
+        dataset, codebook, out, console, weights=weights, pooling=pooling, extras=extras
+    )
 
 
 @main.command()
@@ -179,9 +151,10 @@ def train(
     store: Path, out: Path, pooling: tuple[str, ...] | None, c: float | None, quiet: bool
 ) -> int:
     """Train one-versus-rest SVMs on the encodings in STORE."""
-    from mpp_jax.cli import console, stages
+    from mpp_jax.cli import stages
+    from mpp_jax.cli.console import Console
 
-    return stages.train(store, pooling, c, out, console.Output(quiet))
+    return stages.train(store, out, Console(quiet), methods=pooling, c=c)
 
 
 @main.command()
@@ -197,14 +170,15 @@ def evaluate(
     model: Path, store: Path, out: Path, data: str | None, quiet: bool, **options: Any
 ) -> int:
     """Score the test encodings in STORE with MODEL and write metrics and a report."""
-    from mpp_jax.cli import console, stages
+    from mpp_jax.cli import opening, stages
+    from mpp_jax.cli.console import Console
 
-    output = console.Output(quiet)
+    console = Console(quiet)
     pictures = None
     if data is not None:
-        console.check_outside(data, out)
-        pictures = console.open_data(data, output=output, **options)
-    return stages.evaluate(model, store, pictures, out, output)
+        opening.check_outside(data, out)
+        pictures = opening.open_data(data, options, console)
+    return stages.evaluate(model, store, out, console, pictures=pictures)
 
 
 @main.command(epilog=DATA_HELP)
@@ -236,19 +210,20 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     clutter), or on the pictures in --data, and writes a report that compares the representations
     and shows where in the pictures their evidence lies.
     """
-    from mpp_jax.cli import console
-    from mpp_jax.cli.demo import demo_data, run_demo
+    from mpp_jax.cli import opening
+    from mpp_jax.cli.console import Console
+    from mpp_jax.cli.demo import demo_data, demo_job, run_demo
 
-    output = console.Output(quiet)
-    network, weights = options.pop("network"), options.pop("weights")
-    scales, seed = options.pop("scales"), options["seed"]
+    console = Console(quiet)
     if data is None:
-        dataset = demo_data(scenes, seed, output)
+        dataset = demo_data(scenes, options["seed"], console)
     else:
-        console.check_outside(data, out)
-        dataset = console.open_data(data, output=output, **options)
-    opened = console.open_network(network, weights, "float32", output)
-    return run_demo(dataset, opened, weights, scales, seed, out, output)
+        opening.check_outside(data, out)
+        dataset = opening.open_data(data, options, console)
+    network, weights = options["network"], options["weights"]
+    opened = opening.open_network(network, weights, "float32", console)
+    job = demo_job(dataset, opened, weights, options["scales"], options["seed"], out)
+    return run_demo(job, console)
 
 
 for command in (predict, confidence, search, geometry, weights):

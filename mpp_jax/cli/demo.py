@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpp_jax.cli import stages
-from mpp_jax.cli.console import Output
+from mpp_jax.cli.console import Console
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset
 from mpp_jax.data.clutter import Clutter, open_clutter
 from mpp_jax.nets import Network
+from mpp_jax.runs.settings import Job
 
 POOLING = ("mpp", "nfk", "csf", "avg", "fc7")
 """The representations that are compared; the first one headlines."""
@@ -16,10 +17,10 @@ MAPS = 6
 """Test pictures that the report shows with confidence maps."""
 
 
-def demo_data(scenes: int, seed: int, output: Output) -> Dataset:
-    """Generated scenes, as many for training as for the test."""
+def demo_data(scenes: int, seed: int, console: Console) -> Dataset:
+    """Return generated scenes, as many for training as for the test."""
     data = open_clutter(Clutter(train=scenes, test=scenes, seed=seed))
-    output.say(
+    console.say(
         f"clutter: {scenes} training and {scenes} test scenes of {len(data.classes)} classes of "
         "objects, rendered as they are read"
     )
@@ -27,22 +28,25 @@ def demo_data(scenes: int, seed: int, output: Output) -> Dataset:
 
 
 def demo_config(network: Network, scales: tuple[int, ...], seed: int) -> Run:
-    """Settings of the paper, smaller: 64 Gaussians over at most 64 dimensions."""
+    """Return the settings of the paper, smaller: 64 Gaussians over at most 64 dimensions."""
     channels = network.spec.layer().channels
     encoder = Encoder(pca=min(64, channels), components=64, samples=100_000, l2="before")
     run = Run(pyramid=Pyramid(scales), encoder=encoder, pooling=POOLING, seed=seed)
     return replace(run, svm=replace(run.svm, c=10.0))
 
 
-def run_demo(
+def demo_job(
     data: Dataset,
     network: Network,
     weights: str | None,
     scales: tuple[int, ...],
     seed: int,
     out: Path,
-    output: Output,
-) -> int:
-    """Run everything on ``data`` and write a report with confidence maps; see `stages.run`."""
-    config = demo_config(network, scales, seed)
-    return stages.run(data, network, weights, config, out, output, maps=MAPS)
+) -> Job:
+    """Return the job of the demonstration."""
+    return Job(data, network, demo_config(network, scales, seed), out, weights)
+
+
+def run_demo(job: Job, console: Console) -> int:
+    """Run everything and write a report with confidence maps; see `stages.run`."""
+    return stages.run(job, console, maps=MAPS)

@@ -1,14 +1,14 @@
 """Options of the command line, and how their texts become settings. Nothing heavy is imported."""
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mpp_jax.config import Run, preset
+from mpp_jax.config import Run, preset, with_fidelity
 from mpp_jax.nets.registry import DEFAULT_NETWORK
 
 PATH = click.Path(path_type=Path)
@@ -52,6 +52,21 @@ def read_features(
             raise click.BadParameter(f"{text!r}: write NAME=FILE, each name once")
         files[name.lower()] = Path(file)
     return files
+
+
+def read_file(
+    context: click.Context, parameter: click.Parameter, file: Path | None
+) -> dict[str, Any] | None:
+    """Read the settings of an earlier command: config.json, metrics.json or a record.json."""
+    if file is None:
+        return None
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{file}: cannot be read ({error}); give a config.json") from error
+    if not isinstance(held, dict):
+        raise click.BadParameter(f"{file}: holds no settings; give a config.json or metrics.json")
+    return held if "config" in held else {"config": held}
 
 
 def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -120,6 +135,15 @@ def scales_option(default: str) -> Callable[[Any], Any]:
 
 
 fit_options = _options(
+    click.option(
+        "--config",
+        "config_file",
+        type=PATH,
+        callback=read_file,
+        metavar="FILE",
+        help="Settings of an earlier run: its config.json, or metrics.json. What is given on the "
+        "command line wins.",
+    ),
     network_option,
     weights_option,
     click.option("--layer", metavar="NAME", help="Activation to pool. [default: the network's]"),
@@ -199,24 +223,47 @@ c_option = click.option(
 )
 
 
+_PLACES = {
+    "pca": ("encoder", "pca"),
+    "components": ("encoder", "components"),
+    "samples": ("encoder", "samples"),
+    "l2": ("encoder", "l2"),
+    "scales": ("pyramid", "scales"),
+    "layer": ("pyramid", "layer"),
+    "c": ("svm", "c"),
+    "pooling": ("", "pooling"),
+    "seed": ("", "seed"),
+    "dtype": ("", "dtype"),
+}
+"""Where in a configuration each option belongs: (part, setting)."""
+
+
 def read_config(options: dict[str, Any]) -> Run:
-    """Put what was chosen into a configuration."""
-    run = preset(options["fidelity"])
-    encoder = replace(
-        run.encoder,
-        pca=options["pca"],
-        components=options["components"],
-        samples=options["samples"],
-        l2=options["l2"] or run.encoder.l2,
-    )
-    pyramid = replace(run.pyramid, scales=options["scales"], layer=options["layer"])
-    svm = run.svm if options.get("c") is None else replace(run.svm, c=options["c"])
-    return replace(
-        run,
-        pyramid=pyramid,
-        encoder=encoder,
-        svm=svm,
-        pooling=options.get("pooling") or run.pooling,
-        seed=options["seed"],
-        dtype=options["dtype"],
-    )
+    """Put what was chosen into a configuration.
+
+    Settings come from the command line, else from the file of --config, else from --fidelity, else
+    they are the options' own defaults. The network and the seed that were settled so are put into
+    ``options``.
+
+    Raises:
+        ValueError: settings in the file that are unknown or out of range.
+    """
+    file = options.get("config_file")
+    given = click.get_current_context().get_parameter_source
+    typed = {name for name in options if given(name) is click.core.ParameterSource.COMMANDLINE}
+    fidelity = preset(options["fidelity"])
+    if file is None:
+        run, wins = fidelity, {name for name in _PLACES if options.get(name) is not None}
+    else:
+        run, wins = Run.from_dict(file["config"]), typed
+        if "fidelity" in typed:
+            run = with_fidelity(run, options["fidelity"])
+        if "network" in file and "network" not in typed:
+            options["network"] = file["network"]
+    settings = run.to_dict()
+    for name, (part, setting) in _PLACES.items():
+        if name in wins and options.get(name) is not None:
+            (settings[part] if part else settings)[setting] = options[name]
+    run = Run.from_dict(settings)
+    options["seed"] = run.seed  # of splits and limits too
+    return run

@@ -29,10 +29,10 @@ def predict(
     quiet: bool,
 ) -> int:
     """Rank the classes of new pictures with a saved MODEL."""
-    from mpp_jax.cli import console, queries
+    from mpp_jax.cli import queries
+    from mpp_jax.cli.console import Console
 
-    output = console.Output(quiet)
-    return queries.predict(model, pictures, weights, method, top, as_json, output)
+    return queries.predict(model, pictures, weights, method, top, as_json, Console(quiet))
 
 
 @click.command()
@@ -83,11 +83,11 @@ def confidence(
     Writes OUT/NAME.png, the picture and its maps side by side, and OUT/NAME.npz, which NumPy alone
     can read: maps (n, h, w), classes, scores of the whole picture.
     """
-    from mpp_jax.cli import console, queries
+    from mpp_jax.cli import queries
+    from mpp_jax.cli.console import Console
 
-    output = console.Output(quiet)
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    return queries.confidence(model, pictures, weights, method, names, output, **options)
+    return queries.confidence(model, pictures, weights, method, names, Console(quiet), **options)
 
 
 @click.command()
@@ -115,10 +115,10 @@ def search(
     quiet: bool,
 ) -> int:
     """Find the pictures in STORE that are most similar to new ones (cosine of the encodings)."""
-    from mpp_jax.cli import console, queries
+    from mpp_jax.cli import queries
+    from mpp_jax.cli.console import Console
 
-    output = console.Output(quiet)
-    return queries.search(store, pictures, weights, method, top, as_json, output)
+    return queries.search(store, pictures, weights, method, top, as_json, Console(quiet))
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The commands about new pictures: their classes (predict), and their like (search)."""
+"""What the commands about new pictures do: predict, confidence and search."""
 
 import json
 from collections.abc import Sequence
@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mpp_jax.cli.console import Output, made_with, open_network
-from mpp_jax.cli.stages import open_codebooks_of
+from mpp_jax.cli.console import Console, made_with
+from mpp_jax.cli.opening import open_network
 from mpp_jax.data import Skipped
 from mpp_jax.maps.accumulation import Reading
 from mpp_jax.maps.picture_maps import free_names, map_pictures, save_maps
-from mpp_jax.runs.model import Provenance, load_model, picture_item
+from mpp_jax.runs.model import load_model, picture_item
+from mpp_jax.runs.provenance import Provenance, open_codebooks_of
 from mpp_jax.runs.search import Neighbour, nearest
 from mpp_jax.runs.vectors import encode_whole
 from mpp_jax.storage.bundle import check_place
@@ -26,12 +27,12 @@ def predict(
     method: str | None,
     top: int,
     as_json: bool,
-    output: Output,
+    console: Console,
 ) -> int:
-    """Ranked classes and scores of new pictures."""
+    """Rank the classes of new pictures."""
     model = load_model(model_folder, weights)
     made = model.provenance
-    output.say(made_with(made.network, made.weights_sha256))
+    console.say(made_with(made.network, made.weights_sha256))
     prediction = model.predict(pictures, method)
     reasons = {entry.position: entry.reason for entry in prediction.skipped}
     ranked = [prediction.ranked(i, top) for i in range(len(pictures))]
@@ -45,14 +46,14 @@ def predict(
             }
             for i, path in enumerate(pictures)
         ]
-        output.result(json.dumps(entries, indent=1))
+        console.result(json.dumps(entries, indent=1))
     else:
         for i, path in enumerate(pictures):
             if i not in reasons:
-                output.result(
+                console.result(
                     f"{path}: " + ", ".join(f"{name} {value:+.3f}" for name, value in ranked[i])
                 )
-    return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
+    return console.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
 
 
 def confidence(
@@ -61,7 +62,7 @@ def confidence(
     weights: str | None,
     method: str | None,
     classes: Sequence[str] | None,
-    output: Output,
+    console: Console,
     *,
     out: Path,
     top: int,
@@ -69,7 +70,7 @@ def confidence(
     bias: bool,
     max_side: int,
 ) -> int:
-    """Confidence maps of new pictures, as arrays and drawn over them."""
+    """Map the confidence in new pictures, as arrays and drawn over them."""
     model = load_model(model_folder, weights)
     check_place(out)
     items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
@@ -93,8 +94,8 @@ def confidence(
         scores = ", ".join(
             f"{name} {value:+.3f}" for name, value in zip(maps.classes, maps.scores, strict=True)
         )
-        output.result(f"{pictures[maps.position]}: {place}.png ({scores})")
-    return output.skipped([(pictures[entry.position], entry.reason) for entry in skipped])
+        console.result(f"{pictures[maps.position]}: {place}.png ({scores})")
+    return console.skipped([(pictures[entry.position], entry.reason) for entry in skipped])
 
 
 def search(
@@ -104,14 +105,14 @@ def search(
     method: str | None,
     top: int,
     as_json: bool,
-    output: Output,
+    console: Console,
 ) -> int:
-    """The stored pictures that are most similar to new ones."""
+    """Find the stored pictures that are most similar to new ones."""
     store = Store.open(store_folder)
     codebooks, made = open_codebooks_of(store)
     name = made.config.primary if method is None else method.lower()
     dimension = store.dimension(name)  # refuses what is not stored
-    network = open_network(made.network, made.find_weights(weights), made.config.dtype, output)
+    network = open_network(made.network, made.find_weights(weights), made.config.dtype, console)
     made.check_network(network)
     items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
     skipped: list[Skipped] = []
@@ -132,20 +133,20 @@ def search(
             }
             for i, path in enumerate(pictures)
         ]
-        output.result(json.dumps(entries, indent=1))
+        console.result(json.dumps(entries, indent=1))
     else:
         for i, path in enumerate(pictures):
             if i not in reasons:
-                output.result(f"{path}:")
+                console.result(f"{path}:")
                 for neighbour in found[i]:
                     entry = _entry(neighbour, store)
                     classes = ", ".join(entry["classes"])
-                    output.result(f"  {entry['similarity']:.4f}  {entry['path']}  ({classes})")
-    return output.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
+                    console.result(f"  {entry['similarity']:.4f}  {entry['path']}  ({classes})")
+    return console.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
 
 
 def _maker(made: Provenance) -> dict[str, str]:
-    """Network and weights, which each entry states so that it can be read by itself."""
+    """Return network and weights, which each entry states so that it can be read by itself."""
     return {"network": made.network, "weights_sha256": made.weights_sha256}
 
 

@@ -5,265 +5,198 @@ from pathlib import Path
 
 import numpy as np
 
-from mpp_jax.cli.console import DONE, Output, Skips, made_with, open_network, results_table
-from mpp_jax.config import Run
-from mpp_jax.data import DataError, Dataset
-from mpp_jax.describe.memory_cache import Describe, DescribedCache
-from mpp_jax.nets import Network
-from mpp_jax.pooling import check_methods, parse_all
-from mpp_jax.progress import StageTimer
+from mpp_jax.cli.console import DONE, Console, Skips, made_with, results_table
+from mpp_jax.cli.opening import open_network
+from mpp_jax.data import Dataset
+from mpp_jax.describe.extraction import ActivationSource
+from mpp_jax.describe.memory_cache import MemoryCache
+from mpp_jax.pooling import check_methods
 from mpp_jax.report.map_examples import map_gallery
 from mpp_jax.report.map_section import MapGallery
 from mpp_jax.report.metrics_json import write_metrics
 from mpp_jax.report.page import write_report
 from mpp_jax.runs import pipeline
-from mpp_jax.runs.model import (
+from mpp_jax.runs.model import MODEL, Model, open_model, save_model
+from mpp_jax.runs.provenance import (
     CODEBOOK,
-    MODEL,
-    Model,
+    CODEBOOK_OF_STORE,
     Provenance,
-    codebooks_digest,
+    check_same_run,
+    check_store,
+    fit_settings,
     load_codebooks,
-    open_model,
+    open_codebooks_of,
     save_codebooks,
-    save_model,
 )
 from mpp_jax.runs.settings import (
     NOTHING,
     Extras,
+    Job,
+    check_evaluable,
+    check_features,
     check_run_folder,
-    check_same_run,
-    describe_for,
-    fit_settings,
-    provenance_of,
-    settled,
+    write_config,
 )
-from mpp_jax.runs.vectors import atoms_of
+from mpp_jax.runs.vectors import atoms_of, recipes_of, wanted_of
 from mpp_jax.stats.codebook import Codebooks
-from mpp_jax.stats.gmm import EMInfo
+from mpp_jax.stats.em import EMInfo
 from mpp_jax.storage.bundle import check_place, holds_bundle
-from mpp_jax.storage.store import Store, StoreError
-from mpp_jax.storage.store_format import differences
-
-CODEBOOK_OF_STORE = "codebook"
-"""Encodings carry the codebook that made them, so that a model trained on them is complete."""
+from mpp_jax.storage.store import Store
 
 
-def run(
-    data: Dataset,
-    network: Network,
-    weights: str | None,
-    config: Run,
-    out: Path,
-    output: Output,
-    extras: Extras = NOTHING,
-    *,
-    maps: int = 0,
-) -> int:
-    """Everything: fit, encode, train, evaluate, report, with confidence maps of some pictures."""
-    config = settled(network, config, extras)
-    check_run_folder(out)
-    if not data.split("test"):
-        raise DataError(
-            f"{data.name}: no test picture, so there is nothing to evaluate; add some, "
-            "or use the commands fit, encode and train"
-        )
-    pipeline.check_contrast(data.classes, data.targets("train"))
-    pipeline.check_features(data, config, extras.features)
-    timer = StageTimer()
-    made = provenance_of(data, network, config, weights)
+def run(job: Job, console: Console, *, maps: int = 0) -> int:
+    """Fit, encode, train, evaluate, report; with confidence maps of some pictures."""
+    job = job.settled()
+    check_run_folder(job.out)
+    check_evaluable(job)
+    check_features(job.data, job.config, job.extras.features)
+    made, activations = job.made, _watched(job, console)
     codebooks: Codebooks = {}
-    cache = None
-    describe = describe_for(network, config, extras, output)
-    if pipeline.recipes(config):
-        check_same_run(out, made)
-        cache = DescribedCache(config.cache_bytes if extras.cache is None else 0)
-        codebooks, _ = _codebooks_or_fit(
-            out / "codebook", data, network, made, output, timer, cache, describe
-        )
-    store = pipeline.encode_dataset(
-        data,
-        network,
-        codebooks,
-        config,
-        out / "encodings",
-        features=extras.features,
-        timer=timer,
-        cache=cache,
-        describe=describe,
-        quiet=output.quiet,
-    )
-    save_codebooks(store.path / CODEBOOK_OF_STORE, codebooks, made)
-    output.wrote("encodings", store.path)
-    skips = _store_skips(store) + _dataset_skips(data)
+    if recipes_of(job.config):
+        check_same_run(job.out, made)
+        fitting = activations
+        if job.extras.cache is None:
+            later = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
+            activations = cache = MemoryCache(activations, job.config.cache_bytes, later)
+            fitting = cache.recorder
+        codebooks, _ = _codebooks_or_fit(job, job.out / "codebook", fitting, console)
+    store = _encode(job, job.out / "encodings", codebooks, activations, console)
+    write_config(job.out, made)
+    console.wrote("encodings", store.path)
+    skips = _store_skips(store) + _dataset_skips(job.data)
     try:
-        model = _train(store, codebooks, made, config.pooling, out / "model", output, timer)
+        model = _train(store, codebooks, made, job.config.pooling, job.out / "model", console)
         gallery = None
         if maps:
-            with timer.stage("confidence maps"):
-                gallery = map_gallery(
-                    replace(model, network=network), data, maps, quiet=output.quiet
-                )
-        _evaluate(model, store, out, output, timer, data, skips, gallery)
+            with console.stage("confidence maps"):
+                shown = replace(model, network=job.network)
+                gallery = map_gallery(shown, job.data, maps, watcher=console)
+        _evaluate(model, store, job.out, console, job.data, skips, gallery)
     except ValueError:
-        output.skipped(skips)  # the likely cause
+        console.skipped(skips)  # the likely cause
         raise
-    return output.skipped(skips)
+    return console.skipped(skips)
+
+
+def _watched(job: Job, console: Console) -> ActivationSource:
+    if job.extras.cache is not None:
+        console.say(f"activations: kept in and taken from {job.extras.cache}")
+    return job.activations
 
 
 def _codebooks_or_fit(
-    folder: Path,
-    dataset: Dataset,
-    network: Network,
-    made: Provenance,
-    output: Output,
-    timer: StageTimer,
-    cache: DescribedCache | None,
-    describe: Describe,
+    job: Job, folder: Path, activations: ActivationSource, console: Console
 ) -> tuple[Codebooks, Skips]:
     """Take the codebooks of the same settings that are in ``folder``, or fit and save them.
 
     Returns them, and the pictures that could not be read for them.
     """
+    made = job.made
     check_place(folder, CODEBOOK)
     if holds_bundle(folder):
         codebooks, old = load_codebooks(folder)
         if codebooks and fit_settings(old) == fit_settings(made):
-            output.say(f"codebook: taken from {folder}")
+            console.say(f"codebook: taken from {folder}")
             return codebooks, []
     skips: Skips = []
     codebooks, infos = pipeline.fit(
-        dataset,
-        network,
-        made.config,
-        timer=timer,
-        cache=cache,
-        describe=describe,
+        job.data,
+        job.network,
+        job.config,
+        activations=activations,
+        watcher=console,
         on_skip=lambda name, reason: skips.append((name, reason)),
-        quiet=output.quiet,
     )
     for key, info in infos.items():
         steps = f"{'EM' if isinstance(info.em, EMInfo) else 'k-means'} {int(info.em.iterations)}"
-        output.say(
+        console.say(
             f"codebook {key}: {info.samples} descriptors, PCA keeps {info.explained:.1%} of their "
             f"variance, {steps} steps{'' if info.em.converged else ' (limit reached)'}"
         )
     save_codebooks(folder, codebooks, made)
-    output.say(f"codebook of {made_with(made.network, made.weights_sha256)}")
-    output.wrote("codebook", folder)
+    write_config(folder, made)
+    console.say(f"codebook of {made_with(made.network, made.weights_sha256)}")
+    console.wrote("codebook", folder)
     return codebooks, skips
 
 
-def fit(
-    data: Dataset,
-    network: Network,
-    weights: str | None,
-    config: Run,
-    out: Path,
-    output: Output,
-    extras: Extras = NOTHING,
-) -> int:
-    """PCA and mixture only; those that the representations read, or the Fisher vector's."""
-    timer = StageTimer()
-    config = settled(network, config, extras)
-    if not pipeline.recipes(config):
-        raise ValueError(f"pooling: {', '.join(config.pooling)} need no codebook; encode at once")
-    made = provenance_of(data, network, config, weights)
-    describe = describe_for(network, config, extras, output)
-    _, skips = _codebooks_or_fit(out, data, network, made, output, timer, None, describe)
-    timer.print_table(quiet=output.quiet)
-    return output.skipped(skips + _dataset_skips(data))
+def fit(job: Job, console: Console) -> int:
+    """Fit PCA and mixture only; those that the representations read, or the Fisher vector's."""
+    job = job.settled()
+    if not recipes_of(job.config):
+        names = ", ".join(job.config.pooling)
+        raise ValueError(f"pooling: {names} need no codebook; encode at once")
+    _, skips = _codebooks_or_fit(job, job.out, _watched(job, console), console)
+    console.print_table()
+    return console.skipped(skips + _dataset_skips(job.data))
 
 
 def encode(
     data: Dataset,
-    codebook_folder: Path,
-    weights: str | None,
-    pooling: tuple[str, ...] | None,
+    codebook: Path,
     out: Path,
-    output: Output,
+    console: Console,
+    *,
+    weights: str | None = None,
+    pooling: tuple[str, ...] | None = None,
     extras: Extras = NOTHING,
 ) -> int:
-    """Pictures to vectors on disk, with saved codebooks."""
-    codebooks, made = load_codebooks(codebook_folder)
+    """Encode pictures into vectors on disk, with saved codebooks."""
+    codebooks, made = load_codebooks(codebook)
     weights = made.find_weights(weights)
-    network = open_network(made.network, weights, made.config.dtype, output)
+    network = open_network(made.network, weights, made.config.dtype, console)
     made.check_network(network)
     chosen = replace(made.config, pooling=pooling or made.config.pooling)
-    config = settled(network, chosen, extras)
+    job = Job(data, network, chosen, out, weights, extras).settled()
+    config, here = job.config, job.made
     check_methods(atoms_of(config), codebooks=codebooks, scales=config.pyramid.scales)
-    here = provenance_of(data, network, config, weights)
     if here.pictures_sha256 != made.pictures_sha256:
-        output.say(f"note: {codebook_folder} was fitted to other training pictures than these")
-    timer = StageTimer()
+        console.say(f"note: {codebook} was fitted to other training pictures than these")
+    store = _encode(job, out, codebooks, _watched(job, console), console)
+    console.print_table()
+    console.say(f"encodings of {made_with(here.network, here.weights_sha256)}")
+    console.wrote("encodings", out)
+    return console.skipped(_store_skips(store) + _dataset_skips(data))
+
+
+def _encode(
+    job: Job, folder: Path, codebooks: Codebooks, activations: ActivationSource, console: Console
+) -> Store:
+    """Encode into a store, and put beside it what made it."""
     store = pipeline.encode_dataset(
-        data,
-        network,
+        job.data,
+        job.network,
         codebooks,
-        config,
-        out,
-        features=extras.features,
-        timer=timer,
-        describe=describe_for(network, config, extras, output),
-        quiet=output.quiet,
+        job.config,
+        folder,
+        features=job.extras.features,
+        activations=activations,
+        watcher=console,
     )
-    save_codebooks(store.path / CODEBOOK_OF_STORE, codebooks, here)
-    timer.print_table(quiet=output.quiet)
-    output.say(f"encodings of {made_with(here.network, here.weights_sha256)}")
-    output.wrote("encodings", out)
-    return output.skipped(_store_skips(store) + _dataset_skips(data))
-
-
-def open_codebooks_of(store: Store) -> tuple[Codebooks, Provenance]:
-    """Return the codebooks that a store carries, after checking that they are the store's own."""
-    folder = store.path / CODEBOOK_OF_STORE
-    if not holds_bundle(folder):
-        raise StoreError(
-            f"{store.path}: its codebook is missing; give the same encode command again"
-        )
-    codebooks, made = load_codebooks(folder)
-    _check_store(store, codebooks, made)
-    return codebooks, made
-
-
-def _check_store(store: Store, codebooks: Codebooks, made: Provenance) -> None:
-    """Raise unless a store was encoded with this codebook, network, weights and settings."""
-    wanted = {
-        "network": made.network,
-        "weights_sha256": made.weights_sha256,
-        **pipeline.encoding_settings(made.config),
-    }
-    found = {key: store.manifest[key] for key in ("network", "weights_sha256")} | store.config
-    features = found.pop("features", {})
-    digest = store.manifest["codebook_sha256"]
-    if digest is not None:
-        found["codebook_sha256"] = digest
-        atoms = parse_all(list(store.methods), features, made.config.pyramid.layer)
-        wanted["codebook_sha256"] = codebooks_digest(codebooks, atoms)
-    other = differences(wanted, found)
-    if other:
-        raise StoreError(f"{store.path}: encoded with other settings: {'; '.join(other)}")
+    save_codebooks(folder / CODEBOOK_OF_STORE, codebooks, job.made)
+    write_config(folder, job.made)
+    return store
 
 
 def train(
-    store_folder: Path,
-    methods: tuple[str, ...] | None,
-    c: float | None,
+    store: Path,
     out: Path,
-    output: Output,
+    console: Console,
+    *,
+    methods: tuple[str, ...] | None = None,
+    c: float | None = None,
 ) -> int:
-    """SVMs from stored encodings."""
-    store = Store.open(store_folder)
-    codebooks, made = open_codebooks_of(store)
+    """Train SVMs on stored encodings."""
+    opened = Store.open(store)
+    codebooks, made = open_codebooks_of(opened)
     config = made.config
     if methods:
         names = dict.fromkeys(made.method_name(method) for method in methods)
         config = replace(config, pooling=tuple(names))
     if c is not None:
         config = replace(config, svm=replace(config.svm, c=c))
-    timer = StageTimer()
-    _train(store, codebooks, replace(made, config=config), config.pooling, out, output, timer)
-    timer.print_table(quiet=output.quiet)
+    _train(opened, codebooks, replace(made, config=config), config.pooling, out, console)
+    console.print_table()
     return DONE
 
 
@@ -273,18 +206,18 @@ def _train(
     made: Provenance,
     methods: tuple[str, ...],
     out: Path,
-    output: Output,
-    timer: StageTimer,
+    console: Console,
 ) -> Model:
     check_place(out, MODEL)
-    model, infos = pipeline.train(store, codebooks, made, methods, timer=timer, quiet=output.quiet)
+    model, infos = pipeline.train(store, codebooks, made, methods, watcher=console)
     for method, info in infos.items():
         gap, worst = float(np.max(info.relative_gap)), int(np.max(info.iterations))
         note = "" if info.converged.all() else " (iteration limit reached)"
-        output.say(f"svm {method}: relative duality gap {gap:.1e} after {worst} iterations{note}")
+        console.say(f"svm {method}: relative duality gap {gap:.1e} after {worst} iterations{note}")
     save_model(out, model)
-    output.say(f"model on {made_with(made.network, made.weights_sha256)}")
-    output.wrote("model", out)
+    write_config(out, made)
+    console.say(f"model on {made_with(made.network, made.weights_sha256)}")
+    console.wrote("model", out)
     return model
 
 
@@ -297,30 +230,29 @@ def _dataset_skips(dataset: Dataset) -> Skips:
 
 
 def evaluate(
-    model_folder: Path, store_folder: Path, pictures: Dataset | None, out: Path, output: Output
+    model: Path, store: Path, out: Path, console: Console, *, pictures: Dataset | None = None
 ) -> int:
-    """Scores of stored test vectors, metrics and report."""
+    """Score stored test vectors; write metrics and report."""
     check_place(out)
-    model = open_model(model_folder)
-    store = Store.open(store_folder)
-    _check_store(store, model.codebooks, model.provenance)
-    skips = _store_skips(store) + (_dataset_skips(pictures) if pictures is not None else [])
-    _evaluate(model, store, out, output, StageTimer(), pictures, skips)
-    return output.skipped(skips)
+    opened, encodings = open_model(model), Store.open(store)
+    check_store(encodings, opened.codebooks, opened.provenance)
+    skips = _store_skips(encodings) + (_dataset_skips(pictures) if pictures is not None else [])
+    _evaluate(opened, encodings, out, console, pictures, skips)
+    write_config(out, opened.provenance)
+    return console.skipped(skips)
 
 
 def _evaluate(
     model: Model,
     store: Store,
     out: Path,
-    output: Output,
-    timer: StageTimer,
+    console: Console,
     pictures: Dataset | None,
     skips: Skips,
     gallery: MapGallery | None = None,
 ) -> None:
-    with timer.stage("evaluate"):
-        scores = pipeline.score(model, store, quiet=output.quiet)
+    with console.stage("evaluate"):
+        scores = pipeline.score(model, store, watcher=console)
         table = pipeline.results(scores, store)
     made = model.provenance
     metrics = {
@@ -329,7 +261,7 @@ def _evaluate(
         "weights_sha256": made.weights_sha256,
         "config": made.config.to_dict(),
         "results": table,
-        "seconds": dict(timer.seconds),
+        "seconds": dict(console.seconds),
         "pictures": {
             "train": len(store.items("train")),
             "test": len(store.items("test")),
@@ -348,8 +280,8 @@ def _evaluate(
         test_paths=[sources.get(item.id, item.id) for item in store.items("test")],
         maps=gallery,
     )
-    timer.print_table(quiet=output.quiet)
-    output.say(f"results on {made_with(made.network, made.weights_sha256)}")
-    output.say(results_table(table))
-    output.wrote("metrics", out / "metrics.json")
-    output.wrote("report", report)
+    console.print_table()
+    console.say(f"results on {made_with(made.network, made.weights_sha256)}")
+    console.say(results_table(table))
+    console.wrote("metrics", out / "metrics.json")
+    console.wrote("report", report)

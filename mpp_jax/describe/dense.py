@@ -23,6 +23,7 @@ from mpp_jax.describe.pyramid import (
     scale_side,
 )
 from mpp_jax.nets.network import Network
+from mpp_jax.nets.sift import sift_network
 from mpp_jax.numerics import over_pictures
 
 DEFAULT = "default"
@@ -60,6 +61,11 @@ class Activations(NamedTuple):
 
     scales: tuple[Descriptors, ...]
     crops: dict[Crops, Array]
+
+
+def describer(network: Network, source: str) -> Network:
+    """Return what describes a source of descriptors: the network, or dense SIFT in its place."""
+    return sift_network() if source == SIFT else network
 
 
 @partial(jax.jit, static_argnames="layers")

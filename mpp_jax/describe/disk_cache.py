@@ -28,9 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpp_jax.config import Run
+from mpp_jax.config import Pyramid
 from mpp_jax.data import DecodeError, Item, Skipped
-from mpp_jax.describe.dense import SIFT, Activations, Crops, Descriptors
+from mpp_jax.describe.dense import Activations, Crops, Descriptors, describer
 from mpp_jax.describe.extraction import (
     Described,
     Wanted,
@@ -42,7 +42,6 @@ from mpp_jax.describe.extraction import (
 from mpp_jax.describe.pyramid import receptive_windows, scale_side
 from mpp_jax.files import write_file
 from mpp_jax.nets import Network
-from mpp_jax.nets.sift import sift_network
 
 VERSION = 1
 KEY = "key.json"
@@ -56,14 +55,14 @@ Place = tuple[str, int] | str
 """(shard, row) of a picture, or why it could not be decoded."""
 
 
-class ActivationCache:
-    """The stored activations of one network and pyramid."""
+class DiskCache:
+    """The stored activations of one network and pyramid: an `ActivationSource`."""
 
-    def __init__(self, folder: Path, network: Network, config: Run) -> None:
+    def __init__(self, folder: Path, network: Network, pyramid: Pyramid) -> None:
         """Use (and make, when there is something to keep) a folder."""
         self._folder = folder
         self._network = network
-        self._config = config
+        self._pyramid = pyramid
         self._indices: dict[Part, dict[str, Place]] = {}
         self._shards: dict[tuple[Part, str], np.ndarray] = {}
 
@@ -88,8 +87,8 @@ class ActivationCache:
     def key(self, part: Part) -> dict[str, Any]:
         """Return everything that decides a part, as JSON values."""
         source, what = part
-        network = sift_network() if source == SIFT else self._network
-        pyramid, spec = self._config.pyramid, network.spec
+        network = describer(self._network, source)
+        pyramid, spec = self._pyramid, network.spec
         side = scale_side(spec.side, what, pyramid.rounding) if isinstance(what, int) else spec.side
         return {
             "version": VERSION,
@@ -143,7 +142,7 @@ class ActivationCache:
         skipped: list[Skipped] = []
         found: dict[Part, dict[int, np.ndarray]] = {part: {} for part in parts}
         for described in describe_items(
-            self._network, items, self._config.pyramid, wants=wants, on_skip=skipped.append
+            self._network, items, self._pyramid, wants=wants, on_skip=skipped.append
         ):
             for part, x in _arrays(described, wants).items():
                 values = np.asarray(x, np.float32)
@@ -186,7 +185,7 @@ class ActivationCache:
 
     def _read(self, digests: list[str], wants: Wants, start: int) -> Iterator[Described]:
         good = [i for i, digest in enumerate(digests) if self._reason(digest, wants) is None]
-        size = batch_size(self._config.pyramid)
+        size = batch_size(self._pyramid)
         for first in range(0, len(good), size):
             chosen = good[first : first + size]
             index = np.full(size, -1, np.int64)
@@ -219,9 +218,9 @@ class ActivationCache:
         return jnp.asarray(np.stack(rows))
 
     def _descriptors(self, source: str, scale: int, x: jax.Array, valid: np.ndarray) -> Descriptors:
-        spec = (sift_network() if source == SIFT else self._network).spec
-        layer = spec.layer(source_layer(spec, source, self._config.pyramid))
-        side = scale_side(spec.side, scale, self._config.pyramid.rounding)
+        spec = describer(self._network, source).spec
+        layer = spec.layer(source_layer(spec, source, self._pyramid))
+        side = scale_side(spec.side, scale, self._pyramid.rounding)
         positions = spec.positions(side, layer.name)
         window = receptive_windows(positions, layer.stride, layer.window, side)
         mask = jnp.broadcast_to(jnp.asarray(valid)[:, None], x.shape[:2])

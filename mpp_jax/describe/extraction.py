@@ -1,10 +1,15 @@
-"""From picture files to activations on the device, and the sample for a codebook."""
+"""From picture files to activations on the device, and the sample for a codebook.
+
+An `ActivationSource` is all that the method asks for: `Extractor` computes, `MemoryCache` and
+`DiskCache` keep what others computed.
+"""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +26,10 @@ from mpp_jax.describe.dense import (
     Descriptors,
     describe_crops,
     describe_scale,
+    describer,
 )
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.nets import NetSpec, Network
-from mpp_jax.nets.sift import sift_network
 
 
 class Wanted(NamedTuple):
@@ -58,6 +63,50 @@ class Described(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.sources))
+
+    def select(self, had: Wants, wants: Wants) -> "Described":
+        """Return what is wanted alone, where more was described."""
+        sources = {}
+        for source, want in wants.items():
+            found, place = self.sources[source], had[source].scales.index
+            scales = tuple(found.scales[place(k)] for k in want.scales)
+            sources[source] = Activations(scales, {key: found.crops[key] for key in want.crops})
+        return Described(self.index, sources)
+
+
+class ActivationSource(Protocol):
+    """Where activations come from."""
+
+    def describe(
+        self, items: Sequence[Item], wants: Wants, on_skip: Callable[[Skipped], object]
+    ) -> Iterator[Described]:
+        """Yield what is wanted of pictures, batch by batch.
+
+        Args:
+            items: pictures.
+            wants: what is wanted of each source of descriptors.
+            on_skip: is told of every picture that could not be decoded.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Computes activations and keeps none.
+
+    Attributes:
+        network: the network.
+        pyramid: scales, layer and resize.
+    """
+
+    network: Network
+    pyramid: Pyramid
+
+    def describe(
+        self, items: Sequence[Item], wants: Wants, on_skip: Callable[[Skipped], object]
+    ) -> Iterator[Described]:
+        """Decode pictures and yield what is wanted of them; see `ActivationSource`."""
+        return describe_items(self.network, items, self.pyramid, wants=wants, on_skip=on_skip)
 
 
 def batch_size(pyramid: Pyramid) -> int:
@@ -103,17 +152,18 @@ def describe_sources(
     """Return what is wanted of a batch; layers of the network come from one pass a scale."""
     canvas, sizes, valid = (jnp.asarray(a) for a in (batch.canvas, batch.sizes, batch.valid))
     found: dict[str, Activations] = {}
-    for describer in (network, sift_network()):
-        mine = {s: w for s, w in wants.items() if (s == SIFT) == (describer is not network)}
-        layers = {source: source_layer(describer.spec, source, pyramid) for source in mine}
+    for sift in (False, True):
+        mine = {source: want for source, want in wants.items() if (source == SIFT) == sift}
+        network_of = describer(network, SIFT if sift else DEFAULT)
+        layers = {source: source_layer(network_of.spec, source, pyramid) for source in mine}
         scales: dict[str, list[Descriptors]] = {source: [] for source in mine}
         for k in sorted({k for want in mine.values() for k in want.scales}):
             readers = [source for source, want in mine.items() if k in want.scales]
             parts = describe_scale(
-                describer,
+                network_of,
                 canvas,
                 sizes,
-                side=scale_side(describer.spec.side, k, pyramid.rounding),
+                side=scale_side(network_of.spec.side, k, pyramid.rounding),
                 layers=[layers[source] for source in readers],
                 resampling=pyramid.resampling,
                 valid=valid,
@@ -124,7 +174,7 @@ def describe_sources(
         for key in dict.fromkeys(key for want in mine.values() for key in want.crops):
             readers = [source for source, want in mine.items() if key in want.crops]
             cut = describe_crops(
-                describer,
+                network_of,
                 canvas,
                 sizes,
                 count=key[0],

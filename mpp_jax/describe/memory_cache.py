@@ -1,44 +1,113 @@
-"""Where activations come from: the network, this process's memory, or a folder of earlier ones."""
+"""Activations kept on the device between two passes over the same pictures.
+
+The codebook is fitted to activations that are encoded afterwards: `MemoryCache.recorder` is the
+source of the first pass, the cache itself that of the second.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from mpp_jax.config import Run
+import numpy as np
+
 from mpp_jax.data import Item, Skipped
-from mpp_jax.describe.extraction import Described, Wants, describe_items
-from mpp_jax.nets import Network
-
-Describe = Callable[[Sequence[Item], Wants, Callable[[Skipped], object]], Iterator[Described]]
-"""Pictures and what is wanted of them -> their activations, batch by batch."""
+from mpp_jax.describe.extraction import ActivationSource, Described, Wanted, Wants
 
 
-class DescribedCache:
-    """Activations kept on the device between fitting and encoding, up to a number of bytes.
+class Kept(NamedTuple):
+    """A batch and the ids of its pictures, in the order of their rows."""
+
+    ids: tuple[str, ...]
+    described: Described
+
+
+class MemoryCache:
+    """A source that gives out what its recorder kept, each batch once, and computes the rest.
 
     Attributes:
-        full: whether a batch has been turned away.
-        batches: (pictures, what was described of them, activations).
+        source: where activations come from.
+        later: what the second pass wants of each source of descriptors: this is kept.
+        room: bytes that are left.
+        batches: those that are kept.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Start empty, with room for ``limit`` bytes."""
-        self._room = limit
-        self.full = False
-        self.batches: list[tuple[list[Item], Wants, Described]] = []
+    def __init__(self, source: ActivationSource, room: int, later: Wants) -> None:
+        """Start empty, with room for so many bytes."""
+        self.source = source
+        self.later = later
+        self.room = room
+        self.batches: list[Kept] = []
 
-    def offer(self, items: list[Item], wants: Wants, described: Described) -> None:
-        """Keep a batch and its pictures if there is room."""
-        self.full = self.full or described.nbytes > self._room
-        if not self.full:
-            self._room -= described.nbytes
-            self.batches.append((items, wants, described))
-
-
-def describe_with(network: Network, config: Run) -> Describe:
-    """Return a function that decodes pictures and computes their activations, kept nowhere."""
+    @property
+    def recorder(self) -> "Recorder":
+        """The source of the first pass, whose batches are kept while there is room."""
+        return Recorder(self)
 
     def describe(
-        items: Sequence[Item], wants: Wants, on_skip: Callable[[Skipped], object]
+        self, items: Sequence[Item], wants: Wants, on_skip: Callable[[Skipped], object]
     ) -> Iterator[Described]:
-        return describe_items(network, items, config.pyramid, wants=wants, on_skip=on_skip)
+        """Yield what is wanted of pictures, kept batches first; see `ActivationSource`."""
+        place = {item.id: position for position, item in enumerate(items)}
+        left = dict(place)
+        if all(_holds(self.later.get(source), want) for source, want in wants.items()):
+            mine: list[Kept] = []
+            others: list[Kept] = []
+            for kept in self.batches:
+                (mine if place.keys() >= set(kept.ids) else others).append(kept)
+            self.batches = others
+            while mine:  # one after the other: what is given out can be freed
+                ids, described = mine.pop(0)
+                index = np.full(len(described.index), -1, np.int64)
+                index[: len(ids)] = [left.pop(name) for name in ids]
+                yield described.select(self.later, wants)._replace(index=index)
+        rest = np.array([*left.values()], np.int64)
 
-    return describe
+        def skip(entry: Skipped) -> None:
+            on_skip(entry._replace(position=int(rest[entry.position])))
+
+        for described in self.source.describe([items[i] for i in rest], wants, skip):
+            index = np.where(described.index >= 0, rest[described.index], -1)
+            yield described._replace(index=index)
+
+    def offer(self, items: Sequence[Item], had: Wants, described: Described) -> None:
+        """Keep a batch of the pictures ``items`` if there is room."""
+        kept = described.select(had, self.later)
+        if kept.nbytes > self.room:
+            self.room = 0  # kept batches are a beginning: none after one that did not fit
+            return
+        self.room -= kept.nbytes
+        self.batches.append(Kept(tuple(items[i].id for i in kept.index if i >= 0), kept))
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Describes pictures for the first pass of a `MemoryCache`, which keeps what it can."""
+
+    cache: MemoryCache
+
+    def describe(
+        self, items: Sequence[Item], wants: Wants, on_skip: Callable[[Skipped], object]
+    ) -> Iterator[Described]:
+        """Yield what is wanted of pictures; see `ActivationSource`."""
+        keeping = self.cache.room > 0
+        both = _union(wants, self.cache.later) if keeping else wants
+        for described in self.cache.source.describe(items, both, on_skip):
+            if keeping:
+                self.cache.offer(items, both, described)
+            yield described.select(both, wants)
+
+
+def _holds(had: Wanted | None, want: Wanted) -> bool:
+    if had is None:
+        return False
+    return set(want.scales) <= set(had.scales) and set(want.crops) <= set(had.crops)
+
+
+def _union(one: Wants, other: Wants) -> Wants:
+    nothing = Wanted(())
+    union = {}
+    for source in dict.fromkeys((*one, *other)):
+        a, b = one.get(source, nothing), other.get(source, nothing)
+        scales = tuple(sorted({*a.scales, *b.scales}))
+        union[source] = Wanted(scales, tuple(dict.fromkeys((*a.crops, *b.crops))))
+    return union

@@ -9,7 +9,7 @@ from mpp_jax.maps.overlays import overlay, shown_range
 from mpp_jax.maps.picture_maps import PictureMaps, map_pictures
 from mpp_jax.maps.pointing import peak
 from mpp_jax.pooling import parse
-from mpp_jax.progress import progress
+from mpp_jax.progress import Watcher
 from mpp_jax.report.figures import THUMBNAIL_SIDE
 from mpp_jax.report.map_section import MapExample, MapGallery, Overlay
 from mpp_jax.runs.model import Model
@@ -55,7 +55,12 @@ def local_method(model: Model) -> str | None:
 
 
 def map_gallery(
-    model: Model, data: Dataset, count: int, *, reading: Reading = "sum", quiet: bool = False
+    model: Model,
+    data: Dataset,
+    count: int,
+    *,
+    reading: Reading = "sum",
+    watcher: Watcher | None = None,
 ) -> MapGallery:
     """Map the confidence of a model in some test pictures.
 
@@ -64,7 +69,7 @@ def map_gallery(
         data: its classes are the model's.
         count: test pictures shown.
         reading: see `mpp_jax.maps.confidence`.
-        quiet: no progress bar.
+        watcher: is shown how far the work is; None for a new one.
 
     Raises:
         ValueError: the model has no network.
@@ -86,7 +91,7 @@ def map_gallery(
         max_side=THUMBNAIL_SIDE,
         on_skip=skipped.append,
     )
-    bar = progress(found, "confidence maps", "picture", quiet=quiet)
+    bar = (watcher or Watcher()).bar(found, "confidence maps", "picture")
     examples = {entry.position: _example(items[entry.position], entry, data) for entry in bar}
     reason = "" if examples else "None: no test picture could be read."
     return MapGallery(method, reading, tuple(examples[k] for k in sorted(examples)), reason)

@@ -1,153 +1,26 @@
 """A trained model: codebook, one-vs-rest SVMs and class names, saved as one folder."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.describe.dense import DEFAULT
-from mpp_jax.nets import Network, get_spec
-from mpp_jax.pooling.notation import Atom, canonical
+from mpp_jax.nets import Network
+from mpp_jax.runs.provenance import Provenance, damage_reported
 from mpp_jax.runs.vectors import encode_whole
 from mpp_jax.stats.codebook import FISHER, Codebook, Codebooks
-from mpp_jax.stats.gmm import GMM
-from mpp_jax.stats.pca import PCA
-from mpp_jax.storage.bundle import RECORD, BundleError, arrays_digest, read_bundle, write_bundle
-from mpp_jax.svm.machines import LinearSVM, svm_scores
+from mpp_jax.storage.bundle import read_bundle, write_bundle
+from mpp_jax.storage.codebooks import codebook_arrays, codebook_record, codebooks_from
+from mpp_jax.svm import LinearSVM, svm_scores
 from mpp_jax.weights.load import load_network
 
-CODEBOOK = "mpp-jax-codebook"
 MODEL = "mpp-jax-model"
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a codebook or model comes from; a mismatch is refused.
-
-    Attributes:
-        network: its name.
-        weights_sha256: of the network's weight file.
-        weights_file: path it was read from (a hint for the next time), or None.
-        dataset: name of the pictures.
-        pictures_sha256: of the list of training pictures.
-        config: settings of the run.
-    """
-
-    network: str
-    weights_sha256: str
-    weights_file: str | None
-    dataset: str
-    pictures_sha256: str
-    config: Run
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {**self.__dict__, "config": self.config.to_dict()}
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> "Provenance":
-        """Read what `to_dict` wrote, ignoring other keys."""
-        names = cls.__dataclass_fields__
-        values = {name: record[name] for name in names if name in record}
-        return cls(**{**values, "config": Run.from_dict(record["config"])})
-
-    def find_weights(self, weights: str | os.PathLike[str] | None) -> Any:
-        """Return ``weights``, or where there are none the recorded file if it still exists."""
-        hint = self.weights_file
-        return hint if weights is None and hint is not None and Path(hint).exists() else weights
-
-    def method_name(self, text: str) -> str:
-        """Return the name under which a representation that the user typed is known here.
-
-        Raises:
-            ValueError: bad notation, or a layer that the network does not have.
-        """
-        spec = get_spec(self.network)
-        own = spec.layer(self.config.pyramid.layer).name
-        return canonical(text, spec, own, self.config.features)
-
-    def check_network(self, network: Network) -> None:
-        """Raise unless ``network`` is the one with the same weights.
-
-        Raises:
-            BundleError: another network, or other weights.
-        """
-        if network.spec.name != self.network:
-            raise BundleError(f"made with network {self.network!r}, not {network.spec.name!r}")
-        if network.weights_sha256 != self.weights_sha256:
-            raise BundleError(
-                f"made with {self.network} weights of sha256 {self.weights_sha256[:12]}..., the "
-                f"given ones have {network.weights_sha256[:12] or 'none'}...; "
-                "give the same file with --weights"
-            )
-
-
-def codebooks_digest(codebooks: Codebooks, atoms: Sequence[Atom]) -> str | None:
-    """Return the SHA-256 of the codebooks that the atoms read; None where they read none."""
-    keys = {atom.codebook for atom in atoms}
-    used = {key: book for key, book in codebooks.items() if key in keys}
-    return arrays_digest(_arrays(used)) if used else None
-
-
-def _arrays(codebooks: Codebooks) -> dict[str, Any]:
-    if not codebooks:
-        return {}
-    return {
-        "codebooks": {
-            key: {"pca": book.pca._asdict(), "gmm": book.gmm._asdict()}
-            for key, book in sorted(codebooks.items())
-        }
-    }
-
-
-def _record(codebooks: Codebooks) -> dict[str, dict[str, bool]]:
-    return {
-        key: {"l2_before": book.l2_before, "l2_after": book.l2_after}
-        for key, book in sorted(codebooks.items())
-    }
-
-
-def _codebooks_from(arrays: dict[str, Any], record: dict[str, Any]) -> Codebooks:
-    books = {}
-    for key, flags in record["codebooks"].items():
-        parts = jax.tree.map(jnp.asarray, arrays["codebooks"][key])
-        pca, gmm = PCA(**parts["pca"]), GMM(**parts["gmm"])
-        books[key] = Codebook(pca, gmm, flags["l2_before"], flags["l2_after"])
-    return books
-
-
-def save_codebooks(folder: Path, codebooks: Codebooks, provenance: Provenance) -> None:
-    """Write a codebook folder; raises `BundleError` where the place is taken by something else.
-
-    None at all are saved as well: it says that these settings need none.
-    """
-    record = provenance.to_dict() | {"codebooks": _record(codebooks)}
-    write_bundle(folder, CODEBOOK, _arrays(codebooks), record)
-
-
-def load_codebooks(folder: Path) -> tuple[Codebooks, Provenance]:
-    """Read a codebook folder; raises `BundleError` where it cannot be."""
-    arrays, record = read_bundle(folder, CODEBOOK)
-    with _damage_reported(folder):
-        return _codebooks_from(arrays, record), Provenance.from_dict(record)
-
-
-@contextmanager
-def _damage_reported(folder: Path) -> Iterator[None]:
-    """Turn what a record with missing or misshapen entries raises into one BundleError."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleError(f"{folder / RECORD}: damaged ({reason}); make it anew") from error
 
 
 class Prediction(NamedTuple):
@@ -196,6 +69,28 @@ class Model:
         """The one of the run's own layer, for Fisher vectors; None where there is none."""
         return self.codebooks.get(f"{DEFAULT}.{FISHER.name}")
 
+    def method(self, name: str | None = None) -> str:
+        """Return the representation that a name stands for here.
+
+        Args:
+            name: as the user types it; None for the primary one.
+
+        Raises:
+            ValueError: bad notation, or one that the model was not trained on.
+        """
+        wanted = self.primary if name is None else name
+        if wanted not in self.svms:
+            wanted = self.provenance.method_name(wanted)
+        if wanted not in self.svms:
+            raise ValueError(f"method: the model knows {', '.join(self.svms)}, not {wanted!r}")
+        return wanted
+
+    def opened_network(self) -> Network:
+        """Return the network, or raise a `ValueError` where the model was opened without it."""
+        if self.network is None:
+            raise ValueError("network: the model was opened without its network; use load_model")
+        return self.network
+
     def predict(
         self,
         pictures: Sequence[str | os.PathLike[str] | np.ndarray] | np.ndarray,
@@ -213,20 +108,13 @@ class Model:
         """
         if isinstance(pictures, str | os.PathLike):
             raise TypeError(f"pictures must be a sequence of paths or arrays, got {pictures!r}")
-        name = self.primary if method is None else method
-        if name not in self.svms:
-            name = self.provenance.method_name(name)
-        if name not in self.svms:
-            raise ValueError(f"method: the model knows {', '.join(self.svms)}, not {name!r}")
-        if self.network is None:
-            raise ValueError("network: the model was opened without its network; use load_model")
+        name = self.method(method)
+        network = self.opened_network()
         items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
         skipped: list[Skipped] = []
         scores = np.full((len(items), len(self.classes)), np.nan, np.float32)
         config = self.provenance.config
-        encoded = encode_whole(
-            self.network, items, self.codebooks, config, name, on_skip=skipped.append
-        )
+        encoded = encode_whole(network, items, self.codebooks, config, name, on_skip=skipped.append)
         for index, vectors in encoded:
             if len(index):
                 scores[index] = np.asarray(svm_scores(self.svms[name], vectors))
@@ -243,12 +131,12 @@ def picture_item(number: int, picture: str | os.PathLike[str] | np.ndarray) -> I
 def save_model(folder: Path, model: Model) -> None:
     """Write a model folder; raises `BundleError` where the place is taken by something else."""
     svms = {name: svm._asdict() for name, svm in model.svms.items()}
-    arrays = {"svms": svms, **_arrays(model.codebooks)}
+    arrays = {"svms": svms, **codebook_arrays(model.codebooks)}
     record = model.provenance.to_dict() | {
         "classes": list(model.classes),
         "methods": list(model.svms),
         "primary": model.primary,
-        "codebooks": _record(model.codebooks),
+        "codebooks": codebook_record(model.codebooks),
     }
     write_bundle(folder, MODEL, arrays, record)
 
@@ -256,8 +144,8 @@ def save_model(folder: Path, model: Model) -> None:
 def open_model(folder: Path) -> Model:
     """Read a model folder without its network; raises `BundleError` where it cannot be read."""
     arrays, record = read_bundle(folder, MODEL)
-    with _damage_reported(folder):
-        codebooks = _codebooks_from(arrays, record)
+    with damage_reported(folder):
+        codebooks = codebooks_from(arrays, record)
         svms = {name: LinearSVM(**arrays["svms"][name]) for name in record["methods"]}
         provenance = Provenance.from_dict(record)
         classes, primary = tuple(record["classes"]), record["primary"]

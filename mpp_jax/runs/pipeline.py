@@ -4,7 +4,6 @@ Each stage reads what the stage before wrote, so that `run` and the single comma
 bytes. Read this file first; every step is one call into the module that does it.
 """
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,51 +16,25 @@ from mpp_jax import metrics as measures
 from mpp_jax.config import Run
 from mpp_jax.data import DataError, Dataset, Item, Skipped, decodable
 from mpp_jax.data.features import Features
-from mpp_jax.describe.dense import SIFT
-from mpp_jax.describe.extraction import Described, DescriptorSample, Wanted, Wants, source_layer
-from mpp_jax.describe.memory_cache import Describe, DescribedCache, describe_with
+from mpp_jax.describe.dense import describer
+from mpp_jax.describe.extraction import (
+    ActivationSource,
+    DescriptorSample,
+    Extractor,
+    Wanted,
+    source_layer,
+)
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.nets import Network
-from mpp_jax.nets.sift import sift_network
 from mpp_jax.pooling import check_methods
-from mpp_jax.progress import StageTimer, progress
-from mpp_jax.runs.model import Model, Provenance, codebooks_digest
-from mpp_jax.runs.vectors import atoms_of, encode_described, wanted_of
+from mpp_jax.progress import Watcher
+from mpp_jax.runs.model import Model
+from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
+from mpp_jax.runs.settings import check_contrast, check_features
+from mpp_jax.runs.vectors import atoms_of, encode_described, recipes_of, wanted_of
 from mpp_jax.stats.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
-from mpp_jax.svm.machines import SVMInfo, fit_svm, svm_scores
-
-
-def provenance(
-    dataset: Dataset, network: Network, config: Run, weights_file: str | None = None
-) -> Provenance:
-    """Return what a codebook or model of these pictures, network and settings is stamped with."""
-    names = "\n".join(item.id for item in dataset.split("train"))
-    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
-    return Provenance(
-        network.spec.name,
-        network.weights_sha256,
-        weights_file,
-        dataset.name,
-        digest.hexdigest(),
-        config,
-    )
-
-
-def recipes(config: Run) -> dict[str, tuple[str, Recipe]]:
-    """Return (source, recipe) of every codebook that the representations read, by key."""
-    atoms = [atom for atom in atoms_of(config) if atom.codebook is not None]
-    return {atom.codebook: (atom.source, atom.pooling.codebook) for atom in atoms}  # type: ignore[misc]
-
-
-def encoding_settings(config: Run) -> dict[str, Any]:
-    """Return what decides the vectors besides network, weights and codebooks, as JSON values."""
-    settings = config.to_dict()
-    return {
-        "pyramid": settings["pyramid"] | {"scales": list(config.pyramid.scales)},
-        "skip_first": config.encoder.skip_first,
-        "dtype": config.dtype,
-    }
+from mpp_jax.svm import SVMInfo, fit_svm, svm_scores
 
 
 def _blocks(items: Sequence[Item], dataset: Dataset) -> Iterator[list[Item]]:
@@ -76,11 +49,9 @@ def fit(
     network: Network,
     config: Run,
     *,
-    timer: StageTimer | None = None,
-    cache: DescribedCache | None = None,
-    describe: Describe | None = None,
+    activations: ActivationSource | None = None,
+    watcher: Watcher | None = None,
     on_skip: Callable[[str, str], object] | None = None,
-    quiet: bool = False,
 ) -> tuple[Codebooks, dict[str, CodebookInfo]]:
     """Fit PCA and mixture to descriptors sampled from the training pictures over all scales.
 
@@ -90,11 +61,9 @@ def fit(
         dataset: pictures; those of the training split are read.
         network: the network.
         config: settings.
-        timer: collects seconds per stage.
-        cache: is offered every batch of activations.
-        describe: computes the activations; None for `describe_with`.
+        activations: where they come from; None for the network itself.
+        watcher: is shown how far the work is; None for a new one.
         on_skip: is told (id, reason) of every picture that could not be decoded.
-        quiet: no progress bar.
 
     Returns:
         Codebooks and how their fits went, by key.
@@ -102,47 +71,34 @@ def fit(
     Raises:
         ValueError: too few descriptors, or NaN among them.
     """
-    timer = timer or StageTimer()
-    describe = describe or describe_with(network, config)
+    watcher = watcher or Watcher()
+    activations = activations or Extractor(network, config.pyramid)
     items = dataset.split("train")
-    books = recipes(config)
+    books = recipes_of(config)
     _check_enough(len(items), network, config, books)
     place = {item.id: i for i, item in enumerate(items)}
     samples = {
         source: DescriptorSample(len(items), config.encoder.samples, config.seed)
         for source, _ in books.values()
     }
-    needed = {source: Wanted(config.pyramid.scales) for source in samples}
-    later = wanted_of(atoms_of(config), config.pyramid.scales)
-    both = {
-        source: Wanted(
-            needed[source].scales if source in needed else want.scales,
-            want.crops,
-        )
-        for source, want in later.items()
-    }
+    wants = {source: Wanted(config.pyramid.scales) for source in samples}
     with (
-        timer.stage("describe training pictures"),
-        progress(len(items), "describe", "picture", quiet=quiet) as bar,
+        watcher.stage("describe training pictures"),
+        watcher.bar(len(items), "describe", "picture") as bar,
     ):
+
+        def skip(entry: Skipped) -> None:
+            bar.update(1)
+            if on_skip is not None:
+                on_skip(entry.path, entry.reason)
+
         for block in _blocks(items, dataset):
-            keeping = cache is not None and not cache.full
-            wants = both if keeping else needed
-
-            def skip(entry: Skipped) -> None:
-                bar.update(1)
-                if on_skip is not None:
-                    on_skip(entry.path, entry.reason)
-
-            for batch in describe(block, wants, skip):
-                mine = [block[i] for i in batch.index if i >= 0]
-                if cache is not None and keeping:
-                    cache.offer(mine, wants, batch)
+            for batch in activations.describe(block, wants, skip):
                 where = np.array([place[block[i].id] if i >= 0 else -1 for i in batch.index])
                 for source, sample in samples.items():
                     sample.add(where, batch.sources[source].scales)
-                bar.update(len(mine))
-    with timer.stage("fit PCA and mixture"):
+                bar.update(int((batch.index >= 0).sum()))
+    with watcher.stage("fit PCA and mixture"):
         drawn = {source: sample.finish() for source, sample in samples.items()}
         fitted = {
             key: fit_codebook(
@@ -164,7 +120,7 @@ def _check_enough(
     """Raise where a codebook could not be fitted even if every picture can be read."""
     pyramid = config.pyramid
     for source, recipe in books.values():
-        spec = sift_network().spec if source == SIFT else network.spec
+        spec = describer(network, source).spec
         layer = source_layer(spec, source, pyramid)
         sides = [scale_side(spec.side, k, pyramid.rounding) for k in pyramid.scales]
         each = sum(spec.positions(side, layer) ** 2 for side in sides)
@@ -180,10 +136,8 @@ def encode_dataset(
     folder: Path,
     *,
     features: Mapping[str, Features] | None = None,
-    timer: StageTimer | None = None,
-    cache: DescribedCache | None = None,
-    describe: Describe | None = None,
-    quiet: bool = False,
+    activations: ActivationSource | None = None,
+    watcher: Watcher | None = None,
 ) -> Store:
     """Encode all pictures into a store, resuming an unfinished one of the same settings.
 
@@ -197,18 +151,16 @@ def encode_dataset(
         config: settings.
         folder: of the store.
         features: those that representations stack with, by name.
-        timer: collects seconds per stage.
-        cache: activations from `fit`, which are taken out of it.
-        describe: computes the activations; None for `describe_with`.
-        quiet: no progress bar.
+        activations: where they come from; None for the network itself.
+        watcher: is shown how far the work is; None for a new one.
 
     Raises:
         StoreError: the folder holds something else.
         DataError: features lack a picture.
         ValueError: a representation lacks its codebook, scale or features.
     """
-    timer = timer or StageTimer()
-    describe = describe or describe_with(network, config)
+    watcher = watcher or Watcher()
+    activations = activations or Extractor(network, config.pyramid)
     atoms = atoms_of(config)
     check_methods(atoms, codebooks=codebooks, scales=config.pyramid.scales)
     external = check_features(dataset, config, features or {})
@@ -220,58 +172,31 @@ def encode_dataset(
         methods=[atom.name for atom in atoms],
         network=network.spec.name,
         weights_sha256=network.weights_sha256,
-        codebook_sha256=codebooks_digest(codebooks, atoms),
+        codebook_sha256=atoms_digest(codebooks, atoms),
         config=encoding_settings(config)
         | {"features": {name: part.sha256 for name, part in external.items()}},
         shard_size=SHARD_SIZE,
         mended=decodable,
     )
-    todo = list(writer.remaining)
-    total = len(dataset.items)
+    todo, total = writer.remaining, len(dataset.items)
     with (
         writer,
-        timer.stage("encode pictures"),
-        progress(total, "encode", "picture", quiet=quiet, initial=total - len(todo)) as bar,
+        watcher.stage("encode pictures"),
+        watcher.bar(total, "encode", "picture", initial=total - len(todo)) as bar,
     ):
-
-        def put(items: list[Item], had: Wants, described: Described) -> None:
-            _, vectors = encode_described(described, had, codebooks, config, computed)
-            vectors |= {name: part.of(items) for name, part in external.items()}
-            writer.put(items, vectors)
-            bar.update(len(items))
-
-        open_ids = {item.id for item in todo}
-        while cache is not None and cache.batches:
-            items, had, described = cache.batches.pop(0)
-            if all(item.id in open_ids for item in items):
-                put(items, had, described)
-                open_ids -= {item.id for item in items}
-        for block in _blocks([item for item in todo if item.id in open_ids], dataset):
+        for block in _blocks(todo, dataset):
 
             def skip(entry: Skipped, block: list[Item] = block) -> None:
                 writer.skip(block[entry.position], entry.reason)
                 bar.update(1)
 
-            for described in describe(block, wants, skip):
-                put([block[i] for i in described.index if i >= 0], wants, described)
+            for described in activations.describe(block, wants, skip):
+                index, vectors = encode_described(described, wants, codebooks, config, computed)
+                items = [block[i] for i in index]
+                vectors |= {name: part.of(items) for name, part in external.items()}
+                writer.put(items, vectors)
+                bar.update(len(items))
     return Store.open(folder)
-
-
-def check_features(
-    dataset: Dataset, config: Run, features: Mapping[str, Features]
-) -> dict[str, Features]:
-    """Return the features that the representations stack with, or raise where they are not there.
-
-    Raises:
-        DataError: they lack a picture.
-        ValueError: none of that name.
-    """
-    names = [atom.name for atom in atoms_of(config) if atom.external]
-    for name in names:
-        if name not in features:
-            raise ValueError(f"features: {name!r} was not given; add --features {name}=FILE")
-        features[name].check(dataset)
-    return {name: features[name] for name in names}
 
 
 def train(
@@ -280,8 +205,7 @@ def train(
     made: Provenance,
     methods: Sequence[str] | None = None,
     *,
-    timer: StageTimer | None = None,
-    quiet: bool = False,
+    watcher: Watcher | None = None,
 ) -> tuple[Model, dict[str, SVMInfo]]:
     """Train one-vs-rest machines for every representation on the stored training vectors.
 
@@ -289,7 +213,7 @@ def train(
         DataError: a class that no usable training picture has, or that all of them have.
         StoreError: a representation that is not stored.
     """
-    timer = timer or StageTimer()
+    watcher = watcher or Watcher()
     config = made.config
     methods = tuple(methods or config.pooling)
     targets = store.targets("train")
@@ -302,8 +226,8 @@ def train(
             )
     check_contrast(store.classes, targets)
     svms, infos = {}, {}
-    with timer.stage("train SVMs"):
-        for method in progress(methods, "train", "method", quiet=quiet):
+    with watcher.stage("train SVMs"):
+        for method in watcher.bar(methods, "train", "method"):
             svms[method], infos[method] = fit_svm(
                 store.vectors(method, "train"),
                 targets,
@@ -314,17 +238,7 @@ def train(
     return Model(made, codebooks, svms, store.classes, methods[0]), infos
 
 
-def check_contrast(classes: Sequence[str], targets: np.ndarray) -> None:
-    """Raise unless every class has training pictures that are not of it; targets are (N, L)."""
-    for name, column in zip(classes, targets.T, strict=True):
-        if not (column < 0).any():
-            raise DataError(
-                f"class {name!r} is that of every training picture; "
-                "a classifier needs pictures of other classes as well"
-            )
-
-
-def score(model: Model, store: Store, *, quiet: bool = False) -> dict[str, np.ndarray]:
+def score(model: Model, store: Store, *, watcher: Watcher | None = None) -> dict[str, np.ndarray]:
     """Return {method: (N, L) scores} of the stored test vectors.
 
     Raises:
@@ -338,7 +252,7 @@ def score(model: Model, store: Store, *, quiet: bool = False) -> dict[str, np.nd
         method: np.concatenate(
             [np.asarray(svm_scores(svm, part)) for part in store.iter_vectors(method, "test")]
         )
-        for method, svm in progress(model.svms.items(), "evaluate", "method", quiet=quiet)
+        for method, svm in (watcher or Watcher()).bar(model.svms.items(), "evaluate", "method")
     }
 
 

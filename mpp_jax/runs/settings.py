@@ -1,28 +1,30 @@
-"""Settings of a run as its network and folder allow them: checked before any work is done."""
+"""The job: pictures, network and settings of a run, checked before any work is done."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from mpp_jax.cli.console import Output
+import numpy as np
+
 from mpp_jax.config import Run
-from mpp_jax.data import Dataset
+from mpp_jax.data import DataError, Dataset
 from mpp_jax.data.features import Features
-from mpp_jax.describe.disk_cache import ActivationCache
-from mpp_jax.describe.memory_cache import Describe, describe_with
+from mpp_jax.describe.disk_cache import DiskCache
+from mpp_jax.describe.extraction import ActivationSource, Extractor
+from mpp_jax.files import write_file
 from mpp_jax.nets import Network
 from mpp_jax.pooling import canonical, check_methods
-from mpp_jax.runs import pipeline
-from mpp_jax.runs.model import Provenance, load_codebooks
+from mpp_jax.runs.provenance import Provenance
 from mpp_jax.runs.vectors import atoms_of
-from mpp_jax.storage.bundle import check_place, holds_bundle
-from mpp_jax.storage.store_format import MANIFEST, differences
+from mpp_jax.storage.bundle import check_place
+
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What a command may be given besides pictures, network and settings.
+    """What a job may be given besides pictures, network and settings.
 
     Attributes:
         features: representations from files, by name.
@@ -36,72 +38,119 @@ class Extras:
 NOTHING = Extras()
 
 
-def settled(network: Network, config: Run, extras: Extras = NOTHING) -> Run:
-    """Return the settings with layer and representations named as this network names them.
+@dataclass(frozen=True)
+class Job:
+    """Everything that a command works on.
+
+    Attributes:
+        data: pictures.
+        network: the network.
+        config: settings, as the user gave them.
+        out: folder for what is made.
+        weights: path of the network's weight file, where one was given.
+        extras: features and stored activations.
+    """
+
+    data: Dataset
+    network: Network
+    config: Run
+    out: Path
+    weights: str | None = None
+    extras: Extras = NOTHING
+
+    def settled(self) -> "Job":
+        """Return the job with layer and representations named as its network names them.
+
+        Raises:
+            ValueError: settings that would fail only after hours.
+        """
+        spec, given = self.network.spec, self.config
+        layer = spec.layer(given.pyramid.layer).name
+        names = tuple(dict.fromkeys((*given.features, *self.extras.features)))
+        pooling = tuple(canonical(name, spec, layer, names) for name in given.pooling)
+        config = replace(
+            given,
+            pyramid=replace(given.pyramid, layer=layer),
+            pooling=tuple(dict.fromkeys(pooling)),
+            features=names,
+        )
+        check_methods(atoms_of(config), codebooks=None, scales=config.pyramid.scales)
+        return replace(self, config=config)
+
+    @property
+    def made(self) -> Provenance:
+        """What its codebooks, encodings and models are made of."""
+        return Provenance.of(self.data, self.network, self.config, self.weights)
+
+    @property
+    def activations(self) -> ActivationSource:
+        """What computes the activations: the network, or a folder where they are kept."""
+        if self.extras.cache is None:
+            return Extractor(self.network, self.config.pyramid)
+        return DiskCache(self.extras.cache, self.network, self.config.pyramid)
+
+
+def check_features(
+    data: Dataset, config: Run, features: Mapping[str, Features]
+) -> dict[str, Features]:
+    """Return the features that the representations stack with, or raise where they are not there.
 
     Raises:
-        ValueError: settings that would fail only after hours.
+        DataError: they lack a picture.
+        ValueError: none of that name.
     """
-    layer = network.spec.layer(config.pyramid.layer).name
-    names = tuple(dict.fromkeys((*config.features, *extras.features)))
-    pooling = tuple(canonical(name, network.spec, layer, names) for name in config.pooling)
-    config = replace(
-        config,
-        pyramid=replace(config.pyramid, layer=layer),
-        pooling=tuple(dict.fromkeys(pooling)),
-        features=names,
-    )
-    check_methods(atoms_of(config), codebooks=None, scales=config.pyramid.scales)
-    return config
+    names = [atom.name for atom in atoms_of(config) if atom.external]
+    for name in names:
+        if name not in features:
+            raise ValueError(f"features: {name!r} was not given; add --features {name}=FILE")
+        features[name].check(data)
+    return {name: features[name] for name in names}
 
 
-def describe_for(network: Network, config: Run, extras: Extras, output: Output) -> Describe:
-    """Return what computes the activations: the network, or a folder where they are kept."""
-    if extras.cache is None:
-        return describe_with(network, config)
-    output.say(f"activations: kept in and taken from {extras.cache}")
-    return ActivationCache(extras.cache, network, config).describe
-
-
-def provenance_of(data: Dataset, network: Network, config: Run, weights: str | None) -> Provenance:
-    """Return the provenance of a run whose weights were given as a path, or not at all."""
-    place = None if weights is None else str(Path(weights).resolve())
-    return pipeline.provenance(data, network, config, place)
-
-
-def check_run_folder(out: Path) -> None:
-    """Raise unless ``out`` is absent, empty, or the folder of an earlier run."""
-    check_place(out)
-    ours = any((out / part).is_dir() for part in ("codebook", "encodings"))
-    # Hidden names are what a killed run may leave behind.
-    if out.is_dir() and any(p.name[0] != "." for p in out.iterdir()) and not ours:
-        raise ValueError(f"{out}: not empty, and no earlier run; give a new folder")
-
-
-def check_same_run(out: Path, made: Provenance) -> None:
-    """Raise where finished encodings would lose the codebook that they were made with."""
-    if holds_bundle(out / "codebook") and (out / "encodings" / MANIFEST).exists():
-        _, old = load_codebooks(out / "codebook")
-        found = differences(fit_settings(old), fit_settings(made))
-        if found:
-            raise ValueError(
-                f"{out}: holds a run of other settings: {'; '.join(found)}; "
-                "give a new folder or remove this one"
+def check_contrast(classes: Sequence[str], targets: np.ndarray) -> None:
+    """Raise unless every class has training pictures that are not of it; targets are (N, L)."""
+    for name, column in zip(classes, targets.T, strict=True):
+        if not (column < 0).any():
+            raise DataError(
+                f"class {name!r} is that of every training picture; "
+                "a classifier needs pictures of other classes as well"
             )
 
 
-def fit_settings(made: Provenance) -> dict[str, Any]:
-    """Everything that decides a codebook, as JSON values."""
-    settings = made.config.to_dict()
-    pyramid = settings["pyramid"] | {"scales": list(made.config.pyramid.scales)}
-    encoder = {key: value for key, value in settings["encoder"].items() if key != "skip_first"}
-    return {
+def check_evaluable(job: Job) -> None:
+    """Raise where a run would have nothing to evaluate in the end.
+
+    Raises:
+        DataError: no test picture, or a class that every training picture has.
+    """
+    if not job.data.split("test"):
+        raise DataError(
+            f"{job.data.name}: no test picture, so there is nothing to evaluate; add some, "
+            "or use the commands fit, encode and train"
+        )
+    check_contrast(job.data.classes, job.data.targets("train"))
+
+
+def check_run_folder(out: Path) -> None:
+    """Raise unless ``out`` is absent, empty, or the folder of an earlier run.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    check_place(out)
+    ours = any((out / part).is_dir() for part in ("codebook", "encodings"))
+    # Hidden names are what a killed run may leave behind, and the settings are written first.
+    theirs = out.is_dir() and any(p.name[0] != "." and p.name != CONFIG for p in out.iterdir())
+    if theirs and not ours:
+        raise ValueError(f"{out}: not empty, and no earlier run; give a new folder")
+
+
+def write_config(folder: Path, made: Provenance) -> None:
+    """Write ``config.json``, with which ``mpp-jax run --config`` repeats what made a folder."""
+    held = {
         "network": made.network,
         "weights_sha256": made.weights_sha256,
-        "training pictures' sha256": made.pictures_sha256,
-        "seed": made.config.seed,
-        "dtype": made.config.dtype,
-        "codebooks": sorted(pipeline.recipes(made.config)),
-        **pyramid,
-        **encoder,
+        "config": made.config.to_dict(),
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / CONFIG, (json.dumps(held, indent=1) + "\n").encode())

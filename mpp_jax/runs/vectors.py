@@ -10,7 +10,7 @@ from mpp_jax.describe.extraction import Described, Wanted, Wants, describe_items
 from mpp_jax.nets import Network
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import Atom, check_methods, encode, parse, parse_all
-from mpp_jax.stats.codebook import Codebooks
+from mpp_jax.stats.codebook import Codebooks, Recipe
 
 Vectors = dict[str, np.ndarray]
 """(n, D) float32 by atom's name."""
@@ -19,6 +19,15 @@ Vectors = dict[str, np.ndarray]
 def atoms_of(config: Run) -> tuple[Atom, ...]:
     """Return what a run's representations are made of, each once, in order."""
     return parse_all(config.pooling, config.features, config.pyramid.layer)
+
+
+def recipes_of(config: Run) -> dict[str, tuple[str, Recipe]]:
+    """Return (source, recipe) of every codebook that a run's representations read, by key."""
+    return {
+        atom.codebook: (atom.source, atom.pooling.codebook)
+        for atom in atoms_of(config)
+        if atom.codebook is not None and atom.pooling.codebook is not None
+    }
 
 
 def wanted_of(methods: Sequence[Atom], scales: tuple[int, ...]) -> Wants:
@@ -119,8 +128,7 @@ def encode_whole(
     """
     parts = parse(name, config.features, config.pyramid.layer)
     for index, vectors in encode_items(network, items, codebooks, config, parts, on_skip=on_skip):
-        arrays = [vectors[part.name] for part in parts]
-        whole = arrays[0] if len(arrays) == 1 else stack_unit_vectors(arrays)
+        whole = stack_unit_vectors([vectors[part.name] for part in parts])
         finite = np.isfinite(whole).all(axis=1)
         for position in index[~finite]:
             on_skip(Skipped(int(position), items[position].id, "encoding is not finite"))

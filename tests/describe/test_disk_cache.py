@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.toy import TOY, picture, toy_network
-from helpers.toy_run import CONFIG, QUIET, Finished, finished_run, know_toy
+from helpers.toy_run import CONFIG, Finished, finished_run, know_toy, quiet
 
 from mpp_jax.cli import stages
 from mpp_jax.data import DecodeError, Item
 from mpp_jax.describe import disk_cache
-from mpp_jax.describe.disk_cache import ActivationCache, picture_digest
+from mpp_jax.describe.disk_cache import DiskCache, picture_digest
 from mpp_jax.describe.extraction import Wanted
 from mpp_jax.describe.pyramid import receptive_windows
 from mpp_jax.runs.settings import Extras
 from mpp_jax.storage.store import Store
 
 NETWORK = toy_network()
+PYRAMID = CONFIG.pyramid
 WANTS = {"default": Wanted((0, 2), ((5, True),)), "conv1": Wanted((1,))}
 COLOUR = (200, 60, 50)
 
@@ -54,7 +55,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict]]:
     return asked
 
 
-def read(cache: ActivationCache, pictures: list[Item], wants: Any = None, skips: Any = None) -> Any:
+def read(cache: DiskCache, pictures: list[Item], wants: Any = None, skips: Any = None) -> Any:
     """{(source, part): (n, T, C)} in the order of the pictures."""
     parts: dict[Any, dict[int, np.ndarray]] = {}
     wants = WANTS if wants is None else wants
@@ -71,7 +72,7 @@ def read(cache: ActivationCache, pictures: list[Item], wants: Any = None, skips:
 
 def test_computed_once_and_rounded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = counted(monkeypatch)
-    cache, pictures = ActivationCache(tmp_path / "cache", NETWORK, CONFIG), items()
+    cache, pictures = DiskCache(tmp_path / "cache", NETWORK, PYRAMID), items()
     first = read(cache, pictures)
     assert [n for n, _ in asked] == [3, 2]
     shapes = {key: x.shape for key, x in first.items()}
@@ -82,7 +83,7 @@ def test_computed_once_and_rounded_once(tmp_path: Path, monkeypatch: pytest.Monk
         ("conv1", 1): (5, TOY.positions(50, "conv1") ** 2, 8),
     }
     # The pass that computes gives what the file gives: the result does not depend on who was here.
-    again = read(ActivationCache(tmp_path / "cache", NETWORK, CONFIG), pictures)
+    again = read(DiskCache(tmp_path / "cache", NETWORK, PYRAMID), pictures)
     assert len(asked) == 2
     for key, x in first.items():
         np.testing.assert_array_equal(x, again[key])
@@ -97,9 +98,7 @@ def test_computed_once_and_rounded_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_windows_and_masks(tmp_path: Path) -> None:
-    cache = ActivationCache(
-        tmp_path, NETWORK, replace(CONFIG, pyramid=replace(CONFIG.pyramid, batch=3))
-    )
+    cache = DiskCache(tmp_path, NETWORK, replace(PYRAMID, batch=3))
     batches = list(cache.describe(items(4), {"default": Wanted((2,))}, print))
     layer = TOY.layer()
     for described, wanted in zip(batches, ([0, 1, 2], [3, -1, -1]), strict=True):
@@ -113,7 +112,7 @@ def test_windows_and_masks(tmp_path: Path) -> None:
 
 def test_only_what_is_missing_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = counted(monkeypatch)
-    cache, pictures = ActivationCache(tmp_path, NETWORK, CONFIG), items()
+    cache, pictures = DiskCache(tmp_path, NETWORK, PYRAMID), items()
     read(cache, pictures, {"default": Wanted((0, 1))})
     asked.clear()
     read(cache, pictures, {"default": Wanted((0, 1, 2))})
@@ -141,22 +140,22 @@ def test_only_what_is_missing_is_computed(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "change",
     [
-        lambda n, c: (replace(n, weights_sha256="f" * 64), c),
-        lambda n, c: (replace(n, spec=replace(n.spec, name="other")), c),
-        lambda n, c: (replace(n, spec=n.spec.with_pooling("floor")), c),
-        lambda n, c: (replace(n, precision="default"), c),
-        lambda n, c: (n, replace(c, pyramid=replace(c.pyramid, layer="conv1"))),
-        lambda n, c: (n, replace(c, pyramid=replace(c.pyramid, rounding="round"))),
-        lambda n, c: (n, replace(c, pyramid=replace(c.pyramid, resampling="bicubic"))),
+        lambda n, p: (replace(n, weights_sha256="f" * 64), p),
+        lambda n, p: (replace(n, spec=replace(n.spec, name="other")), p),
+        lambda n, p: (replace(n, spec=n.spec.with_pooling("floor")), p),
+        lambda n, p: (replace(n, precision="default"), p),
+        lambda n, p: (n, replace(p, layer="conv1")),
+        lambda n, p: (n, replace(p, rounding="round")),
+        lambda n, p: (n, replace(p, resampling="bicubic")),
     ],
 )
 def test_another_key_never_meets_it(tmp_path: Path, monkeypatch: Any, change: Any) -> None:
     asked = counted(monkeypatch)
     pictures, wants = items(2), {"default": Wanted((1,))}
-    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, wants)
-    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, wants)
+    read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures, wants)
+    read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures, wants)
     assert len(asked) == 1
-    read(ActivationCache(tmp_path, *change(NETWORK, CONFIG)), pictures, wants)
+    read(DiskCache(tmp_path, *change(NETWORK, PYRAMID)), pictures, wants)
     assert len(asked) == 2
     keys = [json.loads(place.read_text()) for place in tmp_path.glob("*/key.json")]
     assert len(keys) == 2
@@ -166,23 +165,23 @@ def test_another_key_never_meets_it(tmp_path: Path, monkeypatch: Any, change: An
 def test_what_is_not_in_the_key_shares_it(tmp_path: Path, monkeypatch: Any) -> None:
     asked = counted(monkeypatch)
     pictures, wants = items(2), {"default": Wanted((1,))}
-    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, wants)
-    other = replace(CONFIG, seed=5, encoder=replace(CONFIG.encoder, pca=3), pooling=("avg",))
-    read(ActivationCache(tmp_path, NETWORK, other), pictures, wants)
+    read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures, wants)
+    other = replace(PYRAMID, scales=(0, 1, 2, 3), batch=2)
+    read(DiskCache(tmp_path, NETWORK, other), pictures, wants)
     # The run's own layer by its name, too.
-    read(ActivationCache(tmp_path, NETWORK, other), pictures, {"fire2": Wanted((1,))})
+    read(DiskCache(tmp_path, NETWORK, other), pictures, {"fire2": Wanted((1,))})
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("suffix", ["npy", "json"])
 def test_damage_is_computed_again(tmp_path: Path, monkeypatch: Any, suffix: str) -> None:
     asked = counted(monkeypatch)
-    cache, pictures = ActivationCache(tmp_path, NETWORK, CONFIG), items(2)
+    cache, pictures = DiskCache(tmp_path, NETWORK, PYRAMID), items(2)
     first = read(cache, pictures)
     for file in tmp_path.glob(f"*/*.{suffix}"):
         if file.name != "key.json":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    again = read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures)
+    again = read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures)
     assert len(asked) == 2
     for key, x in first.items():
         np.testing.assert_array_equal(x, again[key])
@@ -196,7 +195,7 @@ def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
     pictures = [good[0], bad, good[1], gone, good[2]]
     for _ in range(2):  # computed, then read
         skips: list[Any] = []
-        parts = read(ActivationCache(tmp_path / "cache", NETWORK, CONFIG), pictures, None, skips)
+        parts = read(DiskCache(tmp_path / "cache", NETWORK, PYRAMID), pictures, None, skips)
         assert len(parts["default", 2]) == 3
         assert [entry.path for entry in skips] == ["broken", "gone"]
         # Positions are within the pictures given, not within a block.
@@ -214,7 +213,7 @@ def test_records_that_cannot_be_read(tmp_path: Path) -> None:
 
     pictures = [*items(1), Item("record", (0,), "train", read=fail)]
     skips: list[Any] = []
-    read(ActivationCache(tmp_path, NETWORK, CONFIG), pictures, None, skips)
+    read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures, None, skips)
     [skip] = skips
     assert skip.path == "record"
     assert "checksum" in skip.reason
@@ -229,22 +228,21 @@ def test_beyond_float16_is_refused(tmp_path: Path) -> None:
         },
     )
     with pytest.raises(ValueError, match="beyond float16; run without --cache"):
-        read(ActivationCache(tmp_path, loud, CONFIG), items(1))
+        read(DiskCache(tmp_path, loud, PYRAMID), items(1))
 
 
 def test_runs_share_one_pass(done: Finished, tmp_path: Path, monkeypatch: Any) -> None:
     """Two runs of different codebooks and methods: the network works once."""
     asked = counted(monkeypatch)
     cache = Extras(cache=tmp_path / "cache")
-    given = (done.dataset, done.network, str(done.weights))
     config = replace(CONFIG, pooling=("mpp", "avg"))
-    assert stages.run(*given, config, tmp_path / "one", QUIET, cache) == 0
+    assert stages.run(done.job(tmp_path / "one", config, extras=cache), quiet()) == 0
     pictures = sum(n for n, _ in asked)
     assert pictures == len(done.dataset.items)
     other = replace(
         config, pooling=("vlad", "mpp+sp"), encoder=replace(config.encoder, components=3)
     )
-    assert stages.run(*given, other, tmp_path / "two", QUIET, cache) == 0
+    assert stages.run(done.job(tmp_path / "two", other, extras=cache), quiet()) == 0
     assert sum(n for n, _ in asked) == pictures
     # As without a cache, to float16.
     for method in ("mpp", "avg"):

@@ -9,12 +9,13 @@ import pytest
 
 from helpers import toy
 from mpp_jax.cli import stages
-from mpp_jax.cli.console import Output
+from mpp_jax.cli.console import Console
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset, open_dataset
 from mpp_jax.nets import NETWORKS, Network
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.model import Model, open_model
+from mpp_jax.runs.settings import Job
 from mpp_jax.storage.store import Store
 from mpp_jax.weights.load import load_network
 
@@ -30,7 +31,6 @@ OPTIONS = [
 ]
 """CONFIG on the command line, without its pooling."""
 SHARD = 8
-QUIET = Output(quiet=True)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Finished:
     out: Path
     dataset: Dataset
     network: Network
+
+    def job(self, out: Path, config: Run = CONFIG, **changes: Any) -> Job:
+        """The same job elsewhere, or another one on the same pictures."""
+        given = {"data": self.dataset, "network": self.network, "weights": str(self.weights)}
+        return Job(**given | changes, config=config, out=out)
 
     @property
     def store(self) -> Store:
@@ -64,6 +69,11 @@ def know_toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpp_jax.memory.keep_freed_memory", lambda: False)
 
 
+def quiet() -> Console:
+    """A console that says nothing and has counted nothing."""
+    return Console(quiet=True)
+
+
 _made: list[Finished] = []
 
 
@@ -81,7 +91,7 @@ def _make(folder: Path) -> Finished:
         weights = toy.write_weights(folder / "toy.safetensors")
         dataset, network = open_dataset(data), load_network("toy", weights)
         out = folder / "out"
-        assert stages.run(dataset, network, str(weights), CONFIG, out, QUIET) == 0
+        assert stages.run(Job(dataset, network, CONFIG, out, str(weights)), quiet()) == 0
     return Finished(folder, data, weights, out, dataset, network)
 
 

@@ -15,13 +15,8 @@ from helpers.toy_run import METHODS, Finished, finished_run, know_toy, tree_byte
 from mpp_jax import load_model
 from mpp_jax.data import decode_picture
 from mpp_jax.nets import NETWORKS
-from mpp_jax.runs.model import (
-    Model,
-    load_codebooks,
-    open_model,
-    save_codebooks,
-    save_model,
-)
+from mpp_jax.runs.model import Model, open_model, save_model
+from mpp_jax.runs.provenance import load_codebooks, save_codebooks
 from mpp_jax.storage.bundle import (
     BundleError,
     arrays_digest,

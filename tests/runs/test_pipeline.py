@@ -12,10 +12,10 @@ import pytest
 from helpers.toy_run import (
     CONFIG,
     METHODS,
-    QUIET,
     Finished,
     finished_run,
     know_toy,
+    quiet,
     store_bytes,
     tree_bytes,
 )
@@ -23,11 +23,11 @@ from helpers.toy_run import (
 from mpp_jax.cli import stages
 from mpp_jax.data import DataError, decode_picture, open_dataset
 from mpp_jax.describe.dense import dense_descriptors, describe_crops
-from mpp_jax.describe.memory_cache import DescribedCache
+from mpp_jax.describe.memory_cache import MemoryCache
 from mpp_jax.pooling import pool
-from mpp_jax.progress import StageTimer
 from mpp_jax.runs import pipeline
-from mpp_jax.runs.model import load_codebooks, open_model
+from mpp_jax.runs.model import open_model, save_model
+from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.storage.bundle import BundleError, arrays_digest
 from mpp_jax.storage.store import Store, StoreError
 
@@ -43,8 +43,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def run(done: Finished, out: Path, **changes: Any) -> int:
-    config = replace(CONFIG, **changes)
-    return stages.run(done.dataset, done.network, str(done.weights), config, out, QUIET)
+    return stages.run(done.job(out, replace(CONFIG, **changes)), quiet())
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -124,19 +123,18 @@ def test_metrics_state_the_run(done: Finished) -> None:
 
 
 def test_run_equals_its_parts(done: Finished, tmp_path: Path) -> None:
-    weights = str(done.weights)
     book, store, model, out = (tmp_path / name for name in ("book", "store", "model", "out"))
-    assert stages.fit(done.dataset, done.network, weights, CONFIG, book, QUIET) == 0
+    assert stages.fit(done.job(book), quiet()) == 0
     assert codebook_digest(book) == codebook_digest(done.out / "codebook")
-    assert stages.encode(done.dataset, book, None, METHODS, store, QUIET) == 0
+    assert stages.encode(done.dataset, book, store, quiet(), pooling=METHODS) == 0
     assert store_bytes(store) == store_bytes(done.out / "encodings")
-    assert stages.train(store, None, None, model, QUIET) == 0
+    assert stages.train(store, model, quiet()) == 0
     assert svm_digest(model) == svm_digest(done.out / "model")
     ours, theirs = open_model(model), done.model
     assert ours.provenance == theirs.provenance
     assert (ours.classes, ours.primary) == (theirs.classes, theirs.primary)
     assert codebook_digest(store / "codebook") == codebook_digest(done.out / "codebook")
-    assert stages.evaluate(model, store, done.dataset, out, QUIET) == 0
+    assert stages.evaluate(model, store, out, quiet(), pictures=done.dataset) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     for key in ("data", "network", "weights_sha256", "config", "results", "pictures"):
         assert metrics[key] == done.metrics[key], key
@@ -146,17 +144,17 @@ def test_run_equals_its_parts(done: Finished, tmp_path: Path) -> None:
 def test_cache_does_not_show(done: Finished, tmp_path: Path, room: int) -> None:
     """Nothing, or a part, of the activations is kept between fitting and encoding."""
     kept = []
-    offer = DescribedCache.offer
+    offer = MemoryCache.offer
 
     def watched(self: Any, *batch: Any) -> None:
         offer(self, *batch)
         kept.append(len(self.batches))
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(DescribedCache, "offer", watched)
+        monkeypatch.setattr(MemoryCache, "offer", watched)
         assert run(done, tmp_path / "out", cache_bytes=room) == 0
-    assert (max(kept) > 0) == (room > 0)
-    assert max(kept) < 15
+    assert (max(kept, default=0) > 0) == (room > 0)
+    assert max(kept, default=0) < 15
     assert_same_run(tmp_path / "out", done.out)
 
 
@@ -171,7 +169,7 @@ def test_larger_batches_change_rounding_only(done: Finished, tmp_path: Path) -> 
     config = replace(CONFIG, pooling=methods, pyramid=replace(CONFIG.pyramid, batch=3))
     folder = tmp_path / "store"
     store = pipeline.encode_dataset(
-        done.dataset, done.network, codebooks, config, folder, quiet=True
+        done.dataset, done.network, codebooks, config, folder, watcher=quiet()
     )
     for method in methods:
         for split in ("train", "test"):
@@ -226,7 +224,9 @@ def test_damaged_shard_is_made_again(done: Finished, tmp_path: Path) -> None:
     folder = tmp_path / "store"
 
     def encode() -> None:
-        pipeline.encode_dataset(done.dataset, done.network, codebooks, CONFIG, folder, quiet=True)
+        pipeline.encode_dataset(
+            done.dataset, done.network, codebooks, CONFIG, folder, watcher=quiet()
+        )
 
     encode()
     shard = folder / "shard-00001.mpp.npy"
@@ -277,9 +277,8 @@ def changed(part: str, **values: Any) -> dict[str, Any]:
 )
 def test_codebook_of_other_settings_is_not_taken(done: Finished, changes: dict) -> None:
     before = tree_bytes(done.out)
-    config, weights = replace(CONFIG, **changes), str(done.weights)
     with pytest.raises(Fitted):
-        stages.fit(done.dataset, done.network, weights, config, done.out / "codebook", QUIET)
+        stages.fit(done.job(done.out / "codebook", replace(CONFIG, **changes)), quiet())
     # In a finished run it would take the encodings' codebook away: refused before any work.
     with pytest.raises(ValueError, match=r"holds a run of other settings: .* was .*, now "):
         run(done, done.out, **changes)
@@ -288,14 +287,12 @@ def test_codebook_of_other_settings_is_not_taken(done: Finished, changes: dict) 
 
 @pytest.mark.usefixtures("fit_raises")
 def test_codebook_of_the_same_settings_is_taken(done: Finished, tmp_path: Path) -> None:
-    weights = str(done.weights)
     for changes in ({}, {"pooling": ("mpp",)}, changed("svm", c=1.0), {"cache_bytes": 0}):
-        config = replace(CONFIG, **changes)
-        book = done.out / "codebook"
-        assert stages.fit(done.dataset, done.network, weights, config, book, QUIET) == 0
+        job = done.job(done.out / "codebook", replace(CONFIG, **changes))
+        assert stages.fit(job, quiet()) == 0
     fewer = open_dataset(done.data, limit_per_class=4)
     with pytest.raises(Fitted):
-        stages.fit(fewer, done.network, weights, CONFIG, book, QUIET)
+        stages.fit(replace(job, data=fewer, config=CONFIG), quiet())
 
 
 @pytest.mark.usefixtures("fit_raises")
@@ -304,21 +301,21 @@ def test_what_is_stored_under_other_settings_is_refused(done: Finished, tmp_path
         run(done, done.out, pooling=("mpp",))
     other = replace(done.network, weights_sha256="f" * 64)
     with pytest.raises(ValueError, match="other settings: weights_sha256 was"):
-        stages.run(done.dataset, other, None, CONFIG, done.out, QUIET)
+        stages.run(done.job(done.out, network=other, weights=None), quiet())
     # A store of one codebook is not evaluated with the model of another.
     model = done.model
     assert model.codebook is not None
     pca = model.codebook.pca._replace(mean=model.codebook.pca.mean + 1)
     stranger = replace(model, codebooks={"default.fisher": replace(model.codebook, pca=pca)})
-    stages.save_model(tmp_path / "model", stranger)
+    save_model(tmp_path / "model", stranger)
     with pytest.raises(StoreError, match="encoded with other settings: codebook_sha256 was"):
-        stages.evaluate(tmp_path / "model", done.store.path, None, tmp_path / "out", QUIET)
+        stages.evaluate(tmp_path / "model", done.store.path, tmp_path / "out", quiet())
     scales = replace(CONFIG, **changed("pyramid", scales=(0, 1)))
-    stages.save_model(
+    save_model(
         tmp_path / "model", replace(model, provenance=replace(model.provenance, config=scales))
     )
     with pytest.raises(StoreError, match=r"other settings: pyramid.scales was \[0, 1\], now"):
-        stages.evaluate(tmp_path / "model", done.store.path, None, tmp_path / "out", QUIET)
+        stages.evaluate(tmp_path / "model", done.store.path, tmp_path / "out", quiet())
 
 
 # ------------------------------------------------------------------------------ early refusals
@@ -341,7 +338,7 @@ def test_hopeless_settings_are_refused_before_any_picture_is_read(
     def read(*arguments: Any, **options: Any) -> None:
         raise AssertionError("pictures were read")
 
-    monkeypatch.setattr("mpp_jax.describe.memory_cache.describe_items", read)
+    monkeypatch.setattr("mpp_jax.describe.extraction.describe_items", read)
     with pytest.raises(ValueError, match=message):
         run(done, tmp_path / "out", **changes)
     assert not list(tmp_path.iterdir())
@@ -355,18 +352,18 @@ def test_training_needs_every_class_and_more_than_one(done: Finished, tmp_path: 
         for item in store.all_items
     )
     with pytest.raises(DataError, match="class 'red' has no training picture that could be read"):
-        pipeline.train(store, {}, made, ("avg",), quiet=True)
+        pipeline.train(store, {}, made, ("avg",), watcher=quiet())
     # Whichever of the two comes first: the class that lacks pictures is the one to mend.
     keep = next(name for name in store.classes if name != "red")
     store.all_items = tuple(i for i in store.all_items if f"/{keep}/" in i.id)
     with pytest.raises(DataError, match="has no training picture that could be read"):
-        pipeline.train(store, {}, made, ("avg",), quiet=True)
+        pipeline.train(store, {}, made, ("avg",), watcher=quiet())
     one = replace(done.dataset, classes=("all",))
     one = replace(one, items=tuple(replace(item, labels=(0,)) for item in one.items))
     config = replace(CONFIG, pooling=("avg",))
-    single = pipeline.encode_dataset(one, done.network, {}, config, tmp_path / "s", quiet=True)
+    single = pipeline.encode_dataset(one, done.network, {}, config, tmp_path / "s", watcher=quiet())
     with pytest.raises(DataError, match="class 'all' is that of every training picture"):
-        pipeline.train(single, {}, made, ("avg",), quiet=True)
+        pipeline.train(single, {}, made, ("avg",), watcher=quiet())
 
 
 def test_representations_that_need_no_codebook_fit_none(done: Finished, tmp_path: Path) -> None:
@@ -379,7 +376,7 @@ def test_representations_that_need_no_codebook_fit_none(done: Finished, tmp_path
             ours = Store.open(out / "encodings").vectors(method, split)
             np.testing.assert_array_equal(ours, done.store.vectors(method, split))
     # The parts as well: the store carries that there is no codebook.
-    assert stages.train(out / "encodings", None, None, tmp_path / "model", QUIET) == 0
+    assert stages.train(out / "encodings", tmp_path / "model", quiet()) == 0
     assert svm_digest(tmp_path / "model") == svm_digest(out / "model")
 
 
@@ -392,7 +389,7 @@ def test_author_preset_runs(done: Finished, tmp_path: Path) -> None:
         encoder=replace(CONFIG.encoder, l2="both", skip_first=True),
     )
     out = tmp_path / "out"
-    assert stages.run(done.dataset, done.network, None, config, out, QUIET) == 0
+    assert stages.run(done.job(out, config, weights=None), quiet()) == 0
     store = Store.open(out / "encodings")
     size = 2 * 4 * 6
     assert (store.dimension("mpp"), store.dimension("csf")) == (size, 2 * size)
@@ -406,16 +403,15 @@ def test_author_preset_runs(done: Finished, tmp_path: Path) -> None:
 
 
 def test_seconds_are_kept_where_a_stage_fails(done: Finished) -> None:
-    timer = StageTimer()
+    watcher = quiet()
     config = replace(CONFIG, encoder=replace(CONFIG.encoder, components=100, samples=100))
     broken = jax.tree.map(lambda leaf: leaf * np.float32(1e30), done.network)
     with pytest.raises(ValueError, match="NaN or infinity: the network overflows"):
-        pipeline.fit(done.dataset, broken, config, timer=timer, quiet=True)
-    assert set(timer.seconds) == {"describe training pictures", "fit PCA and mixture"}
+        pipeline.fit(done.dataset, broken, config, watcher=watcher)
+    assert set(watcher.seconds) == {"describe training pictures", "fit PCA and mixture"}
 
 
 def test_foreign_folders_are_left_alone(done: Finished, tmp_path: Path) -> None:
-    weights = str(done.weights)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("private")
     (tmp_path / "file").write_text("private")
@@ -425,11 +421,11 @@ def test_foreign_folders_are_left_alone(done: Finished, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=what):
             run(done, place)
         with pytest.raises(BundleError, match=what):
-            stages.fit(done.dataset, done.network, weights, CONFIG, place, QUIET)
+            stages.fit(done.job(place), quiet())
         with pytest.raises(StoreError, match=what):
-            stages.encode(done.dataset, done.out / "codebook", None, None, place, QUIET)
+            stages.encode(done.dataset, done.out / "codebook", place, quiet())
         with pytest.raises(BundleError, match=what):
-            stages.train(done.store.path, None, None, place, QUIET)
+            stages.train(done.store.path, place, quiet())
     with pytest.raises(BundleError, match="is a file"):
-        stages.evaluate(done.out / "model", done.store.path, None, tmp_path / "file", QUIET)
+        stages.evaluate(done.out / "model", done.store.path, tmp_path / "file", quiet())
     assert tree_bytes(tmp_path) == before
