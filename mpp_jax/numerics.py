@@ -102,14 +102,19 @@ def compensated_add(total: Any, carry: Any, value: Any) -> tuple[Any, Any]:
 
 
 def stack_unit_vectors(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Concatenates finished representations and L2-normalises the result.
+    """Concatenate finished representations and L2-normalise the result.
+
+    A single one is finished already and returned as it is, not normalised once more: its last bits
+    are the same wherever it is used.
 
     Args:
-        parts: Arrays ``(N, D_i)``, each row of unit norm or zero.
+        parts: arrays ``(N, D_i)``, each row of unit norm or zero.
 
     Returns:
         ``(N, sum D_i)`` float32 rows of unit norm; a row that is zero in every part stays zero.
     """
+    if len(parts) == 1:
+        return np.asarray(parts[0], np.float32)
     stacked = np.concatenate([np.asarray(part, np.float32) for part in parts], axis=1)
     norms = np.sqrt(np.einsum("nd,nd->n", stacked, stacked, dtype=np.float64))
     return (stacked / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)

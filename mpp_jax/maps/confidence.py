@@ -36,11 +36,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from mpp_jax.describe.dense import DEFAULT, Descriptors
+from mpp_jax.describe.dense import Descriptors
 from mpp_jax.maps.accumulation import Reading, accumulate_scores
 from mpp_jax.numerics import PRECISION
-from mpp_jax.pooling import Atom, Evidence, check_methods, parse, pool_picture
-from mpp_jax.stats.codebook import FISHER, Codebook, Codebooks
+from mpp_jax.pooling import Atom, Evidence, parse, pool_picture
+from mpp_jax.pooling.batched import read_inputs
+from mpp_jax.stats.codebook import Codebook, Codebooks
 from mpp_jax.svm.machines import LinearSVM
 
 Sources = dict[str, tuple[Descriptors, ...]]
@@ -329,27 +330,8 @@ def confidence_maps(
     """
     if reading not in get_args(Reading):
         raise ValueError(f"reading must be sum or vote, got {reading!r}")
-    given = dict(descriptors) if isinstance(descriptors, Mapping) else {DEFAULT: descriptors}
-    sources = {source: tuple(parts) for source, parts in given.items()}
-    books = codebook if isinstance(codebook, dict) else {}
-    if isinstance(codebook, Codebook):
-        books = {f"{DEFAULT}.{FISHER.name}": codebook}
     atoms = parse(method)
-    for atom in atoms:
-        if not atom.pooling.crops and not sources.get(atom.source):
-            raise ValueError(
-                f"descriptors: {atom.name!r} needs those of at least one scale of "
-                f"{atom.source!r}, got none"
-            )
-    numbers = {
-        source: tuple(range(len(parts)) if scales is None else scales)
-        for source, parts in sources.items()
-    }
-    if any(len(numbers[source]) != len(parts) for source, parts in sources.items()):
-        raise ValueError(f"scales must number those of the descriptors, got {scales}")
-    for atom in atoms:
-        rows = numbers.get(atom.source, ())
-        check_methods([atom], codebooks=books, scales=rows)
+    sources, numbers, books = read_inputs(atoms, descriptors, codebook, scales)
     total = np.shape(svm.weights)[0]
     chosen = np.arange(total) if classes is None else np.asarray(classes)
     if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer) or not len(chosen):

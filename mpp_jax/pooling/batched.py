@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from mpp_jax.describe.dense import DEFAULT, Activations, Descriptors
 from mpp_jax.numerics import l2_normalize, over_pictures
 from mpp_jax.pooling.notation import Atom, grid_cells, parse
 from mpp_jax.pooling.protocol import Evidence
-from mpp_jax.stats.codebook import Codebook, Codebooks
+from mpp_jax.stats.codebook import FISHER, Codebook, Codebooks
 
 
 @partial(jax.jit, static_argnames=("numbers", "methods", "first"))
@@ -101,6 +102,58 @@ def check_methods(
             )
 
 
+class Inputs(NamedTuple):
+    """What `pool` and `mpp_jax.confidence_maps` are given, in the one form that all else takes.
+
+    Attributes:
+        sources: descriptors by source, one `Descriptors` a scale.
+        numbers: of the scales, from 0, of the sources that the atoms read.
+        codebooks: by key.
+    """
+
+    sources: dict[str, tuple[Descriptors, ...]]
+    numbers: dict[str, tuple[int, ...]]
+    codebooks: Codebooks
+
+
+def read_inputs(
+    atoms: Sequence[Atom],
+    descriptors: Sequence[Descriptors] | Mapping[str, Sequence[Descriptors]],
+    codebook: Codebook | Codebooks | None,
+    scales: Sequence[int] | None,
+) -> Inputs:
+    """Bring what was given for some atoms into one form.
+
+    Args:
+        atoms: what will be computed.
+        descriptors: one `Descriptors` a scale, of the default source; or those of several by name.
+        codebook: the Fisher vector's of the default source; or several by key.
+        scales: numbers of the scales from 0; None for 0, 1, 2, ...
+
+    Raises:
+        ValueError: an atom lacks its descriptors, codebook or scale, or numbers do not fit.
+    """
+    given = descriptors if isinstance(descriptors, Mapping) else {DEFAULT: descriptors}
+    sources = {source: tuple(parts) for source, parts in given.items()}
+    books = codebook if isinstance(codebook, dict) else {}
+    if isinstance(codebook, Codebook):
+        books = {f"{DEFAULT}.{FISHER.name}": codebook}
+    numbers: dict[str, tuple[int, ...]] = {}
+    for atom in atoms:
+        parts = sources.get(atom.source, ())
+        if not parts and not atom.pooling.crops:
+            raise ValueError(
+                f"descriptors: {atom.name!r} needs those of at least one scale of "
+                f"{atom.source!r}, got none"
+            )
+        rows = tuple(range(len(parts)) if scales is None or not parts else scales)
+        if len(rows) != len(parts):
+            raise ValueError(f"scales must number {len(parts)} sets of descriptors, got {scales}")
+        numbers[atom.source] = rows
+        check_methods([atom], codebooks=books, scales=rows)
+    return Inputs(sources, numbers, books)
+
+
 def pool(
     name: str,
     descriptors: Sequence[Descriptors] | Mapping[str, Sequence[Descriptors]],
@@ -127,28 +180,12 @@ def pool(
         ValueError: an unknown variant, or one that lacks its codebook, crops or scales.
     """
     atoms = parse(name)
-    given = dict(descriptors) if isinstance(descriptors, Mapping) else {DEFAULT: descriptors}
-    books = codebook if isinstance(codebook, dict) else {}
-    if isinstance(codebook, Codebook):
-        books = {f"{DEFAULT}.fisher": codebook}
     wanted = {(a.pooling.crops, a.pooling.flip) for a in atoms if a.pooling.crops}
     if wanted and (crops is None or len(wanted) > 1):
         raise ValueError(f"crops: {name!r} needs the activations of one set of crops")
-    sources, numbers = {}, []
-    for atom in atoms:
-        if not atom.pooling.crops and not given.get(atom.source):
-            raise ValueError(
-                f"descriptors: {atom.name!r} needs those of at least one scale of "
-                f"{atom.source!r}, got none"
-            )
-        parts = tuple(given.get(atom.source, ()))
-        cut = {key: jnp.asarray(crops) for key in wanted}
-        sources[atom.source] = Activations(parts, cut)
-        rows = tuple(range(len(parts)) if scales is None else scales)
-        if len(rows) != len(parts):
-            raise ValueError(f"scales: {len(parts)} sets of descriptors, but {len(rows)} numbers")
-        numbers.append((atom.source, rows))
-        check_methods([atom], codebooks=books, scales=rows)
-    vectors = encode(sources, books, atoms, tuple(dict.fromkeys(numbers)))
-    parts_ = [vectors[atom.name] for atom in atoms]
-    return parts_[0] if len(parts_) == 1 else l2_normalize(jnp.concatenate(parts_, axis=1))
+    given = read_inputs(atoms, descriptors, codebook, scales)
+    cut = {kind: jnp.asarray(crops) for kind in wanted}
+    sources = {key: Activations(given.sources.get(key, ()), cut) for key in given.numbers}
+    vectors = encode(sources, given.codebooks, atoms, tuple(given.numbers.items()))
+    parts = [vectors[atom.name] for atom in atoms]
+    return parts[0] if len(parts) == 1 else l2_normalize(jnp.concatenate(parts, axis=1))

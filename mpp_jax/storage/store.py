@@ -165,8 +165,7 @@ class Store:
             assert item.row is not None  # it is done
             rows.setdefault(item.shard, []).append(item.row)
         for shard, wanted in rows.items():
-            chunks = [np.asarray(self._shard(shard, part)[wanted]) for part in parts]
-            yield chunks[0] if len(chunks) == 1 else stack_unit_vectors(chunks)
+            yield stack_unit_vectors([self._shard(shard, part)[wanted] for part in parts])
 
     def _parts(self, method: str) -> list[str]:
         stored = self.manifest["methods"]

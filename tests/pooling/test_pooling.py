@@ -309,6 +309,13 @@ def test_pool_refuses(arguments: tuple, message: str) -> None:
         pool(*arguments)
 
 
+def test_pool_refuses_numbers_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"scales must number 3 sets of descriptors, got \(0,\)"):
+        pool("mpp", SCALES, CODEBOOK, scales=(0,))
+    with pytest.raises(ValueError, match="'fv2' reads scale 2, which is not among 1, 3, 4"):
+        pool("fv2", SCALES, CODEBOOK, scales=(0, 2, 3))
+
+
 def test_mean_descriptor_ignores_what_is_masked() -> None:
     x = jnp.array([[1.0, 2.0], [jnp.nan, jnp.inf], [3.0, 6.0]])
     np.testing.assert_array_equal(mean_descriptor(x, jnp.array([True, False, True])), [2.0, 4.0])

@@ -123,7 +123,9 @@ def test_codings_take_the_place_of_the_fisher_vector() -> None:
         if name in book:
             sets = [project(CODEBOOK, x) for x in sets]
         wanted = power(np.mean([unit(np.asarray(encoder(x))) for x in sets], axis=0))
-        np.testing.assert_allclose(one(name), wanted, atol=2e-5, err_msg=name)
+        # A few descriptors have moments of low rank, whose root shows the square root of rounding.
+        tolerance = 2e-4 if name == "cov" else 2e-5
+        np.testing.assert_allclose(one(name), wanted, atol=tolerance, err_msg=name)
 
 
 def test_mop() -> None:

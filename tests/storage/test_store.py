@@ -98,6 +98,13 @@ def test_stack_of_zero_rows_stays_zero():
     np.testing.assert_allclose(stack_unit_vectors([a, b]), expected, rtol=1e-6)
 
 
+def test_a_stack_of_one_is_what_it_was_to_the_bit():
+    rows = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_array_equal(stack_unit_vectors([rows]), rows)
+    assert stack_unit_vectors([rows.astype(np.float64)]).dtype == np.float32
+
+
 def test_multi_label_with_ignored(tmp_path):
     items = (Item("x", (0, 2), "train", ignored=(1,)), Item("y", (), "test"))
     data = Dataset("m", ("p", "q", "r"), items, multi_label=True)
