@@ -141,7 +141,7 @@ class Run:
         return self.pooling[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the settings as JSON values."""
         return asdict(self)
 
     @classmethod

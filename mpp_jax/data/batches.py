@@ -9,8 +9,6 @@ The order of batches depends on the order of the items and the parameters alone:
 threads, but results are taken in order, with a bounded look-ahead.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -159,7 +157,7 @@ def canvas_batches(
         threads: decoding threads; the result does not depend on it.
 
     Returns:
-        An iterable of `Batch` with an attribute ``skipped``. Each iteration decodes anew.
+        An iterable of `Batch` with an attribute `skipped`. Each iteration decodes anew.
 
     Raises:
         ValueError: an argument out of range, named.

@@ -1,9 +1,9 @@
 r"""Clutter: generated scenes of objects at all sizes, with labels and boxes.
 
 A scene is a textured ground with random clutter, and on it one to three objects of ten classes
-(:data:`CLASSES`) that differ in outline and surface. Colours, rotations, places and light are
+(`CLASSES`) that differ in outline and surface. Colours, rotations, places and light are
 random; an object's diameter runs from 1/8 of the picture's shorter side to the whole of it, its
-logarithm uniform, so each of the three octaves (:data:`BANDS`) holds as many. That makes the set a
+logarithm uniform, so each of the three octaves (`BANDS`) holds as many. That makes the set a
 yardstick for representations that ought to keep small objects and to tell where an object is.
 
 Scene ``i`` of a split follows from ``(seed, split, i)`` alone: every process and platform makes the
@@ -12,8 +12,6 @@ object of scene ``i`` has class ``i mod 10`` and band ``(i div 10) mod 3``; the 
 Small objects lie on top of large ones. Boxes are *amodal*: around the whole object, also where
 another one hides a part of it (at most a quarter).
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -38,11 +36,11 @@ class Clutter:
     """Which scenes.
 
     Attributes:
-        train: Training scenes, at least one for each class.
-        test: Test scenes.
-        seed: Another seed makes other scenes.
-        sides: Shortest and longest side of a picture in pixels; height and width are drawn apart.
-        most: Objects in a scene, at most.
+        train: training scenes, at least one for each class.
+        test: test scenes.
+        seed: another seed makes other scenes.
+        sides: shortest and longest side of a picture in pixels; height and width are drawn apart.
+        most: objects in a scene, at most.
     """
 
     train: int = 300
@@ -68,9 +66,9 @@ class SceneObject(NamedTuple):
     """An object in a scene.
 
     Attributes:
-        label: Its class, an index of :data:`CLASSES`.
+        label: its class, an index of `CLASSES`.
         box: (ymin, xmin, ymax, xmax) in [0, 1], of the picture's height and width, as in TFDS.
-        size: Diameter of the circle around it, in shorter sides of the picture: 1/8 to 1.
+        size: diameter of the circle around it, in shorter sides of the picture: 1/8 to 1.
     """
 
     label: int
@@ -79,7 +77,7 @@ class SceneObject(NamedTuple):
 
     @property
     def band(self) -> str:
-        """The key of :data:`BANDS` whose range holds the size."""
+        """The key of `BANDS` whose range holds the size."""
         return next(name for name, (_, high) in BANDS.items() if self.size < high)
 
 
@@ -97,15 +95,15 @@ class _Layout(NamedTuple):
 
 
 def scene(clutter: Clutter, split: str, index: int) -> Scene:
-    """Renders one scene, in some 20 ms.
+    """Render one scene, in some 20 ms.
 
     Args:
-        clutter: Which set.
+        clutter: which set.
         split: ``"train"`` or ``"test"``.
-        index: Number of the scene from 0. It may lie beyond the set's own size.
+        index: number of the scene from 0. It may lie beyond the set's own size.
 
     Raises:
-        ValueError: An unknown split or a negative index.
+        ValueError: an unknown split or a negative index.
     """
     layout = _layout(clutter, split, index)
     draws = _draws(clutter, split, index, 1)
@@ -140,14 +138,14 @@ def scene(clutter: Clutter, split: str, index: int) -> Scene:
 
 
 def scene_labels(clutter: Clutter, split: str, index: int) -> tuple[int, ...]:
-    """The classes in a scene, rising, without rendering it; arguments as for :func:`scene`."""
+    """Return the classes in a scene, rising, without rendering it; arguments as for `scene`."""
     return tuple(sorted({label for label, _, _ in _layout(clutter, split, index).objects}))
 
 
 def open_clutter(clutter: Clutter | None = None) -> Dataset:
-    """The set as a multi-label data set whose pictures are rendered when they are read.
+    """Return the set as a multi-label data set whose pictures are rendered when they are read.
 
-    Ids and order are those of ``tfds:clutter``, the same set prepared on disk (``clutter_tfds``).
+    Ids and order are those of ``tfds:clutter``, the same set prepared on disk (`clutter_tfds`).
     """
     clutter = clutter or Clutter()
     items = [
@@ -182,7 +180,7 @@ def _draws(clutter: Clutter, split: str, index: int, purpose: int) -> Draws:
 
 
 def _layout(clutter: Clutter, split: str, index: int) -> _Layout:
-    """Sides, classes, sizes and places of a scene."""
+    """Draw sides, classes, sizes and places of a scene."""
     draws = _draws(clutter, split, index, 0)
     height, width = (draws.whole(*clutter.sides) for _ in range(2))
     bands = tuple(BANDS.values())
@@ -201,13 +199,13 @@ def _layout(clutter: Clutter, split: str, index: int) -> _Layout:
 
 
 def _place(draws: Draws, height: int, width: int, diameter: float) -> Placed:
-    """A random place where the whole object is inside the picture."""
+    """Draw a place where the whole object is inside the picture."""
     y, x = (draws.uniform(diameter / 2, side - diameter / 2) for side in (height, width))
     return Placed(y, x, diameter, draws.uniform(0, 2 * math.pi))
 
 
 def _apart(one: Placed, other: Placed) -> bool:
-    """Whether the smaller one's square hides at most a quarter of the larger one's."""
+    """Return whether the smaller one's square hides at most a quarter of the larger one's."""
     reach = (one.diameter + other.diameter) / 2
     small, large = sorted((one.diameter, other.diameter))
     down, across = (
@@ -217,7 +215,7 @@ def _apart(one: Placed, other: Placed) -> bool:
 
 
 def _mean_around(picture: np.ndarray, place: Placed) -> np.ndarray:
-    """(3,) mean colour of what an object will lie on."""
+    """Return the mean colour (3,) of what an object will lie on."""
     top, left = (max(int(c - place.diameter / 2), 0) for c in (place.y, place.x))
     bottom, right = (math.ceil(c + place.diameter / 2) for c in (place.y, place.x))
     return picture[top:bottom, left:right].mean(axis=(0, 1))

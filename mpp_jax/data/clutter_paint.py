@@ -6,8 +6,6 @@ version to version. Doubles leave so much room that the last bit of a ``sin``, i
 differ, does not reach the 8 bits of a pixel.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -24,19 +22,19 @@ class Draws:
         self._raw = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """A number in [low, high)."""
+        """Draw a number in [low, high)."""
         return low + (high - low) * self._raw.random()
 
     def geometric(self, low: float, high: float) -> float:
-        """A number in [low, high) whose logarithm is uniform."""
+        """Draw a number in [low, high) whose logarithm is uniform."""
         return low * (high / low) ** self._raw.random()
 
     def whole(self, low: int, high: int) -> int:
-        """A whole number in low..high, both included."""
+        """Draw a whole number in low..high, both included."""
         return low + int(self._raw.random() * (high - low + 1))
 
     def array(self, *shape: int) -> np.ndarray:
-        """An array of numbers in [0, 1)."""
+        """Draw an array of numbers in [0, 1)."""
         return self._raw.random(shape)
 
 
@@ -58,14 +56,14 @@ class Look(NamedTuple):
 
 
 def colour(draws: Draws) -> np.ndarray:
-    """A (3,) RGB colour: any hue, pale to saturated, dark to light."""
+    """Draw a (3,) RGB colour: any hue, pale to saturated, dark to light."""
     hue, saturation, value = 6 * draws.uniform(), draws.uniform(0.1, 0.9), draws.uniform(0.15, 1.0)
     turn = (np.array([5.0, 3.0, 1.0]) + hue) % 6.0  # HSV to RGB, one channel each
     return value - value * saturation * np.clip(np.minimum(turn, 4.0 - turn), 0.0, 1.0)
 
 
 def colour_unlike(draws: Draws, others: list[np.ndarray], distance: float) -> np.ndarray:
-    """A colour at least ``distance`` away from others; the farthest of 24 where none is."""
+    """Draw a colour at least ``distance`` away from others; the farthest of 24 where none is."""
     best, farthest = colour(draws), -1.0
     for _ in range(24):
         candidate = colour(draws)
@@ -78,7 +76,7 @@ def colour_unlike(draws: Draws, others: list[np.ndarray], distance: float) -> np
 
 
 def noise(draws: Draws, height: int, width: int, cell: float, octaves: int = 1) -> np.ndarray:
-    """Value noise (height, width) in [0, 1]: random numbers on a lattice, smoothly interpolated.
+    """Draw value noise (height, width) in [0, 1]: numbers on a lattice, smoothly interpolated.
 
     Each further octave has half the cell, in pixels, and half the weight (K. Perlin, "An image
     synthesizer", SIGGRAPH 1985).
@@ -93,7 +91,7 @@ def noise(draws: Draws, height: int, width: int, cell: float, octaves: int = 1) 
 
 
 def _lattice_weights(side: int, step: float) -> np.ndarray:
-    """(side, nodes) weights of smooth interpolation between lattice nodes."""
+    """Return the (side, nodes) weights of smooth interpolation between lattice nodes."""
     place = np.arange(side) / step
     node = np.floor(place).astype(int)
     part = place - node
@@ -105,7 +103,7 @@ def _lattice_weights(side: int, step: float) -> np.ndarray:
 
 
 def ground(draws: Draws, height: int, width: int) -> np.ndarray:
-    """A textured ground (height, width, 3): mottled, striped, tiled, or mixed."""
+    """Draw a textured ground (height, width, 3): mottled, striped, tiled, or mixed."""
     side = min(height, width)
     colours = [colour(draws) for _ in range(3)]
     kind = draws.whole(0, 3)
@@ -136,7 +134,7 @@ def ground(draws: Draws, height: int, width: int) -> np.ndarray:
 
 
 def clutter_shape(draws: Draws) -> Shape:
-    """A random shape that is none of the classes: a blob, a polygon or a bar, plain or mottled."""
+    """Draw a shape that is none of the classes: a blob, a polygon or a bar, plain or mottled."""
     kind, corners = draws.whole(0, 2), draws.whole(3, 6)
     turns = [draws.uniform(0, 2 * math.pi) for _ in range(4)]
     depths = [draws.uniform(0.04, 0.18) for _ in range(4)]
@@ -165,7 +163,7 @@ def clutter_shape(draws: Draws) -> Shape:
 
 
 def _coverage(distance: np.ndarray, pixel: float) -> np.ndarray:
-    """Share of each pixel on the negative side of an edge."""
+    """Return the share of each pixel on the negative side of an edge."""
     return np.clip(0.5 - distance / pixel, 0.0, 1.0)
 
 
@@ -210,7 +208,7 @@ def lay(picture: np.ndarray, shape: Shape, place: Placed, look: Look) -> tuple[i
 
 
 def finish(picture: np.ndarray, draws: Draws) -> np.ndarray:
-    """Light from one side, exposure and grain; (H, W, 3) float64 -> uint8."""
+    """Add light from one side, exposure and grain; (H, W, 3) float64 -> uint8."""
     height, width = picture.shape[:2]
     angle, strength = draws.uniform(0, 2 * math.pi), draws.uniform(0.0, 0.35)
     y = np.linspace(-1, 1, height)[:, None] * math.sin(angle)

@@ -6,10 +6,8 @@ Importing this module registers the builder; prepared once, the set opens as ``t
 
 Features: ``image`` (PNG, so pictures come back to the bit), ``labels`` (the classes present) and
 ``objects`` with ``bbox`` (ymin, xmin, ymax, xmax as shares of height and width), ``label`` and
-``size`` (see :class:`~mpp_jax.data.clutter.SceneObject`). Record ``i`` of a split is scene ``i``.
+``size`` (see `mpp_jax.data.clutter.SceneObject`). Record ``i`` of a split is scene ``i``.
 """
-
-from __future__ import annotations
 
 import io
 import os
@@ -34,7 +32,7 @@ class ClutterBuilder(tfds.core.GeneratorBasedBuilder):
     code_path = Path(__file__)
 
     def __init__(self, *, clutter: Clutter | None = None, **options: Any) -> None:
-        """A builder of the given scenes (default: ``Clutter()``); other options are TFDS's."""
+        """Build the given scenes (default: `Clutter()`); other options are TFDS's."""
         self.clutter = clutter or Clutter()
         super().__init__(**options)
 
@@ -87,11 +85,11 @@ class ClutterBuilder(tfds.core.GeneratorBasedBuilder):
 def prepare_clutter(
     data_dir: str | os.PathLike[str] | None = None, clutter: Clutter | None = None
 ) -> str:
-    """Writes the set as ``array_record`` files, where ``tfds:clutter`` finds it.
+    """Write the set as ``array_record`` files, where ``tfds:clutter`` finds it.
 
     Args:
         data_dir: TFDS folder; None for ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
-        clutter: Which scenes; ``Clutter()`` by default.
+        clutter: which scenes; `Clutter()` by default.
 
     Returns:
         The folder of the prepared version. A set that is there already is left as it is.

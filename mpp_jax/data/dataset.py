@@ -5,8 +5,6 @@ Seeded choices (a train/test split, a limit per class) rank the items of a class
 nor on other items, and a limit of 5 keeps a subset of what a limit of 10 keeps.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +25,7 @@ class Box(NamedTuple):
     """Where an object is.
 
     Attributes:
-        name: Its class.
+        name: its class.
         place: (ymin, xmin, ymax, xmax) as shares of the picture's height and width, as in TFDS.
     """
 
@@ -40,13 +38,13 @@ class Item:
     """One picture.
 
     Attributes:
-        id: Unique, stable name: the path relative to the folder or list, with forward slashes.
-        labels: Class indices, rising; exactly one unless the dataset is multi-label.
+        id: unique, stable name: the path relative to the folder or list, with forward slashes.
+        labels: class indices, rising; exactly one unless the dataset is multi-label.
         split: ``"train"`` or ``"test"``.
-        path: The file, where there is one.
-        read: Gives the content (file bytes or an ``(H, W, 3)`` uint8 array) where there is no file.
-        ignored: Classes that are neither present nor absent for this picture, rising.
-        boxes: Gives the objects' boxes, where they are known; methods never see them.
+        path: the file, where there is one.
+        read: gives the content (file bytes or an ``(H, W, 3)`` uint8 array) where there is no file.
+        ignored: classes that are neither present nor absent for this picture, rising.
+        boxes: gives the objects' boxes, where they are known; methods never see them.
     """
 
     id: str
@@ -58,7 +56,11 @@ class Item:
     boxes: Callable[[], tuple[Box, ...]] | None = None
 
     def source(self) -> Path | bytes | np.ndarray:
-        """What :func:`mpp_jax.data.decode_picture` (or nobody, for an array) has to decode."""
+        """Return what `decode_picture` (or nobody, for an array) has to decode.
+
+        Raises:
+            ValueError: the item has neither path nor ``read``.
+        """
         if self.path is not None:
             return self.path
         if self.read is not None:
@@ -71,12 +73,12 @@ class Dataset:
     """Pictures with labels in a fixed order.
 
     Attributes:
-        name: Name for reports.
-        classes: Class names; labels index it.
-        items: All pictures, training pictures first.
-        multi_label: Whether a picture may carry any number of labels.
-        warnings: Inputs that were left out, one line each; a run should end with exit status 1.
-        notes: Facts worth printing, one line each.
+        name: for reports.
+        classes: their names; labels index it.
+        items: all pictures, training pictures first.
+        multi_label: whether a picture may carry any number of labels.
+        warnings: inputs that were left out, one line each; a run should end with exit status 1.
+        notes: facts worth printing, one line each.
     """
 
     name: str
@@ -87,13 +89,13 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def split(self, split: str) -> tuple[Item, ...]:
-        """The items of ``"train"`` or ``"test"``, in order."""
+        """Return the items of ``"train"`` or ``"test"``, in order."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
         return tuple(item for item in self.items if item.split == split)
 
     def targets(self, split: str) -> np.ndarray:
-        """``(N, L)`` float32: +1 present, -1 absent, 0 ignored."""
+        """Return ``(N, L)`` float32: +1 present, -1 absent, 0 ignored."""
         return target_matrix(self.split(split), len(self.classes))
 
 
@@ -110,7 +112,10 @@ class Labelled(Protocol):
 
 
 def target_matrix(items: Sequence[Labelled], classes: int) -> np.ndarray:
-    """``(N, L)`` float32 targets of one-vs-rest training: +1 present, -1 absent, 0 ignored."""
+    """Return ``(N, L)`` float32 targets of one-vs-rest training.
+
+    They are +1 where a class is present, -1 where it is absent and 0 where it is ignored.
+    """
     targets = np.full((len(items), classes), -1.0, np.float32)
     for row, item in enumerate(items):
         targets[row, list(item.ignored)] = 0.0
@@ -119,7 +124,7 @@ def target_matrix(items: Sequence[Labelled], classes: int) -> np.ndarray:
 
 
 def seeded_order(ids: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """The ids in a pseudo-random order that depends on seed and purpose, not on their order."""
+    """Return ids in a pseudo-random order that depends on seed and purpose, not on their own."""
 
     def rank(identity: str) -> tuple[bytes, str]:
         text = f"{seed}\0{purpose}\0{identity}"
@@ -129,7 +134,7 @@ def seeded_order(ids: Iterable[str], seed: int, purpose: str) -> list[str]:
 
 
 def stratified_test_ids(groups: dict[int, list[str]], fraction: float, seed: int) -> set[str]:
-    """The ids that a seeded split sends to test: ``fraction`` of each class, see above."""
+    """Return the ids that a seeded split sends to test: ``fraction`` of each class, see above."""
     chosen: set[str] = set()
     for ids in groups.values():
         count = min(max(round(fraction * len(ids)), 1), len(ids) - 1)
@@ -146,13 +151,13 @@ def make_dataset(
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> Dataset:
-    """Checks items against classes and builds the dataset.
+    """Check items against classes and build the dataset.
 
     Classes without any picture are dropped with a warning and the labels renumbered; training
     items move before test items, otherwise the order stays.
 
     Raises:
-        DataError: No picture, no training picture, a class in test that training lacks.
+        DataError: no picture, no training picture, a class in test that training lacks.
     """
     items = tuple(items)
     if not items:
@@ -199,14 +204,14 @@ def make_dataset(
 
 
 def listed_classes(names: Sequence[str], most: int = 5) -> str:
-    """``class 'a'`` or ``classes 'a', 'b' and 3 more``, for messages."""
+    """Return ``class 'a'`` or ``classes 'a', 'b' and 3 more``, for messages."""
     shown = ", ".join(repr(name) for name in names[:most])
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{'class' if len(names) == 1 else 'classes'} {shown}{more}"
 
 
 def limited_items(dataset: Dataset, limit: int, seed: int) -> tuple[Item, ...]:
-    """The items that ``limit_per_class`` keeps, in their order."""
+    """Return the items that ``limit_per_class`` keeps, in their order."""
     kept: set[str] = set()
     for split in SPLITS:
         groups: dict[int, list[str]] = {}

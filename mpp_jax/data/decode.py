@@ -1,9 +1,9 @@
 """Picture files to arrays: the one decode rule of the package.
 
 CMYK, palette, transparent, 16-bit and EXIF-rotated files decode differently in every library, so
-all of them pass through :func:`decode_picture`, and the rule is written down once:
+all of them pass through `decode_picture`, and the rule is written down once:
 
-* **formats**: those of :data:`FORMATS`, recognised by content, never by file name;
+* **formats**: those of `FORMATS`, recognised by content, never by file name;
 * **animations and multi-page files**: the first frame;
 * **grey** (1, 8 or 16 bit): the same value in R, G and B. 16-bit values keep their high byte, which
   is also what Pillow keeps of a 16-bit RGB file, so grey and colour copies decode alike;
@@ -16,13 +16,11 @@ all of them pass through :func:`decode_picture`, and the rule is written down on
   the stored colour kept, as torchvision's ``default_loader``, ``tf.io.decode_image(channels=3)``
   and OpenCV's ``IMREAD_COLOR`` do;
 * **EXIF orientation** is applied;
-* **large pictures**: up to :data:`MAX_PIXELS` (20,000 x 20,000) are decoded; a longer side beyond
+* **large pictures**: up to `MAX_PIXELS` (20,000 x 20,000) are decoded; a longer side beyond
   ``max_side`` is reduced to it with Pillow's antialiased bicubic filter, aspect kept. A JPEG is
   first read at 1/2, 1/4 or 1/8 where that is still at least the wanted size (libjpeg's scaled
   inverse DCT, deterministic).
 """
-
-from __future__ import annotations
 
 import io
 import logging
@@ -32,18 +30,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 PictureSource: TypeAlias = str | os.PathLike[str] | bytes
 
-#: Longest side that :func:`decode_picture` returns unless told otherwise.
 MAX_SIDE: Final = 4096
-#: Most pixels that a file may declare (width x height): 1.6 GB while it is being decoded.
+"""Longest side that `decode_picture` returns unless told otherwise."""
 MAX_PIXELS: Final = 20_000 * 20_000
-#: Raster formats that are tried. PostScript, icons, scientific grids and video stay out.
+"""Most pixels that a file may declare (width x height): 1.6 GB while it is being decoded."""
 FORMATS: Final[tuple[str, ...]] = (
     "JPEG",
     "PNG",
@@ -56,6 +53,7 @@ FORMATS: Final[tuple[str, ...]] = (
     "AVIF",
     "MPO",
 )
+"""Raster formats that are tried. PostScript, icons, scientific grids and video stay out."""
 
 # What Pillow logs about damaged files is in the DecodeError as well; without a handler of the
 # application's own, Python would print it on standard error.
@@ -81,8 +79,8 @@ class DecodeError(ValueError):
     """A file that is no usable picture.
 
     Attributes:
-        path: The file, as given (``"<bytes>"`` for bytes).
-        reason: One line that says what is wrong with it.
+        path: the file, as given (``"<bytes>"`` for bytes).
+        reason: one line that says what is wrong with it.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -90,22 +88,22 @@ class DecodeError(ValueError):
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[DecodeError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
         return type(self), (self.path, self.reason)
 
 
 def decode_picture(path_or_bytes: PictureSource, *, max_side: int = MAX_SIDE) -> np.ndarray:
-    """Decodes a picture file by the rule in the module docstring.
+    """Decode a picture file by the rule in the module docstring.
 
     Args:
-        path_or_bytes: The file, or its whole content.
-        max_side: Longest side of the result, in pixels, at least 1.
+        path_or_bytes: the file, or its whole content.
+        max_side: longest side of the result, in pixels, at least 1.
 
     Returns:
         ``(H, W, 3)`` uint8, RGB, C-contiguous, ``max(H, W) <= max_side``.
 
     Raises:
-        DecodeError: Missing, empty, truncated or damaged file, no picture, too large.
+        DecodeError: missing, empty, truncated or damaged file, no picture, too large.
     """
     if max_side < 1:
         raise ValueError(f"max_side must be at least 1 pixel, got {max_side}")
@@ -129,11 +127,11 @@ def decode_picture(path_or_bytes: PictureSource, *, max_side: int = MAX_SIDE) ->
 
 
 def reduce_array(picture: np.ndarray, max_side: int) -> np.ndarray:
-    """Reduces an array whose longer side exceeds ``max_side``, as :func:`decode_picture` does.
+    """Reduce an array whose longer side exceeds ``max_side``, as `decode_picture` does.
 
     Args:
         picture: ``(H, W, 3)`` uint8 RGB.
-        max_side: Longest side of the result.
+        max_side: longest side of the result.
 
     Returns:
         The array itself where it fits, else a reduced ``(H', W', 3)`` uint8 array.
@@ -155,7 +153,7 @@ def _display_name(source: PictureSource) -> str:
 
 @contextmanager
 def _open(source: PictureSource, name: str) -> Iterator[Image.Image]:
-    """Opens the header; the caller holds :func:`_reported` and :func:`_pillow_settings`."""
+    """Open the header; the caller holds `_reported` and `_pillow_settings`."""
     if isinstance(source, bytes):
         size, stream = len(source), io.BytesIO(source)
     else:
@@ -180,7 +178,7 @@ def _too_large(what: str) -> str:
 
 @contextmanager
 def _reported(name: str) -> Iterator[None]:
-    """Turns whatever a damaged file makes Pillow raise into one :class:`DecodeError`."""
+    """Turn whatever a damaged file makes Pillow raise into one `DecodeError`."""
     try:
         yield
     except DecodeError:
@@ -209,9 +207,9 @@ _limit_before: int | None = None
 
 @contextmanager
 def _pillow_settings() -> Iterator[None]:
-    """Process-wide settings of Pillow while any decode is running, then as they were.
+    """Change Pillow's settings while any decode is running, for the whole process, and back.
 
-    Its pixel limit becomes :data:`MAX_PIXELS`, and its warnings (about EXIF blocks and the like)
+    Its pixel limit becomes `MAX_PIXELS`, and its warnings (about EXIF blocks and the like)
     are silenced: a file either decodes or is reported. ``warnings.catch_warnings`` would do, were
     it safe with threads; a filter that one inserts and removes oneself can at worst stay behind.
     """
@@ -239,7 +237,7 @@ def _is_our_filter(entry: tuple[Any, ...]) -> bool:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation 1..8; an unreadable EXIF block does not make a picture unusable."""
+    """Return the EXIF orientation 1..8; an unreadable EXIF block leaves a picture usable."""
     try:
         return int(picture.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:

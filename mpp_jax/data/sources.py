@@ -1,11 +1,9 @@
 """Where pictures and labels come from: class folders, list files, TFDS.
 
-Every source ends as a :class:`~mpp_jax.data.dataset.Dataset`: class names, and items in a fixed
+Every source ends as a `mpp_jax.data.dataset.Dataset`: class names, and items in a fixed
 order, training pictures first (class folders: by id; lists: by row; TFDS: by record). Nothing is
 decoded here.
 """
-
-from __future__ import annotations
 
 import csv
 import os
@@ -38,7 +36,7 @@ def open_dataset(
     seed: int = 0,
     limit_per_class: int | None = None,
 ) -> Dataset:
-    """Opens a data specification.
+    """Open a data specification.
 
     * A folder with ``train/<class>/*`` and ``test/<class>/*``.
     * A folder with ``<class>/*``: a seeded, stratified split; every class keeps at least one
@@ -46,7 +44,7 @@ def open_dataset(
     * A CSV list ``path,label[;label],split`` (UTF-8; a header line is optional; paths are relative
       to the list; split is ``train`` or ``test``). One row with several labels makes the set
       multi-label; only then may a row have no label.
-    * ``tfds:NAME[:CONFIG]``, prepared TFDS data, read without TensorFlow (``tfds_source``).
+    * ``tfds:NAME[:CONFIG]``, prepared data, read without TensorFlow (`mpp_jax.data.tfds_source`).
 
     Files of a class folder are found at any depth. Hidden files and what operating systems leave
     behind (``Thumbs.db``, ``.DS_Store``) are ignored. Whether a file is a picture shows when it is
@@ -55,17 +53,17 @@ def open_dataset(
     can be trained for it.
 
     Args:
-        spec: As above.
-        test_fraction: Share of test pictures for sources without a split, in (0, 1).
-        seed: Seed of the split and of ``limit_per_class``.
-        limit_per_class: Keep this many seeded pictures of each class in each split (of a
+        spec: as above.
+        test_fraction: share of test pictures for sources without a split, in (0, 1).
+        seed: of the split and of ``limit_per_class``.
+        limit_per_class: keep this many seeded pictures of each class in each split (of a
             multi-label set: every picture that some class keeps).
 
     Returns:
         The dataset.
 
     Raises:
-        DataError: One line: what is wrong and how to mend it.
+        DataError: one line: what is wrong and how to mend it.
         ValueError: ``test_fraction`` or ``limit_per_class`` out of range.
     """
     if not 0.0 < test_fraction < 1.0:
@@ -213,7 +211,7 @@ def _open_list(path: Path) -> Dataset:
 
 
 def _list_rows(path: Path) -> list[tuple[int, str, list[str], str]]:
-    """Rows as (line number, path, labels, split)."""
+    """Return rows as (line number, path, labels, split)."""
     rows: list[tuple[int, str, list[str], str]] = []
     wanted = "path,label[;label],split"
     try:

@@ -19,8 +19,6 @@ stratified part of ``train`` is.
 Pictures stay encoded here: the package's own decode rule applies to their bytes.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence
@@ -36,20 +34,20 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
 
 
 def open_tfds(name: str, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
-    """Opens a prepared dataset; no download, no TensorFlow.
+    """Open a prepared dataset; no download, no TensorFlow.
 
     Args:
         name: ``NAME``, ``NAME:CONFIG``, TFDS's own ``NAME/CONFIG:VERSION``, or the folder of a
             prepared version (the one with ``dataset_info.json``). Names are looked up under the
             environment variable ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
-        test_fraction: Share of test pictures where the dataset has no test or validation split.
-        seed: Seed of that choice.
+        test_fraction: share of test pictures where the dataset has no test or validation split.
+        seed: of that choice.
 
     Returns:
         The dataset; ids are ``<tfds split>/<record number>``.
 
     Raises:
-        DataError: Not prepared, another file format, or features that are no classification.
+        DataError: not prepared, another file format, or features that are no classification.
     """
     builder = _builder(name)
     title = builder.info.name + (f"/{builder.builder_config.name}" if _has_config(builder) else "")
@@ -130,7 +128,7 @@ def _builder(name: str) -> Any:
 
 
 def _tfds_name(name: str) -> str:
-    """``NAME:CONFIG`` to TFDS's ``NAME/CONFIG``; a version behind the colon stays."""
+    """Turn ``NAME:CONFIG`` into TFDS's ``NAME/CONFIG``; a version behind the colon stays."""
     head, colon, tail = name.partition(":")
     return f"{head}/{tail}" if colon and "/" not in head and not _VERSION.fullmatch(tail) else name
 
@@ -150,7 +148,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _features(builder: Any, title: str) -> tuple[str, str, Sequence[str]]:
-    """Names of the image and label features, and the class names."""
+    """Return the names of the image and label features, and the class names."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -207,7 +205,7 @@ def _item(identity: str, example: Any, read: Any) -> Item:
 
 
 def _box_names(builder: Any) -> Sequence[str] | None:
-    """Class names of the boxed objects; None where there are no boxes with classes."""
+    """Return the class names of the boxed objects; None where there are no boxes with classes."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features

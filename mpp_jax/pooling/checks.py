@@ -92,7 +92,7 @@ def _same(one: dict[str, Array], other: dict[str, Array], what: str) -> None:
 
 
 def check_unit_norm(names: Sequence[str]) -> None:
-    """Vectors are of unit length, (B, D); of a picture without descriptors, zero."""
+    """Check that vectors are of unit length, (B, D); of a picture without descriptors, zero."""
     methods, scales = parse_all(names), make_scales()
     for name, vectors in encoded(methods, scales).items():
         assert vectors.ndim == 2, f"{name}: one vector a picture is wanted"
@@ -106,7 +106,7 @@ def check_unit_norm(names: Sequence[str]) -> None:
 
 
 def check_permutation(names: Sequence[str]) -> None:
-    """The order of the positions within a scale does not matter."""
+    """Check that the order of the positions within a scale does not matter."""
     methods, scales = parse_all(names), make_scales()
     rng = np.random.default_rng(5)
     shuffled = []
@@ -117,14 +117,14 @@ def check_permutation(names: Sequence[str]) -> None:
 
 
 def check_padding(names: Sequence[str]) -> None:
-    """Masked rows do not matter, whatever they hold."""
+    """Check that masked rows do not matter, whatever they hold."""
     methods, scales = parse_all(names), make_scales()
     spoilt = tuple(s._replace(x=jnp.where(s.mask[:, :, None], s.x, jnp.nan)) for s in scales)
     _same(encoded(methods, scales), encoded(methods, spoilt), "masked rows")
 
 
 def check_batch(names: Sequence[str]) -> None:
-    """A picture's vector does not depend on the pictures beside it."""
+    """Check that a picture's vector does not depend on the pictures beside it."""
     methods, scales = parse_all(names), make_scales(batch=2)
     together = encoded(methods, scales)
     for row in range(2):
@@ -134,14 +134,14 @@ def check_batch(names: Sequence[str]) -> None:
 
 
 def check_single_scale(names: Sequence[str]) -> None:
-    """One scale is enough, for variants that ask for none in particular."""
+    """Check that one scale is enough, for variants that ask for none in particular."""
     free = tuple(atom for atom in parse_all(names) if atom.pooling.scales is None)
     for name, vectors in encoded(free, make_scales()[:1]).items():
         assert np.isfinite(np.asarray(vectors)).all(), f"{name}: NaN with a single descriptor"
 
 
 def check_gradient(names: Sequence[str]) -> None:
-    """The derivative with respect to the activations is finite (of counts it is zero)."""
+    """Check that the gradient in the activations is finite (that of counts is zero)."""
     methods, scales = parse_all(names), make_scales()
     x = tuple(jnp.asarray(s.x[:1]) for s in scales)
 

@@ -18,7 +18,7 @@ computed. In five lines::
 
 A file with these lines is read by ``mpp-jax run DATA --plugin top.py --pooling mpp,top``; a package
 may name such modules as entry points of the group ``mpp_jax.pooling`` instead, which are loaded
-when a name is not known. ``mpp_jax.pooling.checks`` holds the properties that every variant must
+when a name is not known. `mpp_jax.pooling.checks` holds the properties that every variant must
 have (permutation, padding, batch = loop, gradients); run them on yours.
 """
 

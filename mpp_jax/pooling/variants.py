@@ -43,7 +43,7 @@ def scale_fisher_vectors(evidence: Evidence, codebook: Codebook) -> tuple[list[A
 
 @register_pooling("fc7", codebook=None, scales=(0,))
 def fc7(evidence: Evidence, codebook: Codebook) -> Array:
-    """The activation of the whole picture: the base scale, averaged where it has several."""
+    """Return the activation of the whole picture: the base scale, averaged where it has several."""
     return l2_normalize(mean_descriptor(evidence.x[0], evidence.mask[0]))
 
 
@@ -59,35 +59,35 @@ register_pooling("ap50", crops=25, flip=True, codebook=None)(_crops)
 
 @register_pooling("avg", codebook=None)
 def avg(evidence: Evidence, codebook: Codebook) -> Array:
-    """Mean over scales of the L2-normalised mean activation: scale-wise, but without Fisher."""
+    """Return the mean over scales of the L2-normalised mean activations: MPP without Fisher."""
     pairs = zip(evidence.x, evidence.mask, strict=True)
     return l2_normalize(sum(l2_normalize(mean_descriptor(x, mask)) for x, mask in pairs))
 
 
 @register_pooling("nfk")
 def nfk(evidence: Evidence, codebook: Codebook) -> Array:
-    """Naive Fisher kernel, Eq. (2): one Fisher vector of all descriptors of all scales."""
+    """Return the naive Fisher kernel's, Eq. (2): one Fisher vector of all scales together."""
     together = jax.tree.map(lambda *parts: sum(parts), *scale_statistics(evidence))
     return power_l2(fisher_from_statistics(together, codebook.gmm))
 
 
 @register_pooling("csf")
 def csf(evidence: Evidence, codebook: Codebook) -> Array:
-    """Concatenation of the scale-wise normalised Fisher vectors."""
+    """Concatenate the scale-wise normalised Fisher vectors."""
     vectors, _ = scale_fisher_vectors(evidence, codebook)
     return power_l2(jnp.concatenate(vectors))
 
 
 @register_pooling("mpp")
 def mpp(evidence: Evidence, codebook: Codebook) -> Array:
-    """Multi-scale pyramid pooling, Eq. (1): mean of the scale-wise normalised Fisher vectors."""
+    """Pool the multi-scale pyramid, Eq. (1): mean of the scale-wise normalised Fisher vectors."""
     vectors, present = scale_fisher_vectors(evidence, codebook)
     return power_l2(sum(vectors) / jnp.maximum(jnp.sum(present), 1.0))
 
 
 @register_pooling("mpp-entropy")
 def mpp_entropy(evidence: Evidence, codebook: Codebook) -> Array:
-    """MPP whose scales weigh as much as they say: by the entropy of their components' shares.
+    """Pool as `mpp`, scales weighing what they say: by the entropy of their components' shares.
 
     Scale s has the weight H(p_s) / log K, with p_sk = 1/N sum_i q_ik, the share of component k in
     its N descriptors: 0 where one component explains them all (as the single descriptor of the
@@ -116,7 +116,7 @@ MOP = Recipe("pca500-k100", pca=500, components=100, mixture=False)
 
 @register_pooling("mop", codebook=MOP, scales=(0, 2, 4))
 def mop(evidence: Evidence, codebook: Codebook) -> Array:
-    """Multi-scale orderless pooling (Gong et al., ECCV 2014): fc7, and VLAD of two finer scales.
+    """Pool orderless at three scales (Gong et al., ECCV 2014): fc7, and VLAD of two finer scales.
 
     Scales 2 and 4 (from 0), whose windows are 1/2 and 1/4 of the picture's side like theirs; 100
     centres on 500 principal components each. Their last PCA to 4,096 dimensions is left out.

@@ -55,13 +55,13 @@ class Cell:
 
 
 def ranking(results: Mapping[str, Any], key: str) -> list[str]:
-    """Methods from best to worst by ``key``; those without a figure last, equals by name."""
+    """Return methods from best to worst by ``key``; those without a figure last, equals by name."""
     value = {name: results[name][key] for name in results}
     return sorted(value, key=lambda name: (value[name] is None, -(value[name] or 0.0), name))
 
 
 def wilson_interval(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share ``p`` seen in ``n`` trials (default: 95 %)."""
+    """Return Wilson's interval of a share ``p`` seen in ``n`` trials (default: 95 %)."""
     if n <= 0 or not 0 <= p <= 1:
         raise ValueError(f"wilson_interval needs n > 0 and 0 <= p <= 1, got n={n}, p={p}")
     centre = p + z * z / (2 * n)
@@ -77,7 +77,7 @@ def comparison(
     labels: np.ndarray,
     scores: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """One row for each method, best first, with what it wins and loses against the primary one."""
+    """Return a row for each method, best first: what it wins and loses against the primary one."""
     rows = []
     for name in order:
         result = metrics["results"][name]
@@ -100,7 +100,7 @@ def comparison(
 def contradictions(
     metrics: Mapping[str, Any], method: str, labels: np.ndarray, scores: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """Contradictions between the metrics and the scores: shown, so that none goes unseen."""
+    """Return contradictions between metrics and scores: shown, so that none goes unseen."""
     notes = []
     stated = metrics["pictures"]["test"]
     if stated is not None and stated != len(labels):
@@ -120,7 +120,7 @@ def contradictions(
 def per_class_table(
     metrics: Mapping[str, Any], order: Sequence[str], classes: Sequence[str], labels: np.ndarray
 ) -> dict[str, Any]:
-    """One row for each class: its test pictures, and its figure by every method, best marked."""
+    """Return a row for each class: its test pictures, and every method's figure, best marked."""
     n = len(classes)
     counts = (labels > 0).sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=n)
     ignored = (labels == 0).sum(axis=0) if labels.ndim == 2 else np.zeros(n, int)
@@ -138,7 +138,7 @@ def per_class_table(
 
 
 def confusion(classes: Sequence[str], labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """The confusion matrix as cells, and the confusions that happen most often."""
+    """Return the confusion matrix as cells, and the confusions that happen most often."""
     n = len(classes)
     flat = labels * n + scores.argmax(axis=1)
     counts = np.bincount(flat, minlength=n * n).reshape(n, n)
@@ -171,7 +171,7 @@ def confusion(classes: Sequence[str], labels: np.ndarray, scores: np.ndarray) ->
 def galleries(
     classes: Sequence[str], labels: np.ndarray, scores: np.ndarray, thumbnails: "Thumbnails"
 ) -> dict[str, Any]:
-    """The most confident rights (spread over the classes) and the most confident wrongs."""
+    """Choose the most confident rights (spread over the classes) and the most confident wrongs."""
     if not len(labels):
         return {"rights": [], "wrongs": [], "rights_per_class": 1}
     predicted = scores.argmax(axis=1)
@@ -199,7 +199,7 @@ def galleries(
 def false_positives(
     classes: Sequence[str], targets: np.ndarray, scores: np.ndarray, thumbnails: "Thumbnails"
 ) -> list[dict[str, Any]]:
-    """For each class the pictures without it that score highest."""
+    """Choose for each class the pictures without it that score highest."""
     shown = 4 if len(classes) <= 40 else 3
     blocks = []
     for c, label in enumerate(classes):
@@ -217,7 +217,7 @@ def false_positives(
 
 
 def config_groups(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The configuration as groups of (dotted name, value); plain values stand in "run".
+    """Return the configuration as groups of (dotted name, value); plain values stand in "run".
 
     Scales are counted from 1, as on the command line.
     """
@@ -249,7 +249,7 @@ def _shown(value: Any) -> str:
 
 
 def timings(seconds: Mapping[str, Any]) -> dict[str, Any]:
-    """Stages in the order given; an entry named ``total`` closes the table instead of their sum."""
+    """Return the stages in the order given, and the total: an entry of that name, or their sum."""
     stages = {name: s or 0.0 for name, s in seconds.items() if name != "total"}
     spent = sum(stages.values())
     total = seconds.get("total") or spent
@@ -258,12 +258,12 @@ def timings(seconds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as a number of per cent, a dash for None."""
+    """Return a share as a number of per cent, a dash for None."""
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the units that people read: s, min, h."""
+    """Return seconds in the units that people read: s, min, h."""
     if seconds < 120:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -284,7 +284,7 @@ class Thumbnails:
         self._made: dict[int, tuple[str | None, str]] = {}
 
     def card(self, i: int, truth: str, predicted: str, score: str, rank: int = 0) -> Card:
-        """The card of picture ``i``."""
+        """Return the card of picture ``i``."""
         if i not in self._made:
             self._made[i] = _thumbnail(self._sources[i])
         name, place = _file_name(self._sources[i], i)
@@ -292,7 +292,7 @@ class Thumbnails:
 
 
 def _file_name(source: PictureSource, i: int) -> tuple[str, str]:
-    """A picture's name, and the same with its folder; not the whole path, since pages travel."""
+    """Return a picture's name, alone and with its folder; not its path, since pages travel."""
     if callable(source):
         # A bound method (``item.source``) is named after its object.
         owner = getattr(source, "__self__", source)
@@ -303,7 +303,7 @@ def _file_name(source: PictureSource, i: int) -> tuple[str, str]:
 
 
 def _thumbnail(source: PictureSource) -> tuple[str | None, str]:
-    """(data URI, "") or (None, the reason)."""
+    """Return (data URI, "") or (None, the reason)."""
     from PIL import Image
 
     from mpp_jax.data.decode import decode_picture
@@ -323,7 +323,7 @@ def _thumbnail(source: PictureSource) -> tuple[str | None, str]:
 
 
 def jpeg_uri(pixels: np.ndarray) -> str:
-    """A picture (H, W, 3) uint8 as the data URI of a JPEG."""
+    """Return a picture (H, W, 3) uint8 as the data URI of a JPEG."""
     from PIL import Image
 
     held = io.BytesIO()

@@ -43,7 +43,7 @@ def spread_over_classes(items: Sequence[Item], classes: int, count: int) -> list
 
 
 def local_method(model: Model) -> str | None:
-    """The first representation of a model that has maps, its primary one before others."""
+    """Return the first representation of a model that has maps, its primary one before others."""
     config = model.provenance.config
     for name in dict.fromkeys((model.primary, *model.svms)):
         try:
@@ -98,7 +98,7 @@ def map_gallery(
 
 
 def _example(item: Item, found: PictureMaps, data: Dataset) -> MapExample:
-    """What is shown of a picture. Each map has its own range, for it is to show where."""
+    """Return what is shown of a picture; each map has its own range, for it is to show where."""
     held = {data.classes[label] for label in item.labels}
     unclear = {data.classes[label] for label in item.ignored}
     order = range(len(found.classes))  # by falling score

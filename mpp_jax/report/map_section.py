@@ -16,8 +16,8 @@ class Overlay:
     """The map of one class over a picture.
 
     Attributes:
-        name: The class.
-        score: The classifier's score of the whole picture.
+        name: the class.
+        score: the classifier's score of the whole picture.
         pixels: (h, w, 3) uint8, the map laid over the picture.
         peak: (y, x) of the map's highest point, as shares of height and width.
     """
@@ -33,11 +33,11 @@ class MapExample:
     """One picture with the maps of some classes.
 
     Attributes:
-        id: Its name.
+        id: its name.
         pixels: (h, w, 3) uint8, the picture, reduced.
-        present: Names of the classes that it holds.
-        overlays: What is shown of it.
-        boxes: The objects' boxes; None where they are unknown.
+        present: names of the classes that it holds.
+        overlays: what is shown of it.
+        boxes: the objects' boxes; None where they are unknown.
     """
 
     id: str
@@ -52,10 +52,10 @@ class MapGallery:
     """What the section shows.
 
     Attributes:
-        method: The representation whose maps these are.
-        reading: What was accumulated: "sum" or "vote".
-        examples: Pictures; empty where there are no maps.
-        reason: Why there are none; empty where there are some.
+        method: the representation whose maps these are.
+        reading: what was accumulated: "sum" or "vote".
+        examples: pictures; empty where there are no maps.
+        reason: why there are none; empty where there are some.
     """
 
     method: str = ""
@@ -85,7 +85,7 @@ class Row(NamedTuple):
 
 
 def map_rows(gallery: MapGallery) -> dict[str, Any]:
-    """The section's rows, and how many peaks lie in a box of the map's class.
+    """Return the section's rows, and how many peaks lie in a box of the map's class.
 
     Only maps of classes that the picture holds count.
     """

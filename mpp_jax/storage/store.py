@@ -35,14 +35,12 @@ Stored are single representations; ``A+B`` and the other stacks of `mpp_jax.pool
 made of them when read: concatenated, then L2-normalised.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -68,12 +66,12 @@ __all__ = [
 
 
 class Store:
-    """Finished encodings, read only. Open one with :meth:`open`.
+    """Finished encodings, read only. Open one with `Store.open`.
 
     Attributes:
-        path: Its folder.
-        manifest: The parsed ``manifest.json`` without its items.
-        all_items: Every item in dataset order, done or skipped.
+        path: its folder.
+        manifest: the parsed ``manifest.json`` without its items.
+        all_items: every item in dataset order, done or skipped.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class Store:
         self.all_items = all_items
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Store:
+    def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open a finished store.
 
         Args:
@@ -129,27 +127,27 @@ class Store:
         return tuple(item for item in self.all_items if item.status == "skipped")
 
     def items(self, split: str) -> tuple[StoredItem, ...]:
-        """The encoded items of a split, in the order of the rows of :meth:`vectors`."""
+        """Return the encoded items of a split, in the order of the rows of `vectors`."""
         if split not in SPLITS:
             raise StoreError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         return tuple(i for i in self.all_items if i.split == split and i.status == "done")
 
     def labels(self, split: str) -> np.ndarray:
-        """``(N,)`` int32 class indices; single-label stores only."""
+        """Return ``(N,)`` int32 class indices; single-label stores only."""
         if self.multi_label:
             raise StoreError(f"{self.path}: pictures have several labels each; read targets()")
         return np.array([item.labels[0] for item in self.items(split)], np.int32)
 
     def targets(self, split: str) -> np.ndarray:
-        """``(N, L)`` float32: +1 present, -1 absent, 0 ignored."""
+        """Return ``(N, L)`` float32: +1 present, -1 absent, 0 ignored."""
         return target_matrix(self.items(split), len(self.classes))
 
     def dimension(self, method: str) -> int:
-        """Length of the vectors of a method or stack."""
+        """Return the length of the vectors of a method or stack."""
         return sum(int(self.manifest["methods"][part] or 0) for part in self._parts(method))
 
     def vectors(self, method: str, split: str) -> np.ndarray:
-        """``(N, D)`` float32 vectors of a method (or stack ``A+B``) of all encoded items."""
+        """Return the vectors ``(N, D)`` float32 of a method, or a stack ``A+B``, of a split."""
         result = np.empty((len(self.items(split)), self.dimension(method)), np.float32)
         start = 0
         for chunk in self.iter_vectors(method, split):
@@ -158,7 +156,7 @@ class Store:
         return result
 
     def iter_vectors(self, method: str, split: str) -> Iterator[np.ndarray]:
-        """The rows of :meth:`vectors`, shard by shard, in bounded memory."""
+        """Yield the rows of `vectors`, shard by shard, in bounded memory."""
         parts = self._parts(method)
         rows: dict[int, list[int]] = {}
         for item in self.items(split):

@@ -1,6 +1,4 @@
-"""The file format of a store: manifest and shard files (schema: ``store.py``)."""
-
-from __future__ import annotations
+"""The file format of a store: manifest and shard files (schema: `mpp_jax.storage.store`)."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +26,7 @@ class StoreError(ValueError):
 
 @dataclass(frozen=True)
 class StoredItem:
-    """One item of the manifest; the fields are those of the schema above."""
+    """One item of the manifest; the fields are those of the schema in `store`."""
 
     id: str
     split: str
@@ -42,7 +40,7 @@ class StoredItem:
 
 
 def pending_record(item: Item, shard: int) -> dict[str, Any]:
-    """The manifest entry of an item that is not encoded yet."""
+    """Return the manifest entry of an item that is not encoded yet."""
     return {
         "id": item.id,
         "split": item.split,
@@ -56,7 +54,7 @@ def pending_record(item: Item, shard: int) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One phrase for each value that differs, nested objects by dotted name."""
+    """Return one phrase for each value that differs, nested objects by dotted name."""
     found: list[str] = []
     for key in sorted(set(there) | set(here)):
         old, new = there.get(key), here.get(key)
@@ -77,14 +75,14 @@ def _short(value: Any) -> str:
 
 
 def shard_name(shard: int, method: str) -> str:
-    """File name of the rows of a method in a shard."""
+    """Return the file name of the rows of a method in a shard."""
     return f"shard-{shard:05d}.{method}.npy"
 
 
 def read_shard(
     folder: Path, shard: int, method: str, rows: int, dimension: int | None
 ) -> np.ndarray | None:
-    """A memory map of the shard, or None where it is missing, damaged or of another shape."""
+    """Return a memory map of a shard; None where it is missing, damaged or of another shape."""
     try:
         array = np.load(folder / shard_name(shard, method), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -93,7 +91,11 @@ def read_shard(
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[StoredItem, ...]]:
-    """The manifest without its items, and the items; :class:`StoreError` where it is unusable."""
+    """Return the manifest without its items, and the items, of a store finished or not.
+
+    Raises:
+        StoreError: there is none, or it is unusable.
+    """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())

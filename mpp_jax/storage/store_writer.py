@@ -1,6 +1,4 @@
-"""Writing a store: shard by shard, resumable (layout and schema: ``store.py``)."""
-
-from __future__ import annotations
+"""Writing a store: shard by shard, resumable (layout and schema: `mpp_jax.storage.store`)."""
 
 import json
 import os
@@ -9,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -29,8 +27,8 @@ from mpp_jax.storage.store_format import (
     shard_name,
 )
 
-#: Items of a shard unless told otherwise.
 SHARD_SIZE: Final = 256
+"""Items of a shard unless told otherwise."""
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(\([A-Za-z0-9_.-]+\))?")
 
@@ -43,7 +41,7 @@ class _Skip(NamedTuple):
 
 
 class StoreWriter:
-    """Writes a store shard by shard; opened on an unfinished store it goes on with it.
+    """The writer of a store, shard by shard; opened on an unfinished store it goes on with it.
 
     Usage::
 
@@ -59,9 +57,9 @@ class StoreWriter:
     A shard is written as soon as each of its items was put or skipped.
 
     Attributes:
-        path: The folder.
-        remaining: Items still to do when the store was opened: those of all incomplete shards.
-        shard_size: Items of a shard.
+        path: the folder.
+        remaining: items still to do when the store was opened: those of all incomplete shards.
+        shard_size: items of a shard.
     """
 
     def __init__(
@@ -77,25 +75,25 @@ class StoreWriter:
         shard_size: int = SHARD_SIZE,
         mended: Callable[[Item], bool] = lambda item: False,
     ) -> None:
-        """Creates the folder and its manifest, or resumes.
+        """Create the folder and its manifest, or resume.
 
         Args:
-            path: Folder of the store; new, empty, or a store of the very same configuration.
-            dataset: What will be encoded.
-            methods: Names of the stored representations: letters, digits, ``_``, ``-``, ``.``, and
+            path: folder of the store; new, empty, or a store of the very same configuration.
+            dataset: what will be encoded.
+            methods: names of the stored representations: letters, digits, ``_``, ``-``, ``.``, and
                 a layer in parentheses.
-            network: Name of the network.
-            weights_sha256: Hash of its weights.
-            codebook_sha256: Hash of the codebook, where a method needs one.
-            config: Everything else that decides the vectors; JSON values (tuples become lists).
-            shard_size: Items of a shard: what an interruption loses at most.
-            mended: Whether a picture that an earlier run had to skip can be decoded now; a shard
+            network: name of the network.
+            weights_sha256: hash of its weights.
+            codebook_sha256: hash of the codebook, where a method needs one.
+            config: everything else that decides the vectors; JSON values (tuples become lists).
+            shard_size: items of a shard: what an interruption loses at most.
+            mended: whether a picture that an earlier run had to skip can be decoded now; a shard
                 with such a picture is done again.
 
         Raises:
-            StoreError: The folder holds something else, or a store of another configuration (the
+            StoreError: the folder holds something else, or a store of another configuration (the
                 message names what differs).
-            ValueError: A bad method name, repeated ids, or ``shard_size < 1``.
+            ValueError: a bad method name, repeated ids, or ``shard_size < 1``.
         """
         if shard_size < 1:
             raise ValueError(f"shard_size must be at least 1, got {shard_size}")
@@ -138,7 +136,7 @@ class StoreWriter:
         for record in self._records:
             self._left[record["shard"]] += record["status"] == "pending"
 
-    def __enter__(self) -> StoreWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -151,14 +149,14 @@ class StoreWriter:
         self._waiting.clear()
 
     def put(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray]) -> None:
-        """Takes the vectors of some pictures; a NaN or infinite one makes its picture skipped.
+        """Take the vectors of some pictures; a NaN or infinite one makes its picture skipped.
 
         Args:
-            items: n items of :attr:`remaining`, in any order.
+            items: n items of `remaining`, in any order.
             vectors: ``(n, D)`` for each method.
 
         Raises:
-            ValueError: Methods, shapes or items that do not fit.
+            ValueError: methods, shapes or items that do not fit.
         """
         if set(vectors) != set(self._header["methods"]):
             raise ValueError(f"vectors for {sorted(vectors)}, wanted {[*self._header['methods']]}")

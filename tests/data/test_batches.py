@@ -22,7 +22,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def unpacked(batches) -> dict[int, np.ndarray]:
-    """Pictures by position, after checks of everything a batch promises."""
+    """Return pictures by position, after checks of everything a batch promises."""
     found: dict[int, np.ndarray] = {}
     for batch in batches:
         rows, side = batch.canvas.shape[:2]

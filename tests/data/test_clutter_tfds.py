@@ -20,7 +20,7 @@ SET = Clutter(train=12, test=5, seed=3)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared by the command, in a process that must not load TensorFlow."""
+    """Prepare the set by the command, in a process that must not load TensorFlow."""
     place = tmp_path_factory.mktemp("tfds")
     program = (
         "import sys; from mpp_jax.data.clutter_tfds import main; "

@@ -20,14 +20,14 @@ def encoded(picture: Image.Image, form: str, **options) -> bytes:
 
 
 def smooth(height: int, width: int) -> np.ndarray:
-    """A picture that JPEG keeps almost unchanged."""
+    """Return a picture that JPEG keeps almost unchanged."""
     y, x = np.mgrid[0:height, 0:width]
     planes = [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 64 + 90]
     return np.stack(planes, -1).astype(np.uint8)
 
 
 def png_by_hand(values: np.ndarray, colour_type: int) -> bytes:
-    """A 16-bit PNG written from the specification (Pillow cannot write 16-bit colour)."""
+    """Return a 16-bit PNG written from the specification (Pillow cannot write 16-bit colour)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

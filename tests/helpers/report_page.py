@@ -48,7 +48,7 @@ class Page(HTMLParser):
             self.texts[i].append(data)
 
     def of(self, tag: str, **attributes: str) -> list[str]:
-        """Texts of the elements with this tag and these words in the named attributes."""
+        """Return texts of the elements with this tag and these words in the named attributes."""
         return [
             " ".join("".join(text).split())
             for (name, held), text in zip(self.tags, self.texts, strict=True)
@@ -64,7 +64,7 @@ class Page(HTMLParser):
         return text
 
     def rows(self, section: str) -> list[list[str]]:
-        """Cell texts of every table row of a section."""
+        """Return cell texts of every table row of a section."""
         found: list[list[str]] = []
         inside = False
         for (tag, held), text in zip(self.tags, self.texts, strict=True):
@@ -88,7 +88,7 @@ def jpeg(pixels: np.ndarray) -> bytes:
 
 
 def example() -> dict[str, Any]:
-    """Eight pictures, three classes; mpp has six right, fc7 four."""
+    """Return eight pictures, three classes; mpp has six right, fc7 four."""
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 2])
     predicted = {"mpp": [0, 0, 1, 1, 1, 2, 2, 0], "fc7": [0, 1, 1, 1, 0, 2, 2, 0]}
     margins = np.array([0.5, 2.0, 1.25, 0.75, 3.5, 0.1, 4.0, 2.25])

@@ -24,7 +24,7 @@ def dataset(train: int = 7, test: int = 6, classes=("a", "b"), multi_label=False
 
 
 def vectors_of(items) -> dict[str, np.ndarray]:
-    """Unit vectors that depend on the item alone."""
+    """Return unit vectors that depend on the item alone."""
     made = {}
     for method, dimension in DIMENSIONS.items():
         rows = []
@@ -52,7 +52,7 @@ BAD = {"train/002.jpg": "truncated", "test/004.jpg": "empty file (0 bytes)"}
 
 
 def fill(writer: StoreWriter, stop_after: int | None = None, order=None) -> None:
-    """Encodes what remains, one picture at a time; stops like an interruption."""
+    """Encode what remains, one picture at a time; stop like an interruption."""
     with writer:
         remaining = writer.remaining if order is None else [writer.remaining[i] for i in order]
         for count, item in enumerate(remaining):
@@ -65,7 +65,7 @@ def fill(writer: StoreWriter, stop_after: int | None = None, order=None) -> None
 
 
 def skipped_of(path) -> list[tuple[str, str | None]]:
-    """(id, reason) of what was skipped, by the manifest, of a finished store or not."""
+    """Return (id, reason) of what was skipped, by the manifest, of a finished store or not."""
     return [(item.id, item.reason) for item in read_manifest(path)[1] if item.status == "skipped"]
 
 

@@ -23,7 +23,7 @@ BOOK = "default.fisher"
 
 
 def make_codebook(l2: str = "none") -> Codebook:
-    """Unequal weights and variances, a mean far from 0: nothing cancels by luck."""
+    """Return unequal weights and variances, a mean far from 0: nothing cancels by luck."""
     rng = np.random.default_rng(0)
     components = np.linalg.qr(rng.normal(size=(C, P)))[0].T
     pca = PCA(
@@ -43,7 +43,7 @@ CODEBOOK = make_codebook()
 
 
 def make_scales(batch: int = 2, seed: int = 1) -> tuple[Descriptors, ...]:
-    """Rectified activations, as networks give them; some rows of the second picture masked."""
+    """Return rectified activations, as networks give them; some of the second picture masked."""
     rng = np.random.default_rng(seed)
     scales = []
     for count in COUNTS:
@@ -68,7 +68,7 @@ def l2(v: np.ndarray) -> np.ndarray:
 
 
 def fisher(x: np.ndarray, gmm: GMM) -> np.ndarray:
-    """G(X) as PROTOCOL has it, one descriptor and one component at a time."""
+    """Return G(X) as it is defined, one descriptor and one component at a time."""
     w, mu, var = (np.asarray(a, np.float64) for a in gmm)
     u, v = np.zeros((2, K, P))
     for row in x:
@@ -88,7 +88,7 @@ def fisher(x: np.ndarray, gmm: GMM) -> np.ndarray:
 
 
 def reference(name: str, sets: list[np.ndarray], codebook: Codebook) -> np.ndarray:
-    """One picture's vector from the unmasked activations of its scales."""
+    """Return one picture's vector from the unmasked activations of its scales."""
 
     def projected(x: np.ndarray) -> np.ndarray:
         rows = []
@@ -125,7 +125,7 @@ def unmasked(scales: tuple[Descriptors, ...], row: int) -> list[np.ndarray]:
 def encoded(
     scales: tuple[Descriptors, ...], codebook: Codebook = CODEBOOK, first: int = 0
 ) -> dict[str, np.ndarray]:
-    """All single variants in one program."""
+    """Encode with all single variants in one program."""
     sources = {"default": Activations(scales, {})}
     numbers = (("default", tuple(range(len(scales)))),)
     arrays = encode(sources, {BOOK: codebook}, parse_all(SINGLES), numbers, first)

@@ -67,12 +67,12 @@ def test_the_checks_find_what_is_wrong(name: str, message: str, monkeypatch) -> 
 
 
 def one(name: str, scales: tuple[Descriptors, ...] = SCALES) -> np.ndarray:
-    """The first picture's vector."""
+    """Return the first picture's vector."""
     return np.asarray(pool(name, scales, CODEBOOK))[0]
 
 
 def rows(s: Descriptors) -> np.ndarray:
-    """The first picture's activations that are not masked."""
+    """Return the first picture's activations that are not masked."""
     return np.asarray(s.x[0])[np.asarray(s.mask[0])]
 
 

@@ -17,7 +17,7 @@ BED, COAST = Box("bed", (0.1, 0.2, 0.5, 0.6)), Box("coast", (0.6, 0.0, 1.0, 0.25
 
 
 def map_example() -> MapExample:
-    """A picture with a bed and a coast; the peak of the coast's map misses."""
+    """Return a picture with a bed and a coast; the peak of the coast's map misses."""
     return MapExample(
         id="test/000007",
         pixels=picture(90, 30, 60),

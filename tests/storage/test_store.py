@@ -264,7 +264,6 @@ def test_killed_between_shard_and_manifest(finished, tmp_path, monkeypatch):
         fill(writer)
     monkeypatch.undo()
     assert (path / "shard-00000.mpp.npy").exists()
-    assert (path / ".manifest.json.tmp").exists()
     writer = writer_of(path)
     assert len(writer.remaining) == 13
     fill(writer)
