@@ -30,7 +30,6 @@ and NFK at large ones alone (42 to 37); 56 of 100 maps point at their object, 24
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -39,11 +38,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from machine import provenance
+from machine import provenance, weights_of
 
 from mpp_jax import metrics
 from mpp_jax.cli import stages
-from mpp_jax.cli.console import Output
+from mpp_jax.cli.console import Console
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data.clutter import BANDS, CLASSES, Clutter, SceneObject, open_clutter, scene
 from mpp_jax.maps.accumulation import Reading
@@ -51,9 +50,10 @@ from mpp_jax.maps.picture_maps import map_pictures
 from mpp_jax.maps.pointing import CENTRE, covered_share, inside, peak
 from mpp_jax.memory import keep_freed_memory
 from mpp_jax.nets import Network
-from mpp_jax.progress import progress
+from mpp_jax.progress import Watcher
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.model import Model, open_model
+from mpp_jax.runs.settings import Job
 from mpp_jax.storage.store import Store
 from mpp_jax.weights.load import load_network
 
@@ -143,7 +143,7 @@ def pointing(
         max_side=MAP_SIDE,
         on_skip=skipped.append,
     )
-    for entry in progress(found, f"maps, {reading}", "picture"):
+    for entry in Watcher().bar(found, f"maps, {reading}", "picture"):
         objects = scenes[entry.position]
         for label in sorted({o.label for o in objects}):
             boxes = [o.box for o in objects if o.label == label]
@@ -169,7 +169,7 @@ def measure(
     """Run everything with one network."""
     started = time.perf_counter()
     data = open_clutter(clutter)
-    stages.run(data, network, weights, config, folder, Output(quiet=False))
+    stages.run(Job(data, network, config, folder, weights), Console())
     model = replace(open_model(folder / "model"), network=network)
     scores = pipeline.score(model, Store.open(folder / "encodings"))
     scenes = [scene(clutter, "test", index).objects for index in range(clutter.test)]
@@ -240,10 +240,7 @@ def main() -> None:
         args.scales, args.pointing, args.bootstrap = (0, 1, 2), 20, 50
         args.components = 16
         args.out = args.out.with_name("clutter_quick.json")
-    weights = args.weights
-    if weights is None and args.network == "squeezenet":
-        shared = Path(os.environ.get("MPP_JAX_SHARED", Path(__file__).parents[2] / "shared"))
-        weights = str(shared / "data/squeezenet/compressed_SqueezeNet.net")
+    weights = weights_of(args.network, args.weights)
     clutter = Clutter(train=args.train, test=args.test, seed=args.seed)
     encoder = Encoder(pca=args.pca, components=args.components, samples=100_000, l2="before")
     config = Run(

@@ -25,11 +25,13 @@ import lab
 import matplotlib.pyplot as plt
 from machine import provenance
 
+from mpp_jax.runs.settings import NOTHING, Job
 
-def curve(place: lab.Lab) -> dict[str, dict[str, float]]:
+
+def curve(job: Job) -> dict[str, dict[str, float]]:
     """Return the figures of every representation."""
-    scores = lab.test_scores(place, lab.fit(place))
-    return {name: lab.figures(values, place.dataset) for name, values in scores.items()}
+    scores = lab.test_scores(job, lab.fit(job)[0])
+    return {name: lab.figures(values, job.data) for name, values in scores.items()}
 
 
 def main() -> None:
@@ -37,16 +39,16 @@ def main() -> None:
     args = parser.parse_args()
     scales = 2 if args.quick else args.scales
     names = [*(f"fv{k + 1}" for k in range(scales)), "nfk", "mpp"]
-    cnn = lab.open_lab(args, names)
+    cnn = lab.open_job(args, names)
     arguments = vars(args) | {"network": "sift", "weights": None, "layer": None}
-    sift = replace(lab.open_lab(argparse.Namespace(**arguments), names), cache=None)
+    sift = replace(lab.open_job(argparse.Namespace(**arguments), names), extras=NOTHING)
     table = {"cnn": curve(cnn), "sift": curve(sift)}
     record = {
         "made": provenance(),
-        "data": cnn.dataset.name,
+        "data": cnn.data.name,
         "network": cnn.network.spec.name,
         "weights_sha256": cnn.network.weights_sha256,
-        "pictures": {s: len(cnn.dataset.split(s)) for s in ("train", "test")},
+        "pictures": {s: len(cnn.data.split(s)) for s in ("train", "test")},
         "config": cnn.config.to_dict(),
         "results": table,
     }
@@ -59,10 +61,10 @@ def main() -> None:
     print(f"results: {args.out}\nfigure: {picture}")
 
 
-def plot(table, scales, place, file) -> None:
+def plot(table, scales, job, file) -> None:
     """Draw accuracy by scale for both descriptors, all scales together as lines."""
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    labels = {"cnn": f"{place.network.spec.name}-Fisher", "sift": "SIFT-Fisher"}
+    labels = {"cnn": f"{job.network.spec.name}-Fisher", "sift": "SIFT-Fisher"}
     where = range(1, scales + 1)
     for (kind, rows), colour in zip(table.items(), ("C0", "C3"), strict=True):
         axes.plot(where, [100 * rows[f"fv{k}"]["top1"] for k in where], "o-", color=colour)
@@ -86,7 +88,7 @@ def plot(table, scales, place, file) -> None:
                 color=colour,
             )
     axes.set(xlabel="scale", ylabel="top-1 accuracy, %", xticks=list(where))
-    axes.set_title(f"{place.dataset.name}: one scale alone")
+    axes.set_title(f"{job.data.name}: one scale alone")
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(file, dpi=130)
     plt.close(figure)

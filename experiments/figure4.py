@@ -36,30 +36,30 @@ def main() -> None:
     args = parser.parse_args()
     scales = 2 if args.quick else args.scales
     names = {method: lab.ranged(method, scales) for method in METHODS}
-    place = lab.open_lab(args, [name for row in names.values() for name in row])
-    scores = lab.test_scores(place, lab.fit(place))
+    job = lab.open_job(args, [name for row in names.values() for name in row])
+    scores = lab.test_scores(job, lab.fit(job)[0])
     curves = {
-        method: [lab.figures(scores[name], place.dataset)["top1"] for name in row]
+        method: [lab.figures(scores[name], job.data)["top1"] for name in row]
         for method, row in names.items()
     }
     differences = [
-        lab.paired_bootstrap(scores[mpp], scores[nfk], place.dataset)
+        lab.paired_bootstrap(scores[mpp], scores[nfk], job.data)
         for mpp, nfk in zip(names["mpp"], names["nfk"], strict=True)
     ]
     steps = {
         method: [
-            lab.paired_bootstrap(scores[after], scores[before], place.dataset)
+            lab.paired_bootstrap(scores[after], scores[before], job.data)
             for before, after in itertools.pairwise(row)
         ]
         for method, row in names.items()
     }
     record = {
         "made": provenance(),
-        "data": place.dataset.name,
-        "network": place.network.spec.name,
-        "weights_sha256": place.network.weights_sha256,
-        "pictures": {s: len(place.dataset.split(s)) for s in ("train", "test")},
-        "config": place.config.to_dict() | {"pooling": list(METHODS)},
+        "data": job.data.name,
+        "network": job.network.spec.name,
+        "weights_sha256": job.network.weights_sha256,
+        "pictures": {s: len(job.data.split(s)) for s in ("train", "test")},
+        "config": job.config.to_dict() | {"pooling": list(METHODS)},
         "top1_by_scales": curves,
         "mpp_minus_nfk": differences,
         "gain_of_one_more_scale": steps,
@@ -67,7 +67,7 @@ def main() -> None:
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n")
     picture = args.out.with_suffix(".png")
-    plot(curves, differences, place.dataset.name, place.network.spec.name, picture)
+    plot(curves, differences, job.data.name, job.network.spec.name, picture)
     for n in range(scales):
         row = "  ".join(f"{method} {100 * curves[method][n]:.2f}" for method in METHODS)
         d = {key: 100 * value for key, value in differences[n].items()}

@@ -22,13 +22,12 @@ and 21% and 29% of the peaks before anything is pasted. With the bias, 0.5% and 
 
 import argparse
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from machine import provenance
+from machine import provenance, shared
 from PIL import Image, ImageDraw
 
 from mpp_jax.data import canvas_batches, decode_picture
@@ -38,7 +37,7 @@ from mpp_jax.maps.overlays import panels
 from mpp_jax.maps.picture_maps import map_pictures
 from mpp_jax.memory import keep_freed_memory
 from mpp_jax.pooling import parse
-from mpp_jax.progress import progress
+from mpp_jax.progress import Watcher
 from mpp_jax.runs.model import Model, load_model, picture_item
 from mpp_jax.runs.vectors import first_encoded, wanted_of
 
@@ -151,9 +150,8 @@ def draw_figures(model: Model, pairs: list[Pair], folder: Path, reading: Reading
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    shared = Path(os.environ.get("MPP_JAX_SHARED", "../shared"))
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained model")
-    parser.add_argument("--data", type=Path, default=shared / "data/scene15/test")
+    parser.add_argument("--data", type=Path, help="class folders; default: the shared scene15/test")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="20 pairs")
@@ -162,11 +160,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/figure5.json")
     args = parser.parse_args()
     keep_freed_memory()
+    data = args.data or shared("scene15/test")
     model = load_model(args.model)
-    pairs = draw_pairs(args.data, 20 if args.quick else args.pairs, args.seed)
+    pairs = draw_pairs(data, 20 if args.quick else args.pairs, args.seed)
     hits: dict[str, list[float]] = {}
     before: dict[str, list[float]] = {}
-    with progress(len(pairs), "map", "pair") as bar:
+    with Watcher().bar(len(pairs), "map", "pair") as bar:
         for pair in pairs:
             for counts, picture in ((hits, pasted(pair)), (before, decode_picture(pair.host))):
                 for name, values in all_readings(model, picture, pair.label).items():

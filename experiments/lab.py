@@ -1,64 +1,59 @@
 """What the experiments on pooling share: activations once, many representations, paired figures.
 
-Activations are taken from (and kept in) a folder, `mpp_jax.describe.disk_cache`. ``ranged``
-registers a variant for each range of scales 1..n, so that a whole curve comes out of one pass.
+Activations are taken from (and kept in) a folder, `mpp_jax.describe.disk_cache`. `ranged` registers
+a variant for each range of scales 1..n, so that a whole curve comes out of one pass.
 """
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from machine import shared, weights_of
 
 from mpp_jax import metrics
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset, Skipped, open_dataset
-from mpp_jax.describe.disk_cache import ActivationCache
-from mpp_jax.describe.memory_cache import Describe, describe_with
 from mpp_jax.memory import keep_freed_memory
-from mpp_jax.nets import Network
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import POOLINGS, get_pooling, parse, register_pooling
-from mpp_jax.progress import progress
+from mpp_jax.pooling.notation import format_atoms
+from mpp_jax.progress import Watcher
 from mpp_jax.runs import pipeline
-from mpp_jax.runs.settings import settled
+from mpp_jax.runs.settings import Extras, Job
 from mpp_jax.runs.vectors import atoms_of, encode_described, wanted_of
-from mpp_jax.stats.codebook import Codebooks
+from mpp_jax.stats.codebook import CodebookInfo, Codebooks
 from mpp_jax.svm import fit_svm, svm_scores
 from mpp_jax.weights.load import load_network
 
 RESULTS = Path(__file__).parent / "results"
-SHARED = Path(os.environ.get("MPP_JAX_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 SCORED_AT_ONCE = 64
 ROOM = 5 << 30
 """Bytes of training vectors held at once; more representations make more passes."""
 
 
-@dataclass(frozen=True)
-class Lab:
-    """Pictures, network and settings of an experiment."""
+class Scored(NamedTuple):
+    """What one representation came to.
 
-    dataset: Dataset
-    network: Network
-    config: Run
-    cache: Path | None
+    Attributes:
+        scores: (N, L) of the test pictures.
+        relative_gap: of the worst class's machine.
+        dimension: of the vectors.
+    """
 
-    @property
-    def describe(self) -> Describe:
-        """Activations from the cache, or computed (and kept there)."""
-        if self.cache is None:
-            return describe_with(self.network, self.config)
-        return ActivationCache(self.cache, self.network, self.config).describe
+    scores: np.ndarray
+    relative_gap: float
+    dimension: int
 
 
 def parser(description: str, name: str, *, scales: int) -> argparse.ArgumentParser:
     """Return a command line of what every such experiment takes."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--data", default=str(SHARED / "scene15"), help="as for mpp-jax run")
+    made.add_argument("--data", help="as for mpp-jax run; default: the shared scene15")
     made.add_argument("--network", default="squeezenet")
-    made.add_argument("--weights", default=str(SHARED / "squeezenet" / "compressed_SqueezeNet.net"))
+    made.add_argument("--weights", help="default: SqueezeNet's shared file, else the library's own")
     made.add_argument("--layer", help="of the network; default: its own")
     made.add_argument("--scales", type=int, default=scales, help="largest number of scales")
     made.add_argument("--l2", default="before", choices=("none", "before", "both"))
@@ -72,104 +67,139 @@ def parser(description: str, name: str, *, scales: int) -> argparse.ArgumentPars
     return made
 
 
-def open_lab(args: argparse.Namespace, pooling: Sequence[str]) -> Lab:
+def open_job(args: argparse.Namespace, pooling: Sequence[str]) -> Job:
     """Open what the command line names, for these representations."""
     keep_freed_memory()
     if args.quick:
         args.limit_per_class, args.scales, args.pca, args.components = 10, 2, 64, 32
-    network = load_network(args.network, args.weights or None)
+    weights = weights_of(args.network, args.weights)
+    network = load_network(args.network, weights)
     config = Run(
         pyramid=Pyramid(tuple(range(args.scales)), args.layer),
         encoder=Encoder(pca=args.pca, components=args.components, l2=args.l2),
         pooling=tuple(pooling),
         seed=args.seed,
     )
-    dataset = open_dataset(args.data, limit_per_class=args.limit_per_class)
-    return Lab(dataset, network, settled(network, config), args.cache)
+    data = args.data or str(shared("scene15"))
+    dataset = open_dataset(data, limit_per_class=args.limit_per_class)
+    extras = Extras(cache=args.cache)
+    return Job(dataset, network, config, args.out, weights, extras).settled()
 
 
-def ranged(variant: str, scales: int) -> tuple[str, ...]:
-    """Register a variant for each range of scales 1..n, n up to ``scales``; return their names."""
-    names = []
-    for n in range(1, scales + 1):
-        name = f"{variant}-to{n}"
-        if name not in POOLINGS:
-            base = get_pooling(variant)
-            register_pooling(name, codebook=base.codebook, scales=tuple(range(n)))(base.function)
-        names.append(name)
-    return tuple(names)
+def ranged(name: str, scales: int) -> tuple[str, ...]:
+    """Return the names of a representation of scales 1..n, for n up to ``scales``.
+
+    Variants are registered as need be; those that read fixed scales, or crops, stay themselves.
+    """
+    atoms = parse(name)
+    return tuple(
+        "+".join(format_atoms([replace(a, variant=_up_to(a.variant, n))], "") for a in atoms)
+        for n in range(1, scales + 1)
+    )
 
 
-def fit(lab: Lab) -> Codebooks:
-    """Return the codebooks of the experiment's representations."""
-    codebooks, infos = pipeline.fit(lab.dataset, lab.network, lab.config, describe=lab.describe)
+def _up_to(variant: str, n: int) -> str:
+    base = get_pooling(variant)
+    if base.crops or base.scales is not None:
+        return variant
+    name = f"{variant}-to{n}"
+    if name not in POOLINGS:
+        register_pooling(name, codebook=base.codebook, scales=tuple(range(n)))(base.function)
+    return name
+
+
+def describe_all(job: Job) -> None:
+    """Complete the folder of activations, so that what follows reads them."""
+    if job.extras.cache is None:
+        return
+    wants = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
+    with Watcher().bar(len(job.data.items), "describe", "picture") as bar:
+        for described in job.activations.describe(job.data.items, wants, _refuse):
+            bar.update(int((described.index >= 0).sum()))
+
+
+def fit(job: Job) -> tuple[Codebooks, dict[str, CodebookInfo]]:
+    """Return the codebooks of the experiment's representations, and how their fits went, by key."""
+    codebooks, infos = pipeline.fit(job.data, job.network, job.config, activations=job.activations)
     for key, info in infos.items():
         print(f"codebook {key}: {info.samples} descriptors, {int(info.em.iterations)} steps")
-    return codebooks
+    return codebooks, infos
 
 
-def test_scores(lab: Lab, codebooks: Codebooks) -> dict[str, np.ndarray]:
-    """Return {representation: (N, L) scores of the test pictures}.
+def test_scores(job: Job, codebooks: Codebooks) -> dict[str, np.ndarray]:
+    """Return {representation: (N, L) scores of the test pictures}; see `judged`."""
+    return {name: found.scores for name, found in judged(job, codebooks).items()}
+
+
+def judged(job: Job, codebooks: Codebooks) -> dict[str, Scored]:
+    """Train machines for every representation and return what they say of the test pictures.
 
     Training vectors are held in memory, test vectors scored as they come; representations are
     taken in as many passes as that needs.
     """
-    scores: dict[str, np.ndarray] = {}
-    waiting = list(lab.config.pooling)
+    scored: dict[str, Scored] = {}
+    waiting = list(job.config.pooling)
     while waiting:
-        group = _fitting(lab, codebooks, waiting)
+        group = _fitting(job, codebooks, waiting)
         waiting = waiting[len(group) :]
-        scores |= _one_pass(lab, codebooks, group)
+        scored |= _one_pass(job, codebooks, group)
         print(f"scored {', '.join(group)}", flush=True)
-    return scores
+    return scored
 
 
-def _fitting(lab: Lab, codebooks: Codebooks, names: list[str]) -> list[str]:
+def _fitting(job: Job, codebooks: Codebooks, names: list[str]) -> list[str]:
     """Return the first names, those whose training vectors fit into memory together."""
-    pictures, room, taken = len(lab.dataset.split("train")), ROOM, []
+    pictures, room, taken = len(job.data.split("train")), ROOM, []
+    seen: set[str] = set()
     for name in names:
-        atoms = parse(name, (), lab.config.pyramid.layer)
-        books = [codebooks[a.codebook] for a in atoms if a.codebook is not None]
-        floats = sum(2 * book.gmm.means.size for book in books) + 8192
-        room -= 4 * pictures * floats * (len(lab.config.pyramid.scales) if "csf" in name else 1)
+        for atom in parse(name, (), job.config.pyramid.layer):
+            if atom.name not in seen:
+                seen.add(atom.name)
+                floats = 8192
+                if atom.codebook is not None:
+                    floats += 2 * codebooks[atom.codebook].gmm.means.size
+                scales = len(atom.pooling.scales or job.config.pyramid.scales)
+                room -= 4 * pictures * floats * (scales if "csf" in atom.variant else 1)
         if room < 0 and taken:
             break
         taken.append(name)
     return taken
 
 
-def _one_pass(lab: Lab, codebooks: Codebooks, names: list[str]) -> dict[str, np.ndarray]:
-    config = Run(
-        lab.config.pyramid, lab.config.encoder, lab.config.svm, tuple(names), seed=lab.config.seed
-    )
+def _one_pass(job: Job, codebooks: Codebooks, names: list[str]) -> dict[str, Scored]:
+    config = replace(job.config, pooling=tuple(names))
     atoms = atoms_of(config)
     wants = wanted_of(atoms, config.pyramid.scales)
     parts = {name: [a.name for a in parse(name, (), config.pyramid.layer)] for name in names}
 
     def encoded(split: str, take: Callable[[np.ndarray, dict[str, np.ndarray]], None]) -> None:
-        items = lab.dataset.split(split)
-        with progress(len(items), f"encode {split}", "picture") as bar:
-            for described in lab.describe(items, wants, _refuse):
+        items = job.data.split(split)
+        with Watcher().bar(len(items), f"encode {split}", "picture") as bar:
+            for described in job.activations.describe(items, wants, _refuse):
                 index, vectors = encode_described(described, wants, codebooks, config, atoms)
                 take(index, vectors)
                 bar.update(len(index))
+
+    def stack(vectors: dict[str, np.ndarray], name: str) -> np.ndarray:
+        return stack_unit_vectors([vectors[part] for part in parts[name]])
 
     trained: dict[str, np.ndarray] = {}
 
     def keep(index: np.ndarray, vectors: dict[str, np.ndarray]) -> None:
         for name, value in vectors.items():
             if name not in trained:
-                rows = len(lab.dataset.split("train"))
+                rows = len(job.data.split("train"))
                 trained[name] = np.empty((rows, value.shape[1]), np.float32)
             trained[name][index] = value
 
     encoded("train", keep)
-    targets = lab.dataset.targets("train")
-    machines = {
-        name: fit_svm(_stack(trained, parts[name]), targets, config.svm.c)[0] for name in names
-    }
+    targets = job.data.targets("train")
+    machines, gaps = {}, {}
+    for name in names:
+        machines[name], info = fit_svm(stack(trained, name), targets, config.svm.c)
+        gaps[name] = float(np.max(info.relative_gap))
     trained.clear()
-    shape = (len(lab.dataset.split("test")), len(lab.dataset.classes))
+    shape = (len(job.data.split("test")), len(job.data.classes))
     scores = {name: np.empty(shape, np.float32) for name in names}
 
     waiting: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
@@ -182,19 +212,17 @@ def _one_pass(lab: Lab, codebooks: Codebooks, names: list[str]) -> dict[str, np.
     def score_waiting() -> None:
         index = np.concatenate([rows for rows, _ in waiting])
         for name in names:
-            stacks = [_stack(vectors, parts[name]) for _, vectors in waiting]
-            scores[name][index] = svm_scores(machines[name], np.concatenate(stacks))
+            stacked = np.concatenate([stack(vectors, name) for _, vectors in waiting])
+            scores[name][index] = svm_scores(machines[name], stacked)
         waiting.clear()
 
     encoded("test", score)
     if waiting:
         score_waiting()
-    return scores
-
-
-def _stack(vectors: dict[str, np.ndarray], parts: list[str]) -> np.ndarray:
-    arrays = [vectors[part] for part in parts]
-    return arrays[0] if len(arrays) == 1 else stack_unit_vectors(arrays)
+    return {
+        name: Scored(scores[name], gaps[name], int(machines[name].weights.shape[1]))
+        for name in names
+    }
 
 
 def _refuse(entry: Skipped) -> None:

@@ -1,17 +1,47 @@
-"""What a result file says about where, when and how it was made."""
+"""The machine: where shared data lies, and what a result file says of where and how it was made."""
 
 import datetime
 import os
 import platform
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 
+SHARED = "MPP_JAX_SHARED"
+"""Variable that names the folder of shared data; default: ``shared`` beside the repository."""
+
+
+def shared(name: str) -> Path:
+    """Return the place of shared data, whatever the working directory.
+
+    Args:
+        name: below the folder's ``data``, as in "scene15/test".
+
+    Raises:
+        SystemExit: it is not there; one line says where it was looked for.
+    """
+    folder = Path(os.environ.get(SHARED) or Path(__file__).resolve().parents[2] / "shared")
+    place = folder.expanduser().resolve() / "data" / name
+    if not place.exists():
+        raise SystemExit(
+            f"error: {place} is not there: let {SHARED} name the folder that holds data/{name}, "
+            "or name your own (--help)"
+        )
+    return place
+
+
+def weights_of(network: str, given: str | None) -> str | None:
+    """Return a network's weight file: the given one, SqueezeNet's shared one, or the library's."""
+    if given is None and network == "squeezenet":
+        return str(shared("squeezenet/compressed_SqueezeNet.net"))
+    return given or None
+
 
 def provenance() -> dict[str, Any]:
-    """Command, date, processor and versions, as JSON values."""
+    """Return command, date, processor and versions, as JSON values."""
     return {
         "command": "python " + shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
@@ -24,7 +54,7 @@ def provenance() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name of the processor, with its widest vector instructions where the system tells."""
+    """Return the processor's name, with its widest vector instructions where the system tells."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             text = file.read()

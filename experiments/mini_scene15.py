@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ import jax.numpy as jnp
 import mini_training as training
 import numpy as np
 from formula_pictures import draw_picture
-from machine import provenance
+from machine import provenance, shared
 
 from mpp_jax.nets.caffenet_mini import CAFFENET_MINI
 from mpp_jax.nets.network import Network, prepare, random_network
@@ -105,7 +104,7 @@ def main() -> None:
     unknown = set(args.weights.split(",")) - set(WEIGHTS)
     if unknown:
         parser.error(f"--weights: {', '.join(sorted(unknown))} is none of {', '.join(WEIGHTS)}")
-    shared = Path(os.environ.get("MPP_JAX_SHARED", Path(__file__).parents[2] / "shared"))
+    data = shared("scene15")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for weights in args.weights.split(","):
@@ -119,7 +118,7 @@ def main() -> None:
                 if args.limit_per_class:
                     options += ["--limit-per-class", str(args.limit_per_class)]
                 begun = time.perf_counter()
-                metrics = run(shared / "data" / "scene15", options)
+                metrics = run(data, options)
                 top1 = {m: round(100 * r["top1"], 2) for m, r in metrics["results"].items()}
                 print(f"{weights} {layer or ''}: {top1}", flush=True)
                 rows.append(

@@ -46,7 +46,7 @@ from training_loop import schedule, train
 from mpp_jax.memory import keep_freed_memory
 from mpp_jax.nets.caffenet_mini import CAFFENET_MINI, MINI_MEAN
 from mpp_jax.nets.spec import map_channels, map_size
-from mpp_jax.progress import progress
+from mpp_jax.progress import Watcher
 from mpp_jax.weights.load import packaged_file
 from mpp_jax.weights.quantised import SUFFIX, quantise
 
@@ -326,7 +326,7 @@ def top_features(folded: Any, pool: np.ndarray, settings: Settings, path: Path) 
         partial = path.with_suffix(".partial")
         file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
         some = CHUNK // each
-        for start in progress(range(0, count, some), "describe views", "chunk"):
+        for start in Watcher().bar(range(0, count, some), "describe views", "chunk"):
             views = base_views(pool, settings, 2, range(start, start + some), each)
             maps = np.asarray(run(start, views)).reshape(some, *shape[1:])
             file[start : start + some] = maps[: count - start]

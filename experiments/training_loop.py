@@ -20,7 +20,7 @@ import optax
 import orbax.checkpoint as ocp
 from jax import Array
 
-from mpp_jax.progress import progress
+from mpp_jax.progress import Watcher
 
 
 def schedule(peak: float, steps: int) -> optax.Schedule:
@@ -73,7 +73,7 @@ def train(
         if folder.exists():
             state = checkpointer.restore(folder, state)
         start, begun, figures = int(state["step"]), time.perf_counter(), []
-        bar = progress(steps, f"train {name}", "step", initial=start)
+        bar = Watcher().bar(steps, f"train {name}", "step", initial=start)
         for step, batch in enumerate(batches(start), start + 1):
             state, value, right = update(state, batch)
             bar.update()
