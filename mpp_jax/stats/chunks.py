@@ -30,10 +30,6 @@ from mpp_jax.numerics import (
 #: ``(mesh, axes)`` of an array whose rows are spread over devices; ``None`` for an ordinary array.
 Layout = tuple[Mesh, tuple[str, ...]] | None
 
-#: Histories are kept in arrays of a multiple of this many steps, so that fits that differ only in
-#: their largest number of steps share one program.
-HISTORY = 128
-
 #: Numbers in a chunk of an elementwise pass on a CPU: its intermediates then stay in the cache.
 CACHED = 2**18
 
@@ -44,11 +40,6 @@ Summand = Callable[[Any, Array, Array], Any]
 def default_rows() -> int:
     """Rows per chunk: what stays in the cache of a CPU, what fills a GPU."""
     return 2048 if jax.default_backend() == "cpu" else 65536
-
-
-def history_size(max_iterations: int) -> int:
-    """Steps that the history of a loop has room for."""
-    return HISTORY * -(-max_iterations // HISTORY)
 
 
 def row_layout(x: ArrayLike) -> Layout:

@@ -1,4 +1,4 @@
-"""Expectation maximisation of Gaussian mixtures with diagonal covariances: the steps and the loop.
+"""Expectation maximisation of Gaussian mixtures with diagonal covariances: its two steps.
 
 Mathematics
 -----------
@@ -21,22 +21,13 @@ here runs in a frame in which the data have mean 0 and variances near 1 (:func:`
 ``mpp_jax.stats.gmm`` gives it), and the evaluation in one in which the mixture has.
 """
 
-from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from mpp_jax.numerics import PRECISION
-from mpp_jax.stats.chunks import (
-    ArrayData,
-    ChunkStream,
-    Layout,
-    history_size,
-    sum_over_rows,
-    sum_stream,
-)
+from mpp_jax.stats.fixed_point import Method, Valued
 from mpp_jax.stats.kmeans import split_widest
 from mpp_jax.stats.mixture import GMM, Frame, expanded_log_joint, living, posteriors, with_squares
 
@@ -115,145 +106,41 @@ def m_step(
     return new, floored, jnp.sum(dead & ~still, dtype=jnp.int32)
 
 
-class EMState(NamedTuple):
-    """Where EM stands: the mixture, its statistics, and the history."""
+class EMSetting(NamedTuple):
+    """What stays the same in all steps of a fit."""
 
-    gmm: GMM
-    stats: SuffStats
-    info: EMInfo
-
-
-def _begin(gmm: GMM, stats: SuffStats, floor: Array, room: int) -> EMState:
-    history = jnp.full((room + 1,), jnp.nan, gmm.means.dtype)
-    none = jnp.zeros((room,), jnp.int32)
-    info = EMInfo(
-        log_likelihood=history.at[0].set(stats.log_likelihood / stats.count),
-        iterations=jnp.zeros((), jnp.int32),
-        converged=jnp.zeros((), bool),
-        floored=none,
-        reseeded=none,
-        floor=floor,
-    )
-    return EMState(gmm, stats, info)
+    frame: Frame  # in which the mixtures are, and the floor; the descriptors are outside
+    floor: Array  # (D,) smallest variance
+    tolerance: Array  # () stop when the mean log-likelihood changes by less
+    smallest_share: Array  # () see `m_step`
 
 
-def _record(
-    state: EMState, step: tuple[GMM, Array, Array], stats: SuffStats, tolerance: Array
-) -> EMState:
-    gmm, floored, reseeded = step
-    t, info = state.info.iterations, state.info
-    now = stats.log_likelihood / stats.count
-    change = jnp.abs(now - info.log_likelihood[t])
-    info = info._replace(
-        log_likelihood=info.log_likelihood.at[t + 1].set(now),
-        iterations=t + 1,
-        converged=(reseeded == 0) & (change < tolerance),
-        floored=info.floored.at[t].set(floored),
-        reseeded=info.reseeded.at[t].set(reseeded),
-    )
-    return EMState(gmm, stats, info)
+def _measure(params: tuple[GMM, EMSetting], x: Array, mask: Array) -> SuffStats:
+    gmm, setting = params
+    return e_step(gmm, setting.frame.enter(x, mask), mask)
 
 
-def _framed_e_step(params: tuple[GMM, Frame], x: Array, mask: Array) -> SuffStats:
-    gmm, frame = params
-    return e_step(gmm, frame.enter(x, mask), mask)
+def _value(stats: SuffStats) -> Array:
+    return stats.log_likelihood / stats.count
 
 
-@partial(jax.jit, static_argnames=("room", "rows", "layout"))
-def _em(
-    starts: GMM,
-    frame: Frame,
-    x: Array,
-    mask: Array,
-    floor: Array,
-    tolerance: Array,
-    smallest_share: Array,
-    max_iterations: Array,
-    room: int,
-    rows: int,
-    layout: Layout,
-) -> EMState:
-    """EM from ``starts`` (leaves with a leading R, the restarts), in ``frame``'s coordinates."""
-
-    def fit(gmm: GMM) -> EMState:
-        def expect(gmm: GMM) -> SuffStats:
-            return sum_over_rows(_framed_e_step, (gmm, frame), x, mask, rows, layout)
-
-        def unfinished(state: EMState) -> Array:
-            return ~state.info.converged & (state.info.iterations < max_iterations)
-
-        def step(state: EMState) -> EMState:
-            new = m_step(state.stats, state.gmm, floor, smallest_share)
-            return _record(state, new, expect(new[0]), tolerance)
-
-        return lax.while_loop(unfinished, step, _begin(gmm, expect(gmm), floor, room))
-
-    # A batch of one would turn every lax.cond into a select.
-    if starts.weights.shape[0] == 1:
-        return jax.tree.map(lambda leaf: leaf[None], fit(jax.tree.map(lambda a: a[0], starts)))
-    return jax.vmap(fit)(starts)
+def _step(gmm: GMM, stats: SuffStats, setting: EMSetting) -> tuple[GMM, dict[str, Array]]:
+    new, floored, reseeded = m_step(stats, gmm, setting.floor, setting.smallest_share)
+    return new, {"floored": floored, "reseeded": reseeded}
 
 
-_jitted_m_step = jax.jit(m_step)
-_jitted_record = jax.jit(_record)
+def _settled(
+    old: Valued[GMM],
+    new: Valued[GMM],
+    events: dict[str, Array],
+    setting: EMSetting,
+) -> Array:
+    return (events["reseeded"] == 0) & (jnp.abs(new.value - old.value) < setting.tolerance)
 
 
-def _em_stream(
-    gmm: GMM,
-    frame: Frame,
-    data: ChunkStream,
-    floor: Array,
-    tolerance: Array,
-    smallest_share: Array,
-    max_iterations: int,
-) -> EMState:
-    """:func:`_em` for one start, with the data read from a stream."""
-
-    def expect(gmm: GMM) -> SuffStats:
-        return sum_stream(_framed_e_step, (gmm, frame), data)
-
-    state = _begin(gmm, expect(gmm), floor, history_size(max_iterations))
-    for _ in range(max_iterations):
-        new = _jitted_m_step(state.stats, state.gmm, floor, smallest_share)
-        state = _jitted_record(state, new, expect(new[0]), tolerance)
-        if state.info.converged:
-            break
-    return state
+def _most_likely(values: Array) -> Array:
+    return jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))
 
 
-def run_em(
-    starts: GMM,
-    frame: Frame,
-    data: ArrayData | ChunkStream,
-    floor: Array,
-    tolerance: Array,
-    smallest_share: Array,
-    max_iterations: int,
-) -> EMState:
-    """EM from ``starts`` (leaves with a leading R, as those of the result), all in ``frame``.
-
-    Args:
-        starts: first mixtures.
-        frame: in which they are, and the floor.
-        data: the descriptors, outside of any frame.
-        floor: (D,) smallest variance.
-        tolerance: (), stop when the mean log-likelihood changes by less.
-        smallest_share: (), see :func:`m_step`.
-        max_iterations: M-steps at most.
-    """
-    settings = (floor, tolerance, smallest_share, max_iterations)
-    if isinstance(data, ArrayData):
-        return _em(
-            starts,
-            frame,
-            data.x,
-            data.mask,
-            *settings,
-            room=history_size(max_iterations),
-            rows=data.rows,
-            layout=data.layout,
-        )
-    restarts = starts.weights.shape[0]
-    gmms = [jax.tree.map(lambda leaf, r=r: leaf[r], starts) for r in range(restarts)]
-    runs = [_em_stream(gmm, frame, data, *settings) for gmm in gmms]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+EM = Method(measure=_measure, value=_value, step=_step, settled=_settled, best=_most_likely)
+"""The iteration that `mpp_jax.stats.fixed_point.run` runs, with an `EMSetting`."""

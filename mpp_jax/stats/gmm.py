@@ -24,7 +24,8 @@ from mpp_jax.stats.chunks import (
     open_data,
     sample_rows,
 )
-from mpp_jax.stats.em import EMInfo, EMState, SuffStats, e_step, m_step, run_em
+from mpp_jax.stats.em import EM, EMInfo, EMSetting, SuffStats, e_step, m_step
+from mpp_jax.stats.fixed_point import run
 from mpp_jax.stats.kmeans import ClusterStats, cluster_moments, run_lloyd
 from mpp_jax.stats.mixture import (
     GMM,
@@ -99,8 +100,8 @@ def _starts(
         weights = np.full(starts.shape[:2], 1 / n_components, stats.dtype)
         variances = np.broadcast_to(np.maximum(stats.variance, floor), starts.shape)
         return GMM(jnp.asarray(weights), starts, jnp.asarray(variances))
-    runs = [run_lloyd(start[None], some, moved, 1e-4, 30) for start in starts]
-    gmms = [_pooled_start(run.centres, run.stats, floor) for run in runs]
+    ends = [run_lloyd(start[None], some, moved, 1e-4, 30) for start in starts]
+    gmms = [_pooled_start(end.point, end.stats, floor) for end in ends]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *gmms)
 
 
@@ -185,20 +186,22 @@ def fit_gmm(
     # At the floor's own scale a constant dimension is harmless.
     scale = np.sqrt(np.maximum(stats.variance, floor))
     frame = Frame(jnp.asarray(stats.mean), jnp.asarray(scale))
-    states = run_em(
-        _scaled(starts, frame),
-        frame,
-        data,
-        jnp.asarray(floor / np.square(scale)),
-        jnp.asarray(tolerance, stats.dtype),
-        jnp.asarray(smallest_share, stats.dtype),
-        max_iterations,
+    setting = EMSetting(
+        frame=frame,
+        floor=jnp.asarray(floor / np.square(scale)),
+        tolerance=jnp.asarray(tolerance, stats.dtype),
+        smallest_share=jnp.asarray(smallest_share, stats.dtype),
     )
-    gmm, info = _finish(states, frame, jnp.asarray(floor))
-    return gmm, info._replace(
-        log_likelihood=info.log_likelihood[: max_iterations + 1],
-        floored=info.floored[:max_iterations],
-        reseeded=info.reseeded[:max_iterations],
+    state = run(EM, _scaled(starts, frame), setting, data, max_iterations)
+    gmm, values = _unscaled(state.point, state.history.values, frame)
+    history = state.history._replace(values=values).trimmed(max_iterations)
+    return gmm, EMInfo(
+        log_likelihood=history.values,
+        iterations=history.iterations,
+        converged=history.converged,
+        floored=history.events["floored"],
+        reseeded=history.events["reseeded"],
+        floor=jnp.asarray(floor),
     )
 
 
@@ -210,11 +213,6 @@ def _scaled(starts: GMM, frame: Frame) -> GMM:
 
 
 @jax.jit
-def _finish(states: EMState, frame: Frame, floor: Array) -> tuple[GMM, EMInfo]:
-    """The most likely of the restarts, out of the frame."""
-    info = states.info
-    last = jnp.take_along_axis(info.log_likelihood, info.iterations[:, None], axis=1)[:, 0]
-    best = jnp.argmax(jnp.where(jnp.isnan(last), -jnp.inf, last))
-    gmm, info = jax.tree.map(lambda leaf: leaf[best], (states.gmm, info))
-    history = info.log_likelihood - jnp.sum(jnp.log(frame.scale))
-    return frame.leave_gmm(gmm), info._replace(log_likelihood=history, floor=floor)
+def _unscaled(gmm: GMM, log_likelihood: Array, frame: Frame) -> tuple[GMM, Array]:
+    """Bring a mixture and mean log-likelihoods out of the frame."""
+    return frame.leave_gmm(gmm), log_likelihood - jnp.sum(jnp.log(frame.scale))

@@ -14,7 +14,6 @@ Squared distances are ``|x|^2 - 2 x.c + |c|^2`` by one matrix product, of data m
 far from the origin the expanded square has no correct digit left in float32.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,13 +27,10 @@ from mpp_jax.stats.chunks import (
     ArrayData,
     ChunkStream,
     DataStats,
-    Layout,
     data_stats,
-    history_size,
     open_data,
-    sum_over_rows,
-    sum_stream,
 )
+from mpp_jax.stats.fixed_point import Method, State, Valued, run
 from mpp_jax.stats.seeding import starting_centres
 
 #: A split component's halves stand this many standard deviations from its mean. The pair then has
@@ -142,12 +138,6 @@ def split_widest(
     return lax.fori_loop(0, k, revive, (weights, means, variances, dead))
 
 
-class _State(NamedTuple):
-    centres: Array
-    stats: ClusterStats
-    info: KMeansInfo
-
-
 def lloyd_step(centres: Array, stats: ClusterStats) -> tuple[Array, Array]:
     """New centres (K, D) from the statistics under the old ones, and the number re-seeded."""
     means, variances = cluster_moments(stats, centres)
@@ -160,99 +150,43 @@ def lloyd_step(centres: Array, stats: ClusterStats) -> tuple[Array, Array]:
     return split, jnp.sum(dead & ~still, dtype=jnp.int32)
 
 
-def _begin(centres: Array, stats: ClusterStats, room: int) -> _State:
-    history = jnp.full((room + 1,), jnp.nan, centres.dtype)
-    info = KMeansInfo(
-        inertia=history.at[0].set(stats.inertia / jnp.sum(stats.s0)),
-        iterations=jnp.zeros((), jnp.int32),
-        converged=jnp.zeros((), bool),
-        reseeded=jnp.zeros((room,), jnp.int32),
-        counts=stats.s0,
-    )
-    return _State(centres, stats, info)
+class LloydSetting(NamedTuple):
+    """What stays the same in all steps of a fit."""
+
+    origin: Array  # (D,) to which the centres are relative; the descriptors are not
+    tolerance: Array  # () stop when no centre moves further than its root
 
 
-def _record(
-    state: _State, centres: Array, reseeded: Array, stats: ClusterStats, tolerance: Array
-) -> _State:
-    t, info = state.info.iterations, state.info
-    moved = jnp.max(jnp.sum(jnp.square(centres - state.centres), axis=1))
-    inertia = stats.inertia / jnp.sum(stats.s0)
-    info = KMeansInfo(
-        inertia=info.inertia.at[t + 1].set(inertia),
-        iterations=t + 1,
-        # At a fixed point the centres still move by roundings.
-        converged=(reseeded == 0) & ((moved <= tolerance) | (inertia >= info.inertia[t])),
-        reseeded=info.reseeded.at[t].set(reseeded),
-        counts=stats.s0,
-    )
-    return _State(centres, stats, info)
-
-
-def _centred_assign(params: tuple[Array, Array], x: Array, mask: Array) -> ClusterStats:
-    centres, origin = params
+def _measure(params: tuple[Array, LloydSetting], x: Array, mask: Array) -> ClusterStats:
+    centres, (origin, _) = params
     x = mask_rows(x.astype(centres.dtype), mask, origin) - origin[None, :]
     return assign_step(centres, x, mask)
 
 
-@partial(jax.jit, static_argnames=("room", "rows", "layout"))
-def _lloyd(
-    centres: Array,
-    origin: Array,
-    x: Array,
-    mask: Array,
-    tolerance: Array,
-    max_iterations: Array,
-    room: int,
-    rows: int,
-    layout: Layout,
-) -> _State:
-    """The best of Lloyd's iterations from ``centres`` (R, K, D), relative to ``origin`` (D,)."""
-
-    def fit(centres: Array) -> _State:
-        def measure(centres: Array) -> ClusterStats:
-            return sum_over_rows(_centred_assign, (centres, origin), x, mask, rows, layout)
-
-        def unfinished(state: _State) -> Array:
-            return ~state.info.converged & (state.info.iterations < max_iterations)
-
-        def step(state: _State) -> _State:
-            centres, reseeded = lloyd_step(state.centres, state.stats)
-            return _record(state, centres, reseeded, measure(centres), tolerance)
-
-        return lax.while_loop(unfinished, step, _begin(centres, measure(centres), room))
-
-    # A batch of one would turn every lax.cond into a select.
-    return fit(centres[0]) if centres.shape[0] == 1 else _best(jax.vmap(fit)(centres))
+def _value(stats: ClusterStats) -> Array:
+    return stats.inertia / jnp.sum(stats.s0)
 
 
-def _best(states: _State) -> _State:
-    """Of states with a leading R, the one with the lowest inertia."""
-    info = states.info
-    last = jnp.take_along_axis(info.inertia, info.iterations[:, None], axis=1)
-    best = jnp.argmin(last[:, 0])
-    return jax.tree.map(lambda leaf: leaf[best], states)
+def _step(
+    centres: Array, stats: ClusterStats, setting: LloydSetting
+) -> tuple[Array, dict[str, Array]]:
+    new, reseeded = lloyd_step(centres, stats)
+    return new, {"reseeded": reseeded}
 
 
-def _lloyd_stream(
-    centres: Array, origin: Array, data: ChunkStream, tolerance: Array, max_iterations: int
-) -> _State:
-    """:func:`_lloyd` for one start (K, D), with the data read from a stream."""
-
-    def measure(centres: Array) -> ClusterStats:
-        return sum_stream(_centred_assign, (centres, origin), data)
-
-    state = _begin(centres, measure(centres), history_size(max_iterations))
-    for _ in range(max_iterations):
-        centres, reseeded = _jitted_lloyd_step(state.centres, state.stats)
-        state = _jitted_record(state, centres, reseeded, measure(centres), tolerance)
-        if state.info.converged:
-            break
-    return state
+def _settled(
+    old: Valued[Array],
+    new: Valued[Array],
+    events: dict[str, Array],
+    setting: LloydSetting,
+) -> Array:
+    moved = jnp.max(jnp.sum(jnp.square(new.point - old.point), axis=1))
+    # At a fixed point the centres still move by roundings.
+    return (events["reseeded"] == 0) & ((moved <= setting.tolerance) | (new.value >= old.value))
 
 
-_jitted_lloyd_step = jax.jit(lloyd_step)
-_jitted_record = jax.jit(_record)
+LLOYD = Method(measure=_measure, value=_value, step=_step, settled=_settled, best=jnp.argmin)
+"""Lloyd's iteration, of centres (K, D) with a `LloydSetting`."""
 
 
 def fit_kmeans(
@@ -306,11 +240,15 @@ def fit_kmeans(
         )
     starts = starting_centres(key, data, stats, n_clusters, init, init_rows, restarts)
     state = run_lloyd(starts, data, stats, tolerance, max_iterations)
-    info = state.info._replace(
-        inertia=state.info.inertia[: max_iterations + 1],
-        reseeded=state.info.reseeded[:max_iterations],
+    history = state.history.trimmed(max_iterations)
+    info = KMeansInfo(
+        inertia=history.values,
+        iterations=history.iterations,
+        converged=history.converged,
+        reseeded=history.events["reseeded"],
+        counts=state.stats.s0,
     )
-    return state.centres + stats.mean[None, :], info
+    return state.point + stats.mean[None, :], info
 
 
 def run_lloyd(
@@ -319,21 +257,8 @@ def run_lloyd(
     stats: DataStats,
     tolerance: float,
     max_iterations: int,
-) -> _State:
-    """The best of Lloyd's iterations from ``starts`` (R, K, D); centres relative to the mean."""
+) -> State[Array, ClusterStats]:
+    """Return the best of Lloyd's iterations from `starts` (R, K, D), relative to the mean."""
     moved = jnp.asarray(tolerance * float(np.mean(stats.variance)), stats.dtype)
-    origin = jnp.asarray(stats.mean)
-    if isinstance(data, ArrayData):
-        return _lloyd(
-            starts,
-            origin,
-            data.x,
-            data.mask,
-            moved,
-            max_iterations,
-            room=history_size(max_iterations),
-            rows=data.rows,
-            layout=data.layout,
-        )
-    runs = [_lloyd_stream(start, origin, data, moved, max_iterations) for start in starts]
-    return _best(jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs))
+    setting = LloydSetting(jnp.asarray(stats.mean), moved)
+    return run(LLOYD, starts, setting, data, max_iterations)
