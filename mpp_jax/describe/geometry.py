@@ -1,7 +1,5 @@
 """How many descriptors each scale of the pyramid gives: the paper's Table 1 for any network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from mpp_jax.describe.pyramid import scale_side
@@ -12,10 +10,10 @@ from mpp_jax.nets.spec import NetSpec
 def geometry_table(
     network: str | NetSpec, scales: Iterable[int] = range(7), layer: str | None = None
 ) -> list[dict[str, int]]:
-    """Positions per scale and their running total.
+    """Return the positions per scale and their running total.
 
     Args:
-        network: a name of ``NETWORKS``, or a description (which holds the pooling mode).
+        network: a name of `NETWORKS`, or a description (which holds the pooling mode).
         scales: pyramid levels k = 0, 1, ...; level k has a side of ``ceil(side * 2^(k/2))`` pixels.
         layer: the layer whose positions are counted; None: the network's default.
 
@@ -40,7 +38,7 @@ def geometry_table(
 def format_geometry(
     network: str | NetSpec, scales: Iterable[int] = range(7), layer: str | None = None
 ) -> str:
-    """The table as text, with the layer's stride and receptive window in pixels."""
+    """Return the table as text, with the layer's stride and receptive window in pixels."""
     spec = get_spec(network) if isinstance(network, str) else network
     which = spec.layer(layer)
     head = ("scale", "side", "positions", "cumulative", "stride", "window")

@@ -21,7 +21,7 @@ MINI_MEAN = Preprocessing("RGB", (127.5, 127.5, 127.5), std=(64.0, 64.0, 64.0))
 
 
 def narrow(layers: tuple[Layer, ...], width: Fraction, dense: int) -> tuple[Layer, ...]:
-    """The same layers with fewer channels.
+    """Return the same layers with fewer channels.
 
     Args:
         layers: a network's.

@@ -161,8 +161,14 @@ def _check_geometry(spec: NetSpec) -> None:
 def _check_files(spec: NetSpec) -> None:
     files, conventions = spec.files, [name for name, _ in spec.preprocessing]
     for _, how in spec.preprocessing:
-        if not isinstance(how, Preprocessing) or 0 in (how.divisor, *how.std):
-            _refuse(spec, "preprocessing", f"wants Preprocessing that divides by no 0, got {how!r}")
+        ok = isinstance(how, Preprocessing) and how.channels in ("RGB", "BGR")
+        if not ok or 0 in (how.divisor, *how.std) or {len(how.mean), len(how.std)} != {3}:
+            _refuse(
+                spec,
+                "preprocessing",
+                f"wants a Preprocessing of three colours, RGB or BGR, that divides by no 0; got "
+                f"{how!r}",
+            )
     known = get_args(Convention)
     if _twice(conventions) or not set(conventions) <= set(known):
         _refuse(spec, "preprocessing", f"conventions are {', '.join(known)}, each at most once")

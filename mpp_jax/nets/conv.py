@@ -7,7 +7,7 @@ All formulations compute the same cross-correlation, NHWC pictures against HWIO 
 ``direct``    XLA's own convolution: the reference that the others are tested against.
 ``matmul``    a 1x1 kernel of stride 1 is a matrix product over positions.
 ``im2col``    every window written out as a row, one product with the flattened kernel.
-``winograd``  minimal filtering F(m, r) for square kernels of stride 1 (see ``winograd.py``).
+``winograd``  minimal filtering F(m, r) for square kernels of stride 1 (`mpp_jax.nets.winograd`).
 
 `choose` is the one place that says which is used where; its table was measured with
 ``experiments/bench_dense.py``.
@@ -27,13 +27,13 @@ Kind = Literal["direct", "matmul", "im2col", "winograd"]
 
 
 class Formulation(NamedTuple):
-    """A way to compute a convolution; ``tile`` is m of winograd's F(m, r)."""
+    """A way to compute a convolution; `tile` is m of winograd's F(m, r)."""
 
     kind: Kind
     tile: int = 0
 
     def __str__(self) -> str:
-        """For instance ``winograd-3``."""
+        """Return for instance ``winograd-3``."""
         return f"{self.kind}-{self.tile}" if self.tile else self.kind
 
 

@@ -4,8 +4,6 @@ Shapes: ``B`` pictures, ``H x W`` positions, ``C`` channels. Plain functions car
 mathematics; the Linen modules only own the parameters.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,7 +18,7 @@ PRECISION = "highest"
 
 
 def lrn(x: Array, layer: s.LRN) -> Array:
-    """Local response normalisation across channels.
+    """Return activations normalised across channels by their local response.
 
     ``y_c = x_c / (k + alpha/size * sum_{|j - c| <= size/2} x_j^2)^beta``
     (Krizhevsky et al. 2012, section 3.3, with Caffe's scaling of alpha).
@@ -51,7 +49,9 @@ def lrn(x: Array, layer: s.LRN) -> Array:
 
 
 def max_pool(x: Array, layer: s.Pool, mode: s.PoolingMode) -> Array:
-    """Max pooling; ceil mode lets the last windows hang over the edge, where nothing counts.
+    """Return the maxima of windows; in ceil mode the last ones hang over the edge.
+
+    What lies beyond the edge does not count.
 
     Args:
         x: (B, H, W, C).
@@ -59,7 +59,7 @@ def max_pool(x: Array, layer: s.Pool, mode: s.PoolingMode) -> Array:
         mode: ``"floor"`` or ``"ceil"``.
 
     Returns:
-        (B, H', W', C) with the sizes of :func:`mpp_jax.nets.spec.pooled_size`.
+        (B, H', W', C) with the sizes of `mpp_jax.nets.spec.pooled_size`.
     """
     for axis in (1, 2):
         x = _max_along(x, axis, layer, mode)
@@ -78,7 +78,7 @@ def _max_along(x: Array, axis: int, layer: s.Pool, mode: s.PoolingMode) -> Array
 
 
 def window_mean(x: Array, window: int, stride: int) -> Array:
-    """Means over all ``window x window`` neighbourhoods, ``stride`` apart.
+    """Return the means over all ``window x window`` neighbourhoods, `stride` apart.
 
     Args:
         x: (B, H, W, C).
@@ -100,7 +100,7 @@ def window_mean(x: Array, window: int, stride: int) -> Array:
 
 
 def _averaging_matrix(n: int, window: int, stride: int) -> np.ndarray:
-    """(P, n), row p averaging positions ``p * stride .. p * stride + window``."""
+    """Return (P, n), row p averaging positions ``p * stride .. p * stride + window``."""
     start = stride * np.arange((n - window) // stride + 1)[:, None]
     at = np.arange(n)[None, :]
     return ((at >= start) & (at < start + window)).astype(np.float32) / np.float32(window)
@@ -109,8 +109,8 @@ def _averaging_matrix(n: int, window: int, stride: int) -> np.ndarray:
 class Convolution(nn.Module):
     """Convolution and bias, with rectification where the layer asks for it.
 
-    Parameters: ``kernel`` (k, k, C_in / groups, C_out) and ``bias`` (C_out,); beside them, where
-    the network was prepared, ``prepared``, the transformed kernel of the layer's formulation. A
+    Parameters: `kernel` (k, k, C_in / groups, C_out) and `bias` (C_out,); beside them, where the
+    network was prepared, `prepared`, the transformed kernel of the layer's formulation. A
     fully connected layer is one whose kernel covers the whole map of a base picture.
     """
 
@@ -120,7 +120,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """(B, H, W, C_in) -> (B, H', W', C_out)."""
+        """Return (B, H', W', C_out) of (B, H, W, C_in)."""
         c = self.layer
         shape = (c.kernel, c.kernel, x.shape[-1] // c.groups, c.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
@@ -149,7 +149,7 @@ class FireModule(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """(B, H, W, C) -> (B, H, W, expand1x1 + expand3x3)."""
+        """Return (B, H, W, expand1x1 + expand3x3) of (B, H, W, C)."""
         squeeze, narrow, wide = s.fire_convolutions(self.layer)
         how = (self.precision, self.formulation)
         x = Convolution(squeeze, *how, name=squeeze.name)(x)

@@ -1,7 +1,5 @@
 """Parameters and description together: pictures in, named activations or descriptors out."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -31,7 +29,7 @@ class LayerStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, until: str | None = None) -> dict[str, Array]:
-        """Preprocessed pictures (B, H, W, 3) -> activations by name, up to layer ``until``."""
+        """Return the activations of preprocessed pictures (B, H, W, 3), up to layer `until`."""
         stop = None if until is None else self.spec.index(until) + 1
         how = (self.precision, self.formulation)
         activations: dict[str, Array] = {}
@@ -64,7 +62,7 @@ class Network:
         params: nested dict of kernels (HWIO) and biases; kernels take RGB.
         mean: (3,) float32, subtracted from RGB values 0..255.
         scale: (3,) float32, factor after the subtraction.
-        mean_image: (h, w, 3) float32 subtracted instead of ``mean``, resized to each picture; or
+        mean_image: (h, w, 3) float32 subtracted instead of `mean`, resized to each picture; or
             None.
         spec: the description (static).
         weights_sha256: digest of the weight file (static); empty for random weights.
@@ -88,7 +86,7 @@ class Network:
         return jax.tree.leaves(self.params)[0].dtype
 
     def preprocess(self, x: Array) -> Array:
-        """RGB values 0..255, (B, H, W, 3), any real dtype -> the network's input."""
+        """Return the network's input for RGB values 0..255, (B, H, W, 3), of any real dtype."""
         x = jnp.asarray(x, jnp.float32)
         if self.mean_image is None:
             mean = self.mean[None, None, None, :]
@@ -100,7 +98,7 @@ class Network:
         return ((x - mean) * self.scale[None, None, None, :]).astype(self.dtype)
 
     def activations(self, x: Array, until: str | None = None) -> dict[str, Array]:
-        """Every named activation, in order, up to and including layer ``until``.
+        """Return every named activation, in order, up to and including layer `until`.
 
         A convolution's activation is taken after its rectification.
 
@@ -116,15 +114,15 @@ class Network:
         return named
 
     def descriptors(self, x: Array, layer: str | None = None) -> Array:
-        """The descriptor map of a layer; nothing above the layer is computed.
+        """Return the descriptor map of a layer; nothing above the layer is computed.
 
         Args:
             x: (B, H, W, 3) RGB, 0..255, already at the wanted size.
-            layer: a name of ``spec.descriptor_layers``; None: the default one.
+            layer: a name of `spec.descriptor_layers`; None: the default one.
 
         Returns:
             (B, P, Q, C), P = ``spec.positions(H, layer)``, Q likewise of W. Position ``(i, j)``
-            stands for the window at ``(i, j) * stride`` of ``spec.layer(layer)``.
+            stands for the window at ``(i, j) * stride`` of `spec.layer(layer)`.
 
         Raises:
             ValueError: unknown layer, or a picture smaller than one window.
@@ -132,7 +130,7 @@ class Network:
         return self.layer_descriptors(x, (layer,))[0]
 
     def layer_descriptors(self, x: Array, layers: Sequence[str | None]) -> tuple[Array, ...]:
-        """The :meth:`descriptors` of several layers, from one pass."""
+        """Return the `descriptors` of several layers, from one pass."""
         wanted = [self.spec.layer(layer) for layer in layers]
         if x.ndim != 4 or x.shape[-1] != 3:
             raise ValueError(f"x: must be (B, H, W, 3) RGB pictures, not shape {tuple(x.shape)}")
@@ -148,7 +146,7 @@ class Network:
 
 
 def prepare(network: Network) -> Network:
-    """The same network with the kernels transformed once that its formulations transform.
+    """Return the same network with the kernels transformed that its formulations transform.
 
     On a CPU this is fc6, whose transformed kernel is 1.8 times as large as the kernel itself.
     """
@@ -173,7 +171,7 @@ def prepare(network: Network) -> Network:
 
 
 def plain(network: Network) -> Network:
-    """The same network with every convolution in XLA's own form: the reference for the others."""
+    """Return the same network with every convolution in XLA's own form, the others' reference."""
     params = _without_prepared(network.params)
     return dataclasses.replace(network, params=params, formulation=DIRECT)
 
@@ -187,7 +185,7 @@ def _without_prepared(node: s.Params) -> s.Params:
 
 
 def param_shapes(spec: s.NetSpec) -> s.Params:
-    """Nested dict of the parameters' ``jax.ShapeDtypeStruct``."""
+    """Return a nested dict of the parameters' `jax.ShapeDtypeStruct`."""
     shapes: s.Params = {}
     for path, layer, channels in s.convolutions(spec):
         node = shapes
@@ -200,7 +198,7 @@ def param_shapes(spec: s.NetSpec) -> s.Params:
 
 
 def random_network(key: Array, spec: s.NetSpec, dtype: Any = jnp.float32) -> Network:
-    """A network with random weights (He-normal kernels), for tests and timing.
+    """Return a network with random weights (He-normal kernels), for tests and timing.
 
     Args:
         key: PRNG key.

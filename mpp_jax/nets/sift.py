@@ -2,16 +2,16 @@ r"""Dense SIFT: gradient histograms on a regular grid, in the place of a network
 
 Mathematics
 -----------
-Of the grey picture, blurred to a standard deviation of ``blur`` pixels, let m and theta be the
+Of the grey picture, blurred to a standard deviation of `blur` pixels, let m and theta be the
 magnitude and direction of the central differences (y upwards). A descriptor at pixel c holds 4 x 4
-histograms of 8 directions (Lowe 2004, section 6). With b = ``bin_size``, the histogram of row i and
+histograms of 8 directions (Lowe 2004, section 6). With b = `bin_size`, the histogram of row i and
 column j has its centre (i - 3/2) b, (j - 3/2) b from c, and pixel c + (u, v) enters direction
 o = 0..7 with the weight
 
     m  tri(u/b - (i - 3/2))  tri(v/b - (j - 3/2))  tri(4 theta / pi - o mod 8)  g(u/b)  g(v/b),
 
-tri(t) = max(0, 1 - |t|), g(t) = exp(-t^2 / (2 s^2)), s = ``window_size`` bins (infinite: none).
-The 128 numbers, in the order (i, j, o), are L2-normalised, clipped at ``clip``, and L2-normalised
+tri(t) = max(0, 1 - |t|), g(t) = exp(-t^2 / (2 s^2)), s = `window_size` bins (infinite: none).
+The 128 numbers, in the order (i, j, o), are L2-normalised, clipped at `clip`, and L2-normalised
 again; a descriptor of no gradient at all stays 0.
 
 The spatial weights are a product of a function of u and one of v, so all descriptors of a picture
@@ -23,7 +23,7 @@ OpenCV's descriptor at an upright key point of ``size`` d in its first octave is
 ``bin_size = 3 d / 2`` and ``blur = 1.6`` (times 512, rounded); the defaults follow VLFeat's PHOW:
 ``blur = bin_size / 6``.
 
-The grid has a descriptor every ``step`` pixels, the first at pixel (2 b, 2 b), as many as have
+The grid has a descriptor every `step` pixels, the first at pixel (2 b, 2 b), as many as have
 their 4 x 4 bins, ``4 b + 1`` pixels, inside the picture.
 """
 
@@ -43,12 +43,12 @@ from mpp_jax.nets.network import Network
 from mpp_jax.nets.sift_spec import BINS, CHANNELS, DIRECTIONS, SIFT_SPEC, Sift, SiftSpec
 from mpp_jax.numerics import PRECISION, l2_normalize, over_pictures
 
-#: ITU-R 601 luma of RGB, as in OpenCV, Pillow and MATLAB.
 LUMA = (0.299, 0.587, 0.114)
+"""ITU-R 601 luma of RGB, as in OpenCV, Pillow and MATLAB."""
 
 
 def grey(pictures: Array) -> Array:
-    """Luma of (..., 3) RGB, float32; the range stays."""
+    """Return the luma of (..., 3) RGB, float32; the range stays."""
     return jnp.matmul(pictures.astype(jnp.float32), jnp.asarray(LUMA), precision=PRECISION)
 
 
@@ -71,7 +71,7 @@ def blur(picture: Array, deviation: float) -> Array:
 
 
 def direction_planes(picture: Array) -> Array:
-    """Gradient magnitude of (H, W), split over the two nearest of 8 directions: (8, H, W).
+    """Return (8, H, W): the gradient magnitude of (H, W), split over the two nearest directions.
 
     Direction o is 45 o degrees counter-clockwise from the x axis. Border pixels have no gradient.
     """
@@ -88,7 +88,7 @@ def direction_planes(picture: Array) -> Array:
 
 
 def bin_weights(centres: Sequence[int], side: int, config: Sift) -> Array:
-    """Weights (P, 4, side) of an axis' pixels in the 4 bins of descriptors at ``centres`` (P,)."""
+    """Return (P, 4, side), an axis' pixels' weights in the 4 bins of descriptors at `centres`."""
     pixel = jnp.arange(side, dtype=jnp.float32)[None, None, :]
     offset = (
         pixel - jnp.asarray(np.asarray(centres), jnp.float32)[:, None, None]
@@ -99,12 +99,12 @@ def bin_weights(centres: Sequence[int], side: int, config: Sift) -> Array:
 
 
 def normalize_histograms(x: Array, clip: float) -> Array:
-    """L2, entries cut off at ``clip``, L2; zero stays zero."""
+    """Return L2-normalised histograms, cut off at `clip` and normalised again; zero stays zero."""
     return l2_normalize(jnp.minimum(l2_normalize(x), clip))
 
 
 def sift_at(picture: Array, rows: Sequence[int], columns: Sequence[int], config: Sift) -> Array:
-    """Descriptors (P, Q, 128) of one grey picture (H, W) float at pixels ``rows`` x ``columns``.
+    """Return (P, Q, 128) descriptors of a grey picture (H, W) float at pixels `rows` x `columns`.
 
     Pure. What lies outside the picture counts as having no gradient.
     """
@@ -123,14 +123,14 @@ def _dense(pictures: Array, config: Sift) -> Array:
 
 
 def dense_sift(pictures: Array, config: Sift | None = None) -> Array:
-    """Dense SIFT descriptors of grey or RGB pictures.
+    """Return dense SIFT descriptors of grey or RGB pictures.
 
     Args:
         pictures: (B, H, W) grey or (B, H, W, 3) RGB, uint8 or float of any range.
         config: bin size, step, blur, window and clipping; None for the defaults.
 
     Returns:
-        (B, P, Q, 128) float32 of unit length (or zero), P = ``len(config.centres(H))``. Descriptor
+        (B, P, Q, 128) float32 of unit length (or zero), P = `len(config.centres(H))`. Descriptor
         (p, q) stands for the pixels ``p step .. p step + 4 bin_size`` and the like columns.
 
     Raises:
@@ -169,17 +169,17 @@ class SiftNetwork(Network):
         return jnp.float32
 
     def activations(self, x: Array, until: str | None = None) -> dict[str, Array]:
-        """``{layer: (B, P, Q, 128)}`` of pictures (B, H, W, 3) RGB 0..255."""
+        """Return ``{layer: (B, P, Q, 128)}`` of pictures (B, H, W, 3) RGB 0..255."""
         name = self.spec.layer(until).name
         return {name: self.layer_descriptors(x, (name,))[0]}
 
     def layer_descriptors(self, x: Array, layers: Sequence[str | None]) -> tuple[Array, ...]:
-        """The descriptor maps (B, P, Q, 128) of several grids."""
+        """Return the descriptor maps (B, P, Q, 128) of several grids."""
         assert isinstance(self.spec, SiftSpec)
         return tuple(dense_sift(x, self.spec.settings(layer)) for layer in layers)
 
 
 def sift_network() -> SiftNetwork:
-    """Dense SIFT as a network named ``sift``; in place of weights, its settings are hashed."""
+    """Return dense SIFT as a network named ``sift``; for weights, its settings are hashed."""
     digest = hashlib.sha256(repr(Sift()).encode()).hexdigest()
     return SiftNetwork({}, jnp.zeros(3), jnp.ones(3), None, SIFT_SPEC, digest)

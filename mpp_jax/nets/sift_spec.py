@@ -4,8 +4,6 @@
 layer says the grid: ``bin8step8`` (the default), ``bin4step4`` and so on, in pixels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -16,8 +14,8 @@ DIRECTIONS = 8
 BINS = 4
 CHANNELS = BINS * BINS * DIRECTIONS
 
-#: Blur that a picture is taken to have already, in pixels (Lowe 2004, section 3.3).
 NOMINAL_BLUR = 0.5
+"""Blur that a picture is taken to have already, in pixels (Lowe 2004, section 3.3)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Sift:
         bin_size: side of one of the 4 x 4 histograms.
         step: from one descriptor to the next.
         blur: standard deviation that the picture is blurred to; None for ``bin_size / 6``.
-        window_size: standard deviation of the Gaussian window in bins; ``math.inf`` for none.
+        window_size: standard deviation of the Gaussian window in bins; `math.inf` for none.
         clip: largest entry between the two normalisations.
 
     Raises:
@@ -65,7 +63,7 @@ class Sift:
         return math.sqrt(max(wanted**2 - NOMINAL_BLUR**2, 0.0))
 
     def centres(self, side: int) -> range:
-        """Pixels along an axis of ``side`` pixels at which there are descriptors."""
+        """Return the pixels along an axis of `side` pixels at which there are descriptors."""
         half = BINS // 2 * self.bin_size
         return range(half, side - half, self.step)
 
@@ -78,7 +76,7 @@ class SiftSpec(NetSpec):
     """A network without layers, whose descriptors are dense SIFT."""
 
     def settings(self, layer: str | None = None) -> Sift:
-        """Settings that a layer's name stands for (None: the default layer's).
+        """Return the settings that a layer's name stands for (None: the default layer's).
 
         Raises:
             ValueError: a name of another form.
@@ -93,12 +91,12 @@ class SiftSpec(NetSpec):
         return Sift(bin_size=int(match[1]), step=int(match[2]))
 
     def layer(self, name: str | None = None) -> LayerSpec:
-        """Descriptor geometry of a layer; see `NetSpec.layer`."""
+        """Return the descriptor geometry of a layer; see `NetSpec.layer`."""
         sift = self.settings(name)
         return LayerSpec(name or self.default_layer, CHANNELS, sift.window, sift.step)
 
     def positions(self, side: int, layer: str | None = None) -> int:
-        """Descriptors along an axis of ``side`` pixels (0: the picture is too small)."""
+        """Return the descriptors along an axis of `side` pixels (0: the picture is too small)."""
         return len(self.settings(layer).centres(side))
 
 

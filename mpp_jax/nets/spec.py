@@ -1,7 +1,7 @@
 """A network as data: its layer list, from which all geometry follows.
 
-A network is a tuple of layer records (:class:`Conv`, :class:`Fire`, :class:`LRN`,
-:class:`Pool`, :class:`GlobalMean`). One axis of length ``n`` shrinks layer by layer:
+A network is a tuple of layer records (`Conv`, `Fire`, `LRN`, `Pool`, `GlobalMean`). One axis of
+length ``n`` shrinks layer by layer:
 
     convolution          n' = floor((n + 2 pad - kernel) / stride) + 1
     pooling, floor mode  n' = floor((n - window) / stride) + 1
@@ -34,9 +34,9 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """Convolution, bias and (where ``relu``) rectification; its activation is what comes out last.
+    """Convolution, bias and (where `relu`) rectification; its activation is what comes out last.
 
-    ``dense`` marks a fully connected layer, which weight files store as a matrix.
+    `dense` marks a fully connected layer, which weight files store as a matrix.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Conv:
 class LRN:
     """Local response normalisation across channels: ``x / (k + alpha/size * sum x^2)^beta``.
 
-    ``alpha`` is divided by ``size`` as in Caffe and torch (MatConvNet stores the quotient).
+    `alpha` is divided by `size` as in Caffe and torch (MatConvNet stores the quotient).
     """
 
     name: str
@@ -104,7 +104,7 @@ Layer = Conv | LRN | Pool | Fire | GlobalMean
 class Preprocessing:
     """What a weight file expects of its input: ``(x / divisor - mean) / std``, x in 0..255.
 
-    Colours are given in the file's own ``channels`` order.
+    Colours are given in the file's own `channels` order.
     """
 
     channels: Literal["RGB", "BGR"]
@@ -113,7 +113,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def rgb(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """``(mean, scale)`` in RGB order, such that the input is ``(x - mean) * scale``."""
+        """Return (mean, scale) in RGB order, such that the input is ``(x - mean) * scale``."""
         step = -1 if self.channels == "BGR" else 1
         mean = tuple(self.divisor * m for m in self.mean[::step])
         return mean, tuple(1.0 / (self.divisor * s) for s in self.std[::step])
@@ -182,11 +182,15 @@ class NetSpec:
         return tuple(layer.name for layer in self.layers)
 
     def preprocessing_for(self, convention: str) -> Preprocessing | None:
-        """The input that files of a convention expect, None where the network knows of none."""
+        """Return the input that files of a convention expect; None where none is stated."""
         return dict(self.preprocessing).get(convention)
 
     def index(self, layer: str) -> int:
-        """Place of a layer in the list; ``ValueError`` where it has none."""
+        """Return the place of a layer in the list.
+
+        Raises:
+            ValueError: it has none.
+        """
         if layer not in self.layer_names:
             raise ValueError(
                 f"layer: network {self.name!r} has no layer {layer!r}; "
@@ -195,7 +199,7 @@ class NetSpec:
         return self.layer_names.index(layer)
 
     def layer(self, name: str | None = None) -> LayerSpec:
-        """Descriptor geometry of a layer (None: the default layer).
+        """Return the descriptor geometry of a layer (None: the default layer).
 
         Raises:
             ValueError: no such layer, or one whose positions have no place in the picture.
@@ -218,44 +222,25 @@ class NetSpec:
         return LayerSpec(name, channels, window, stride)
 
     def positions(self, side: int, layer: str | None = None) -> int:
-        """Descriptors along an axis of ``side`` pixels (0: the picture is too small)."""
+        """Return the descriptors along an axis of `side` pixels (0: the picture is too small)."""
         spec = self.layer(layer)
         n = map_size(self, side, spec.name)
         return max(0, (n - spec.pool_window) // spec.pool_stride + 1)
 
     def with_pooling(self, pooling: PoolingMode) -> NetSpec:
-        """The same network with floor- or ceil-mode pooling."""
+        """Return the same network with floor- or ceil-mode pooling."""
         if pooling not in ("floor", "ceil"):
             raise ValueError(f"pooling: must be 'floor' or 'ceil', not {pooling!r}")
         return dataclasses.replace(self, pooling=pooling)
 
     def with_lrn(self, constants: dict[str, LRN]) -> NetSpec:
-        """The same network with the normalisation constants of a weight file."""
+        """Return the same network with the normalisation constants of a weight file."""
         layers = tuple(constants.get(layer.name, layer) for layer in self.layers)
         return dataclasses.replace(self, layers=layers)
 
-    def unpadded(self) -> NetSpec:
-        """The same network without zero padding, fully connected kernels shrunk to fit.
-
-        Its dense activations equal those of every crop exactly; with padding they do only where
-        no window touches the border. A tool for tests: trained weights do not fit it.
-        """
-        layers: list[Layer] = []
-        for layer in self.layers:
-            if isinstance(layer, Fire):
-                raise ValueError(f"unpadded: {self.name!r} pads inside its fire modules")
-            if isinstance(layer, Conv):
-                kernel = layer.kernel
-                if layer.dense and kernel > 1:
-                    below = dataclasses.replace(self, layers=tuple(layers))
-                    kernel = map_size(below, self.side, layers[-1].name)
-                layer = dataclasses.replace(layer, pad=0, kernel=kernel)
-            layers.append(layer)
-        return dataclasses.replace(self, name=f"{self.name}-unpadded", layers=tuple(layers))
-
 
 def fire_convolutions(layer: Fire) -> tuple[Conv, Conv, Conv]:
-    """The three convolutions of a fire module: squeeze1x1, expand1x1, expand3x3."""
+    """Return the convolutions of a fire module: squeeze1x1, expand1x1, expand3x3."""
     return (
         Conv("squeeze1x1", layer.squeeze, 1),
         Conv("expand1x1", layer.expand1x1, 1),
@@ -264,7 +249,7 @@ def fire_convolutions(layer: Fire) -> tuple[Conv, Conv, Conv]:
 
 
 def convolutions(spec: NetSpec) -> Iterator[tuple[tuple[str, ...], Conv, int]]:
-    """Path in the parameter tree, record, and input channels of every convolution.
+    """Yield the path in the parameter tree, record and input channels of every convolution.
 
     Those inside fire modules are included.
     """
@@ -282,12 +267,12 @@ def convolutions(spec: NetSpec) -> Iterator[tuple[tuple[str, ...], Conv, int]]:
 
 
 def kernel_shape(layer: Conv, channels: int) -> tuple[int, int, int, int]:
-    """Shape (h, w, in / groups, out) of a convolution's kernel."""
+    """Return the shape (h, w, in / groups, out) of a convolution's kernel."""
     return (layer.kernel, layer.kernel, channels // layer.groups, layer.features)
 
 
 def pooled_size(n: int, window: int, stride: int, mode: PoolingMode) -> int:
-    """Length of an axis after unpadded pooling."""
+    """Return the length of an axis after unpadded pooling."""
     if mode == "floor":
         return max(0, (n - window) // stride + 1)
     size = max(0, math.ceil((n - window) / stride) + 1)
@@ -299,7 +284,7 @@ def _layers_to(spec: NetSpec, layer: str) -> Iterator[Layer]:
 
 
 def map_size(spec: NetSpec, side: int, layer: str) -> int:
-    """Positions along an axis of ``side`` pixels in the activation map of ``layer``."""
+    """Return the positions along an axis of `side` pixels in the activation map of a layer."""
     n = side
     for item in _layers_to(spec, layer):
         if isinstance(item, Conv):
@@ -314,19 +299,19 @@ def map_size(spec: NetSpec, side: int, layer: str) -> int:
 
 
 def map_stride(spec: NetSpec, layer: str) -> int:
-    """Pixels between neighbouring positions of ``layer``."""
+    """Return the pixels between neighbouring positions of a layer."""
     steps = (x.stride for x in _layers_to(spec, layer) if isinstance(x, Conv | Pool))
     return math.prod(steps)
 
 
 def map_channels(spec: NetSpec, layer: str) -> int:
-    """Channels of the activation map of ``layer``."""
+    """Return the channels of the activation map of a layer."""
     features = [x.features for x in _layers_to(spec, layer) if isinstance(x, Conv | Fire)]
     return features[-1] if features else 3
 
 
 def unpadded_window(spec: NetSpec, layer: str) -> int:
-    """Receptive window of one position in pixels, less the zero padding on either side."""
+    """Return a position's receptive window in pixels, less the zero padding on either side."""
     n = 1
     for item in reversed(list(_layers_to(spec, layer))):
         if isinstance(item, Conv):

@@ -34,7 +34,7 @@ _POINTS = (
 
 
 def _polynomial(roots: list[Fraction]) -> list[Fraction]:
-    """Coefficients, constant term first, of prod (t - root)."""
+    """Return the coefficients, constant term first, of prod (t - root)."""
     coefficients = [Fraction(1)]
     for root in roots:
         shifted = [Fraction(0), *coefficients]
@@ -74,7 +74,7 @@ def filtering_matrices(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _combine(matrix: np.ndarray, parts: list[Array]) -> list[Array]:
-    """``matrix @ parts`` over a Python list, written out so that XLA fuses it into one pass."""
+    """Return ``matrix @ parts`` over a list, written out so that XLA fuses it into one pass."""
     result = []
     for row in matrix:
         total: Array | None = None
@@ -98,15 +98,21 @@ def transform_kernel(kernel: Array, m: int) -> Array:
     return both.reshape(-1, *kernel.shape[2:])
 
 
-def winograd_conv2d(x: Array, kernel: Array, m: int, precision: lax.PrecisionLike = None) -> Array:
-    """Correlate (B, H, W, C), already padded, with (r, r, C, O): (B, H - r + 1, W - r + 1, O)."""
-    return winograd_apply(x, transform_kernel(kernel, m), kernel.shape[0], m, precision)
-
-
 def winograd_apply(
     x: Array, transformed: Array, r: int, m: int, precision: lax.PrecisionLike = None
 ) -> Array:
-    """As `winograd_conv2d`, with the kernel already through `transform_kernel`."""
+    """Correlate pictures with a kernel that `transform_kernel` has transformed.
+
+    Args:
+        x: (B, H, W, C) float, already padded.
+        transformed: (n^2, C, O) float of an (r, r, C, O) kernel.
+        r: side of the kernel.
+        m: side of a tile of outputs.
+        precision: as in `jax.lax.conv_general_dilated`.
+
+    Returns:
+        (B, H - r + 1, W - r + 1, O) float.
+    """
     batch, height, width, channels = x.shape
     n = m + r - 1
     a_t, _, b_t = filtering_matrices(m, r)

@@ -4,8 +4,6 @@ A download is written to ``FILE.part`` beside its destination and moved there in
 its digest was found right. An interrupted one leaves its part, which the next call continues.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import os
@@ -30,7 +28,7 @@ USER_AGENT = "mpp-jax"
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``$MPP_JAX_CACHE``, or the platform's place for caches."""
+    """Return where downloads are kept: ``$MPP_JAX_CACHE``, or the platform's place for caches."""
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser()
     if sys.platform == "darwin":
@@ -41,12 +39,12 @@ def cache_folder() -> Path:
 
 
 def cached_path(place: WeightPlace, folder: Path | None = None) -> Path:
-    """Where the file of a place is kept, whether or not it is there."""
+    """Return where the file of a place is kept, whether or not it is there."""
     return (cache_folder() if folder is None else folder) / place.filename
 
 
 def matches(path: Path, place: WeightPlace) -> bool:
-    """Whether a file is there and has the place's digest."""
+    """Return whether a file is there and has the place's digest."""
     return path.is_file() and file_digest(path, place.algorithm).startswith(place.digest)
 
 
@@ -57,11 +55,11 @@ def fetch(
     progress: bool = True,
     timeout: float = 20.0,
 ) -> Path:
-    """The verified local file of a place, downloaded where it is not there yet.
+    """Return the verified local file of a place, downloaded where it is not there yet.
 
     Args:
         place: which file.
-        folder: cache folder; None: :func:`cache_folder`.
+        folder: cache folder; None: `cache_folder`.
         progress: show a bar on standard error.
         timeout: seconds without an answer after which a mirror is given up.
 
@@ -99,7 +97,7 @@ def fetch(
 
 @contextlib.contextmanager
 def _part_file(target: Path) -> Iterator[Path]:
-    """Path to download to; one of its own where another thread or process holds the usual one."""
+    """Give a path to download to; one of its own where somebody else holds the usual one."""
     part = target.with_name(target.name + ".part")
     with part.open("ab") as handle:
         # Whoever held it may have moved the file to its destination since it was opened here.
@@ -115,7 +113,7 @@ def _part_file(target: Path) -> Iterator[Path]:
 
 
 def _is_open_file(descriptor: int, path: Path) -> bool:
-    """Whether the path still names the open file."""
+    """Return whether the path still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -123,7 +121,7 @@ def _is_open_file(descriptor: int, path: Path) -> bool:
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether this process now holds the file; always true where the platform has no locks."""
+    """Take hold of the file; return whether that went well, True where there are no locks."""
     try:
         import fcntl
     except ImportError:
@@ -136,7 +134,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _download(url: str, part: Path, place: WeightPlace, progress: bool, timeout: float) -> None:
-    """Complete ``part`` from ``url``; a continued part that turns out wrong is begun anew."""
+    """Complete a part from a url; a continued one that turns out wrong is begun anew."""
     if not url.startswith(("http://", "https://")):
         raise WeightsError("only http and https addresses are taken")
     resumed = part.exists() and part.stat().st_size > 0
@@ -191,7 +189,7 @@ def _transfer(url: str, part: Path, place: WeightPlace, progress: bool, timeout:
 
 
 def _extent(response: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """First byte that the answer holds, and the whole file's size where it is told."""
+    """Return the first byte that the answer holds, and the whole file's size where it is told."""
     length = response.headers.get("Content-Length", "")
     size = int(length) if length.isdigit() else None
     if response.status != 206:

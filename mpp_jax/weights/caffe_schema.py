@@ -7,8 +7,6 @@ them over without a Python object per number. The messages live in a pool of the
 collide with an installed Caffe.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from google.protobuf import (  # type: ignore[import-untyped]

@@ -5,8 +5,6 @@ ones ``V1LayerParameter`` in ``layers``, and the oldest wrap a ``V0LayerParamete
 blob's shape is a ``BlobShape``, or four legacy numbers (num, channels, height, width).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +22,7 @@ MAX_AXES = 32  # Caffe's own limit
 
 
 def looks_like_caffemodel(data: bytes) -> bool:
-    """Whether the bytes begin like a ``NetParameter``: its name, or its first layer."""
+    """Return whether the bytes begin like a ``NetParameter``: its name, or its first layer."""
     return data[:1] == b"\x0a" or data[:1] == b"\x12" or data[:2] == b"\xa2\x06"
 
 
@@ -104,7 +102,7 @@ def _array(blob: Any, key: str) -> np.ndarray:
 
 
 def _one(values: Any, default: int | None) -> int | None:
-    """The value of a repeated field that is given once for both axes, or twice the same."""
+    """Return the value of a repeated field, given once for both axes or twice the same."""
     found = set(values)
     if len(found) > 1:
         return -1
@@ -112,7 +110,7 @@ def _one(values: Any, default: int | None) -> int | None:
 
 
 def _sided(p: Any, name: str, repeated: Any, default: int | None) -> int | None:
-    """A size given as ``name_h`` and ``name_w``, or as a repeated field."""
+    """Return a size given as ``name_h`` and ``name_w``, or as a repeated field."""
     if p.HasField(f"{name}_h") or p.HasField(f"{name}_w"):
         return _one((getattr(p, f"{name}_h"), getattr(p, f"{name}_w")), default)
     return _one(repeated, default)
@@ -185,7 +183,7 @@ def _check_wire(data: bytes) -> None:
 
 
 def _objects(view: memoryview, at: int, end: int, message: str) -> Iterator[int]:
-    """Objects that parsing makes of each field of a message and of the messages inside it."""
+    """Yield the objects that parsing makes of each field of a message, and inside it."""
     known = {number: (kind, repeated) for _, number, kind, repeated in SCHEMA[message]}
     for number, start, stop in _fields(view, at, end):
         kind, repeated = known.get(number, ("bytes", False))
@@ -200,7 +198,7 @@ def _objects(view: memoryview, at: int, end: int, message: str) -> Iterator[int]
 
 
 def _fields(view: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int | None]]:
-    """(number, start, end of contents or None) of each field of a message."""
+    """Yield (number, start, end of contents or None) of each field of a message."""
     while at < end:
         key, at = _varint(view, at, end)
         number, wire = key >> 3, key & 7

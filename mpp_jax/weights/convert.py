@@ -8,8 +8,6 @@ of these in one message. The channel order of the file is folded into the first 
 every network takes RGB.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import zlib
@@ -65,7 +63,7 @@ class Audit:
     rows: tuple[AuditRow, ...]
 
     def __str__(self) -> str:
-        """A table: parameter, shape, source key, min, max, mean, CRC-32 of the float32 bytes."""
+        """Return a table: parameter, shape, key, min, max, mean, CRC-32 of the float32 bytes."""
         head = ("parameter", "shape", "from", "min", "max", "mean", "crc32")
         body = [
             (
@@ -101,7 +99,7 @@ class Converted:
 
 
 def rules(spec: NetSpec, convention: Convention) -> tuple[Rule, ...]:
-    """The rules of a convention for a network; empty where it does not know the network."""
+    """Return the rules of a convention for a network; none where it does not know the network."""
     found = []
     for path, layer, channels in convolutions(spec):
         kernel = kernel_shape(layer, channels)
@@ -113,12 +111,12 @@ def rules(spec: NetSpec, convention: Convention) -> tuple[Rule, ...]:
 
 
 def _bias(x: np.ndarray, rule: Rule) -> np.ndarray | None:
-    """A vector, possibly with axes of length one around it."""
+    """Return a vector that may have axes of length one around it."""
     return x.reshape(-1) if max(x.shape, default=0) == x.size == rule.shape[0] else None
 
 
 def _kernel_oihw(x: np.ndarray, rule: Rule) -> np.ndarray | None:
-    """(O, I, h, w), or for dense layers (O, I h w) with leading ones, -> HWIO."""
+    """Return HWIO of (O, I, h, w), or for dense layers of (O, I h w) with leading ones."""
     height, width, inputs, outputs = rule.shape
     oihw = (outputs, inputs, height, width)
     as_matrix = math.prod(x.shape[:-2]) == 1 and x.shape[-2:] == (outputs, math.prod(oihw[1:]))
@@ -157,7 +155,7 @@ def match(
     """Pair parameters with stored arrays, in the layout of the network, touching no values.
 
     Returns:
-        ``(rule, key, array)`` of everything that fits, and all that does not.
+        (rule, key, array) of everything that fits, and all that does not.
     """
     errors, pairs, unused = structure_errors(source, spec), [], dict(source.arrays)
     known = rules(spec, source.convention)
@@ -186,7 +184,7 @@ def match(
 
 
 def convert(source: SourceWeights, spec: NetSpec) -> Converted:
-    """Turn a file's arrays into parameters of ``spec``, or say everything that is wrong.
+    """Turn a file's arrays into parameters of `spec`, or say everything that is wrong.
 
     Raises:
         WeightsError: see the module's docstring; the message holds all findings.
@@ -250,5 +248,5 @@ def _message(source: SourceWeights, spec: NetSpec, errors: list[str]) -> str:
 
 
 def parameter_count(spec: NetSpec) -> int:
-    """Number of parameters of a network."""
+    """Return the number of parameters of a network."""
     return sum(math.prod(rule.shape) for rule in rules(spec, "native"))

@@ -12,8 +12,6 @@ Stored weight ``j`` has the flat (out, in, h, w) index ``cumsum(gap + 1)[j] - 1`
 ``codebook[codes[j]]``; every other weight is ``codebook[0]``. The file ends with the last layer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
@@ -26,7 +24,7 @@ CODEBOOK = 256
 
 
 def _layer_shapes(spec: NetSpec) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
-    """Name and (out, in, h, w) of every convolution."""
+    """Yield name and (out, in, h, w) of every convolution."""
     for path, layer, channels in convolutions(spec):
         height, width, inputs, outputs = kernel_shape(layer, channels)
         yield "/".join(path), (outputs, inputs, height, width)
@@ -37,7 +35,7 @@ def _layer_bytes(nnz: int, outputs: int) -> int:
 
 
 def expected_size(data: bytes, spec: NetSpec) -> int | None:
-    """File size in bytes that the header announces; None where there is no plausible header."""
+    """Return the bytes that the header announces; None where there is no plausible header."""
     shapes = list(_layer_shapes(spec))
     if len(data) < 4 * len(shapes):
         return None
@@ -49,7 +47,7 @@ def expected_size(data: bytes, spec: NetSpec) -> int | None:
 
 
 def read_deep_compression(data: bytes, spec: NetSpec) -> SourceWeights:
-    """Decode a Deep Compression file for the network ``spec``.
+    """Decode a Deep Compression file for the network `spec`.
 
     Raises:
         WeightsError: the counts do not fit the network, the size does not fit the counts, an

@@ -3,8 +3,6 @@
 Memory stays within a multiple of what the wanted network needs, whatever a file declares.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
@@ -28,7 +26,7 @@ KNOWN = "Caffe, MatConvNet, torch, safetensors, Deep Compression and this packag
 
 
 def budget(spec: NetSpec) -> int:
-    """Bytes that a file for a network, or its unpacked contents, may have."""
+    """Return the bytes that a file for a network, or its unpacked contents, may have."""
     return BYTES_PER_PARAMETER * parameter_count(spec) + ROOM_BYTES
 
 
@@ -60,7 +58,7 @@ def read_weights(path: Path, spec: NetSpec) -> tuple[SourceWeights, str]:
 
 
 def parse_weights(data: bytes, spec: NetSpec) -> SourceWeights:
-    """Decode the bytes of a weight file of any known format; see :func:`read_weights`."""
+    """Decode the bytes of a weight file of any known format; see `read_weights`."""
     if looks_like_mat5(data):
         return read_matconvnet(data, spec, budget(spec))
     if looks_like_torch(data):

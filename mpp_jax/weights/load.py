@@ -1,6 +1,4 @@
-"""A weight file of any known format -> a network that is ready to use."""
-
-from __future__ import annotations
+"""From a weight file of any known format to a network that is ready to use."""
 
 import contextlib
 import os
@@ -30,10 +28,10 @@ def load_network(
     dtype: Any = jnp.float32,
     precision: str = "highest",
 ) -> Network:
-    """A pretrained network.
+    """Return a pretrained network.
 
     Args:
-        name: a name of ``mpp_jax.nets.NETWORKS``, or ``sift``, which has no weights.
+        name: a name of `mpp_jax.nets.NETWORKS`, or ``sift``, which has no weights.
         weights: a weight file of any known format, or a folder of this package's own form; None
             takes what was imported into the cache folder, or the file inside the package, or the
             network's public file, which is downloaded once (its hash is checked).
@@ -43,11 +41,11 @@ def load_network(
             choice (TF32 on GPUs).
 
     Returns:
-        The network; ``network.descriptors(x)`` takes RGB pictures.
+        The network; `network.descriptors(x)` takes RGB pictures.
 
     Raises:
         ValueError: unknown network, pooling or dtype.
-        WeightsError: a file that is missing, damaged or for another network (a ``ValueError``).
+        WeightsError: a file that is missing, damaged or for another network (a `ValueError`).
     """
     if name == SIFT_SPEC.name and weights is None:
         return _sift(dtype)
@@ -71,7 +69,7 @@ def load_audited(
     dtype: Any = jnp.float32,
     precision: str = "highest",
 ) -> tuple[Network, Audit]:
-    """:func:`load_network` and the record of what was assigned from where."""
+    """Return what `load_network` does, and the record of what was assigned from where."""
     spec = get_spec(name)
     if not spec.layers:
         raise WeightsError(f"weights: {name!r} computes without weights; leave them out")
@@ -87,17 +85,17 @@ def load_audited(
 
 
 def imported_folder(network: str) -> Path:
-    """Where ``import_weights`` keeps a network by default, whether or not it is there."""
+    """Return where `import_weights` keeps a network by default, whether or not it is there."""
     return cache_folder() / "networks" / network
 
 
 def packaged_file(network: str) -> Path:
-    """Where the package keeps a network's weights, whether or not it has them."""
+    """Return where the package keeps a network's weights, whether or not it has them."""
     return Path(__file__).parent / "pretrained" / f"{network}.safetensors"
 
 
 def default_file(name: str) -> Path:
-    """The weights of a network where no path is given.
+    """Return the weights of a network where no path is given.
 
     A network imported into the cache folder comes first, then the file inside the package, then the
     network's public file, which is downloaded where it is not in the cache folder yet.
@@ -113,7 +111,7 @@ def default_file(name: str) -> Path:
 
 
 def read_converted(path: Path, spec: NetSpec) -> tuple[Converted, str]:
-    """Read, convert and audit a file; returns the parameters and the file's SHA-256."""
+    """Read, convert and audit a file; return the parameters and the file's SHA-256."""
     with naming(path):
         source, sha256 = read_weights(path, spec)
         return convert(source, spec), sha256
@@ -134,7 +132,7 @@ def naming(path: Path) -> Iterator[None]:
 def as_network(
     converted: Converted, sha256: str, dtype: Any = jnp.float32, precision: str = "highest"
 ) -> Network:
-    """Parameters in NumPy -> a network with jax arrays."""
+    """Return a network with jax arrays of parameters in NumPy."""
     image = converted.mean_image
     network = Network(
         params=jax.tree.map(lambda x: jnp.asarray(x, dtype), converted.params),

@@ -1,7 +1,5 @@
 """What the command line does with weight files: list, download, import, verify."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path
@@ -46,7 +44,7 @@ class Verification:
 
 
 def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
-    """The files inside the package, the public files and the imported networks.
+    """Return the files inside the package, the public files and the imported networks.
 
     Args:
         folder: cache folder of downloads; None: the usual one.
@@ -103,7 +101,7 @@ def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
 
 
 def download_weights(name: str, folder: Path | None = None, *, progress: bool = True) -> Path:
-    """Download a public file into the cache folder, or find it there; see :func:`fetch`."""
+    """Download a public file into the cache folder, or find it there; see `fetch`."""
     return fetch(get_place(name), folder=folder, progress=progress)
 
 
@@ -115,7 +113,7 @@ def import_weights(
     Args:
         file: a weight file of any known format.
         network: what it is for.
-        out: folder to write; None: the place where ``load_network`` looks by itself.
+        out: folder to write; None: the place where `load_network` looks by itself.
 
     Returns:
         The folder, and what was assigned from where.
@@ -181,7 +179,7 @@ def _namesake(path: Path) -> WeightPlace | None:
 
 
 def _sources(path: Path, wanted: str | None) -> tuple[dict[str, SourceWeights], str | None]:
-    """The file as read for each network, and why it cannot be read for the wanted one or any."""
+    """Return the file as read for each network, and why not for the wanted one or any."""
     size, largest = path.stat().st_size, max(map(budget, NETWORKS.values()))
     if size == 0 or size > largest:
         return {}, f"{size} bytes are no size for a weight file"

@@ -7,8 +7,6 @@ smaller type than their class. ("MAT-File Format", The MathWorks.) Every size is
 the bytes that are there, and all memory that is handed out against a budget.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 import zlib
@@ -56,20 +54,20 @@ Value = Any
 
 
 def looks_like_mat5(data: bytes) -> bool:
-    """Whether the bytes begin with the header of a MAT-file (version 5 or 7.3)."""
+    """Return whether the bytes begin with the header of a MAT-file (version 5 or 7.3)."""
     return len(data) >= HEADER and data[:6] == b"MATLAB"
 
 
 def read_mat5(data: bytes, budget: int) -> dict[str, Value]:
-    """All variables of a MAT-file.
+    """Read all variables of a MAT-file.
 
     Args:
         data: the file.
         budget: bytes that arrays and decompression may take together.
 
     Returns:
-        Name -> value: numeric array in MATLAB's shape, ``str``, ``list`` of a cell's values in
-        column-major order, ``list`` of ``dict`` for a struct array, None for anything else.
+        Name -> value: numeric array in MATLAB's shape, `str`, `list` of a cell's values in
+        column-major order, `list` of `dict` for a struct array, None for anything else.
 
     Raises:
         WeightsError: damaged, truncated, beyond the budget, or HDF5 (version 7.3).
@@ -109,7 +107,7 @@ class _Reader:
             raise WeightsError("the MATLAB file declares more data than any network needs")
 
     def element(self, view: memoryview, at: int) -> tuple[int, memoryview, int]:
-        """Type and contents of the element at an offset, and the offset of the next."""
+        """Return type and contents of the element at an offset, and the offset of the next."""
         if at + 8 > len(view):
             raise WeightsError("the MATLAB file is truncated")
         (word,) = struct.unpack_from(self.order + "I", view, at)
@@ -147,7 +145,7 @@ class _Reader:
         return contents, at
 
     def matrix(self, view: memoryview, depth: int) -> tuple[str, Value]:
-        """Name and value of an array."""
+        """Return name and value of an array."""
         self.arrays += 1
         if depth > MAX_DEPTH or self.arrays > MAX_ARRAYS:
             raise WeightsError("the MATLAB file is nested too deeply or has too many arrays")
@@ -202,7 +200,7 @@ class _Reader:
         return bytes(contents).decode(codec, "replace")
 
     def check_count(self, count: int, left: int) -> None:
-        """Refuse arrays inside an array of which ``left`` bytes cannot hold so many."""
+        """Refuse arrays inside an array of which `left` bytes cannot hold so many."""
         if count > left // 8:  # the shortest array is a tag of eight bytes
             raise WeightsError("the MATLAB file is damaged: a cell holds fewer than it declares")
         if count > MAX_ARRAYS - self.arrays:

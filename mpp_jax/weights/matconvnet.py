@@ -7,8 +7,6 @@ RGB. The mean picture or colour is ``averageImage`` in ``normalization`` or ``me
 Arrays are handed over as ``<layer>f`` and ``<layer>b``, DagNN's own names.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -58,7 +56,7 @@ def read_matconvnet(data: bytes, spec: NetSpec, budget: int) -> SourceWeights:
 
 
 def _struct(value: Any) -> dict[str, Any]:
-    """The only element of a struct array, or a struct found in a cell."""
+    """Return the only element of a struct array, or a struct found in a cell."""
     if isinstance(value, dict):
         return value
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
@@ -77,19 +75,19 @@ def _numbers(value: Any, default: tuple[float, ...]) -> list[float]:
 
 
 def _same(values: list[float]) -> int:
-    """A size that is equal for all sides; -1 where it is not."""
+    """Return a size that is equal for all sides; -1 where it is not."""
     return _whole(values[0]) if len(set(values)) == 1 else -1
 
 
 def _whole(value: float) -> int:
-    """A size as an integer; -1 where it is none."""
+    """Return a size as an integer; -1 where it is none."""
     return int(value) if value.is_integer() else -1
 
 
 def _simplenn(
     layers: list[dict[str, Any]], spec: NetSpec
 ) -> tuple[dict[str, np.ndarray], list[FileLayer], bool]:
-    """Arrays, structure, and whether a convolution took its name from ``spec``."""
+    """Return arrays, structure, and whether a convolution took its name from `spec`."""
     arrays: dict[str, np.ndarray] = {}
     structure: list[FileLayer] = []
     nameless = False
@@ -177,7 +175,7 @@ def _describe(
 
 
 def _preprocessing(net: dict[str, Any]) -> tuple[Preprocessing | None, np.ndarray | None]:
-    """RGB and the mean, None where the file has no mean."""
+    """Return RGB and the mean, and the mean picture; None where the file has none."""
     holder = net
     if isinstance(net.get("meta"), list) and net["meta"]:
         meta = _struct(net["meta"])

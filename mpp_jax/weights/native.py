@@ -12,8 +12,6 @@ A damaged checkpoint is found by the digests of its files before orbax is asked 
 damaged ``network.json`` by its seal.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -39,7 +37,7 @@ MAX_IMAGE_SIDE = 4096
 
 
 def looks_native(path: Path) -> bool:
-    """Whether a path is a folder of this form."""
+    """Return whether a path is a folder of this form."""
     return path.is_dir() and (path / JSON_NAME).is_file()
 
 
@@ -121,7 +119,7 @@ def read_native(folder: Path, spec: NetSpec) -> tuple[SourceWeights, str]:
 
 
 def seal(header: Mapping[str, Any]) -> str:
-    """SHA-256 of all entries of ``network.json`` but the seal itself."""
+    """Return the SHA-256 of all entries of ``network.json`` but the seal itself."""
     entries = {name: value for name, value in header.items() if name != "seal"}
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
@@ -133,7 +131,7 @@ def _checkpointer() -> Any:
 
 
 def _arrays_of(network: Network) -> dict[str, np.ndarray]:
-    """All arrays by name, flat: ``conv1/kernel``, ..., ``mean``, ``scale``."""
+    """Return all arrays by name, flat: ``conv1/kernel``, ..., ``mean``, ``scale``."""
     arrays = {}
     for path, _, _ in convolutions(network.spec):
         node: Any = network.params
@@ -192,7 +190,7 @@ def _layer(entry: Any) -> FileLayer:
 
 
 def _restore(folder: Path, spec: NetSpec) -> dict[str, np.ndarray]:
-    """The arrays, after their declared names, shapes and dtypes were found harmless."""
+    """Read the arrays, after their declared names, shapes and dtypes were found harmless."""
     wanted = {rule.name: rule.shape for rule in rules(spec, "native")}
     wanted |= {"mean": (3,), "scale": (3,)}
     checkpointer = _checkpointer()

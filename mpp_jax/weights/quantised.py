@@ -7,8 +7,6 @@ so that no weight is off by more than half a scale. In a file, ``conv1/kernel`` 
 rest of the package knows nothing of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -4,8 +4,6 @@ Eight bytes give the length of a JSON header, ``{name: {"dtype", "shape", "data_
 numbers follow, row-major and little endian, without gaps.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any
@@ -33,7 +31,7 @@ DTYPES = {
 
 
 def looks_like_safetensors(data: bytes) -> bool:
-    """Whether the bytes begin with a header length and an opening brace."""
+    """Return whether the bytes begin with a header length and an opening brace."""
     size = int.from_bytes(data[:8], "little")
     return data[8:9] == b"{" and 2 <= size <= MAX_HEADER_BYTES
 

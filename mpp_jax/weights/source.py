@@ -1,7 +1,5 @@
 """What every reader of a weight file hands over, and the one error they raise."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 
@@ -62,5 +60,5 @@ class SourceWeights:
 
 
 def shortest(value: float) -> float:
-    """A float32 as the shortest decimal that names it: 1e-4 and not 9.99999974738e-05."""
+    """Return a float32 as the shortest decimal that names it: 1e-4, not 9.99999974738e-05."""
     return float(str(np.float32(value)))

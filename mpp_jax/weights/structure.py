@@ -4,8 +4,6 @@ CaffeNet and AlexNet have parameters of equal shapes and differ only in the orde
 normalisation: shapes alone cannot tell a right file from a wrong one.
 """
 
-from __future__ import annotations
-
 import math
 
 from mpp_jax.nets.spec import LRN, Conv, Fire, NetSpec, Pool, fire_convolutions
@@ -15,7 +13,7 @@ MAX_LRN_SIZE = 10_000
 
 
 def described(spec: NetSpec) -> tuple[FileLayer, ...]:
-    """A network's layers in the terms of weight files."""
+    """Return a network's layers in the terms of weight files."""
     found: list[FileLayer] = []
     for layer in spec.layers:
         if isinstance(layer, Conv):
@@ -42,7 +40,7 @@ def _convolution(name: str, layer: Conv) -> FileLayer:
 
 
 def structure_errors(source: SourceWeights, spec: NetSpec) -> list[str]:
-    """What the file's layers contradict; empty where they agree or are not stored."""
+    """Return what the file's layers contradict; nothing where they agree or are not stored."""
     if not source.structure:
         return []
     errors = [
@@ -72,7 +70,7 @@ def _constants(lrn: LRN) -> str:
 
 
 def _usable(lrn: LRN) -> bool:
-    """Whether normalisation is over a centred window and never divides by zero."""
+    """Return whether normalisation is over a centred window and never divides by zero."""
     centred = 0 < lrn.size < MAX_LRN_SIZE and lrn.size % 2 == 1
     finite = all(math.isfinite(v) for v in (lrn.alpha, lrn.beta, lrn.k))
     return centred and finite and lrn.alpha >= 0 and lrn.k > 0
@@ -84,7 +82,7 @@ def _same_kind(have: FileLayer, want: FileLayer) -> bool:
 
 
 def lrn_constants(source: SourceWeights, spec: NetSpec) -> dict[str, LRN]:
-    """The file's normalisation constants under the network's layer names."""
+    """Return the file's normalisation constants under the network's layer names."""
     names = [layer.name for layer in spec.layers if isinstance(layer, LRN)]
     stored = [layer.lrn for layer in source.structure if layer.lrn is not None]
     return {

@@ -27,7 +27,7 @@ Fetch = Callable[[Storage], bytes]
 
 
 def looks_like_torch(data: bytes) -> bool:
-    """Whether the bytes begin like a zip archive or like a legacy torch file."""
+    """Return whether the bytes begin like a zip archive or like a legacy torch file."""
     return data[:4] == b"PK\x03\x04" or _is_legacy(data)
 
 

@@ -7,6 +7,7 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import nets_files
 from helpers.toy import COLOURS, POSITIONS, SIDES, TOY, memory_dataset, picture, toy_network
 
 from mpp_jax import dense_descriptors
@@ -96,7 +97,7 @@ def test_a_window_says_what_a_descriptor_sees(network: Network) -> None:
 
 def test_unpadded_dense_equals_every_crop() -> None:
     """With padding switched off, the dense map is the network on each window, to rounding."""
-    spec = FULLY_CONNECTED.unpadded()
+    spec = nets_files.unpadded(FULLY_CONNECTED)
     unpadded = random_network(jax.random.key(1), spec)
     pixels = jnp.asarray(picture(np.random.default_rng(0), RED, 59, 59), jnp.float32)[None]
     dense = np.asarray(describe_pictures(unpadded, pixels, ("fc6",))[0])[0]

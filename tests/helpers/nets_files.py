@@ -11,12 +11,12 @@ import zipfile
 import numpy as np
 import scipy.io
 
-from mpp_jax.nets.spec import Conv, Fire
+from mpp_jax.nets.spec import Conv, Fire, map_size
 from mpp_jax.weights.caffe_schema import NetParameter
 
 
 def narrow(spec, divisor):
-    """The same network with fewer channels: same name, same geometry, same rules."""
+    """Return the same network with fewer channels: same name, same geometry, same rules."""
 
     def thin(layer):
         if isinstance(layer, Conv):
@@ -29,8 +29,27 @@ def narrow(spec, divisor):
     return dataclasses.replace(spec, layers=tuple(map(thin, spec.layers)))
 
 
+def unpadded(spec):
+    """Return the same network without zero padding, fully connected kernels shrunk to fit.
+
+    Its dense activations equal those of every crop exactly; with padding they do only where no
+    window touches the border.
+    """
+    layers = []
+    for layer in spec.layers:
+        assert not isinstance(layer, Fire), "fire modules pad inside"
+        if isinstance(layer, Conv):
+            kernel = layer.kernel
+            if layer.dense and kernel > 1:
+                below = dataclasses.replace(spec, layers=tuple(layers))
+                kernel = map_size(below, spec.side, layers[-1].name)
+            layer = dataclasses.replace(layer, pad=0, kernel=kernel)
+        layers.append(layer)
+    return dataclasses.replace(spec, name=f"{spec.name}-unpadded", layers=tuple(layers))
+
+
 def random_blobs(spec, seed=0):
-    """``{layer: (weights (O, I, h, w), bias (O,))}`` float32, scaled to keep activations sized."""
+    """Return ``{layer: (weights (O, I, h, w), bias (O,))}`` float32 that keep activations sized."""
     rng, channels, blobs = np.random.default_rng(seed), 3, {}
 
     def add(name, outs, ins, k):
@@ -69,9 +88,9 @@ def _fill_blob(blob, value, legacy):
 
 
 def caffemodel(blobs, *, dense=(), generation="current", legacy=False, layers=(), dtype=np.float32):
-    """Bytes of a binary model.
+    """Return the bytes of a binary model.
 
-    ``generation``: current, v1 or v0; ``legacy``: four numbers instead of a shape; ``layers``:
+    `generation`: current, v1 or v0; `legacy`: four numbers instead of a shape; `layers`:
     ``(type, name, {parameter: value})`` in order, for files that describe their structure (types in
     Caffe's current words); without it only the layers with weights are written.
     """
@@ -122,7 +141,7 @@ def _fill_parameters(layer, kind, values, generation):
 
 
 def alexnet_layers(pool_first):
-    """Structure of the published CaffeNet and AlexNet models."""
+    """Return the structure of the published CaffeNet and AlexNet models."""
     layers = []
 
     def stage(i):
@@ -162,7 +181,7 @@ def _cell(values):
 
 
 def matconvnet_layers(spec, blobs, mean, *, old=False):
-    """Structs of a SimpleNN; ``old``: filters and biases as fields of their own."""
+    """Return the structs of a SimpleNN; `old`: filters and biases as fields of their own."""
     structs = []
     for layer in spec.layers:
         kind = type(layer).__name__
@@ -189,7 +208,7 @@ def matconvnet_layers(spec, blobs, mean, *, old=False):
 
 
 def simplenn(spec, blobs, mean, *, old=False, meta=True, inside_net=False, compress=True):
-    """Bytes of a SimpleNN ``.mat``."""
+    """Return the bytes of a SimpleNN ``.mat``."""
     normalization = {"averageImage": mean, "imageSize": _row(spec.side, spec.side, 3)}
     net = {"layers": _cell(matconvnet_layers(spec, blobs, mean, old=old))}
     net |= {"meta": {"normalization": normalization}} if meta else {"normalization": normalization}
@@ -197,7 +216,7 @@ def simplenn(spec, blobs, mean, *, old=False, meta=True, inside_net=False, compr
 
 
 def dagnn(spec, blobs, mean, *, inside_net=False, compress=True):
-    """Bytes of a DagNN ``.mat``: struct arrays ``layers`` and ``params``."""
+    """Return the bytes of a DagNN ``.mat``: struct arrays ``layers`` and ``params``."""
     layers, params = [], []
     for struct in matconvnet_layers(spec, blobs, mean):
         name, kind = struct["name"], struct["type"]
@@ -245,7 +264,7 @@ class _FakeTensor:
 
 
 def _torch_modules():
-    """Stand-ins that pickle by the names of torch's own functions and classes."""
+    """Return stand-ins that pickle by the names of torch's own functions and classes."""
 
     def name(thing, module, word):
         thing.__module__, thing.__qualname__, thing.__name__ = module, word, word
@@ -264,7 +283,7 @@ STORAGE = {"f4": "FloatStorage", "f8": "DoubleStorage", "f2": "HalfStorage", "i8
 
 
 def torch_zip(arrays, *, parameters=False, wrap=None, compression=zipfile.ZIP_STORED):
-    """Bytes of a zip-format state dict, written without torch."""
+    """Return the bytes of a zip-format state dict, written without torch."""
     fakes, file = _torch_modules(), io.BytesIO()
     saved = {name: sys.modules.get(name) for name in fakes}
     sys.modules.update(fakes)
@@ -315,7 +334,7 @@ def _pickle(arrays, fakes, parameters, wrap):
 
 
 def torch_arrays(blobs, spec):
-    """Arrays under torchvision's names, in its layouts."""
+    """Return arrays under torchvision's names, in its layouts."""
     dense, keys, arrays = dense_names(spec), dict(spec.files.torchvision), {}
     for name, (weights, bias) in blobs.items():
         flat = weights.reshape(len(weights), -1) if name in dense else weights

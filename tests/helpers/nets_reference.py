@@ -53,7 +53,7 @@ def lrn(x, n=5, alpha=1e-4, beta=0.75, k=1.0):
 
 
 def squeezenet(rgb, blobs, ceil=True):
-    """SqueezeNet v1.0 as its prototxt; ``rgb`` (H, W, 3) in 0..255, blobs ``name -> (w, b)``."""
+    """Run SqueezeNet v1.0 as its prototxt; `rgb` (H, W, 3) in 0..255, blobs ``name -> (w, b)``."""
     x = rgb[:, :, ::-1].astype(np.float64) - np.array([104.0, 117.0, 123.0])
     x = x.transpose(2, 0, 1)
     out = {}
@@ -79,7 +79,7 @@ def squeezenet(rgb, blobs, ceil=True):
 
 
 def caffe_alexnet(x, blobs, *, pool_first, ceil=True):
-    """AlexNet in Caffe: ``x`` (3, H, W) BGR less its mean; ``pool_first``: reference model."""
+    """Run AlexNet as in Caffe: `x` (3, H, W) BGR less its mean; `pool_first`: reference model."""
     out = {}
 
     def stage(x, i):
@@ -103,7 +103,7 @@ def caffe_alexnet(x, blobs, *, pool_first, ceil=True):
 
 
 def chatfield(x, blobs, *, medium, lrn_constants, ceil=True):
-    """CNN-S and CNN-M (Chatfield et al. 2014, table 1)."""
+    """Run CNN-S or CNN-M (Chatfield et al. 2014, table 1)."""
     n, alpha, beta, k = lrn_constants
     out = {}
     out["conv1"] = x = relu(conv(x, *blobs["conv1"], stride=2))
@@ -122,7 +122,7 @@ def chatfield(x, blobs, *, medium, lrn_constants, ceil=True):
 
 
 def fully_connected(x, blobs, kernel, out):
-    """fc6, fc7, fc8 at every position of ``x``, as matrix products of each window."""
+    """Run fc6, fc7, fc8 at every position of `x`, as matrix products of each window."""
     patches = sliding_window_view(x, (kernel, kernel), axis=(1, 2)).transpose(1, 2, 0, 3, 4)
     rows, columns = patches.shape[:2]
     h = patches.reshape(rows, columns, -1)
@@ -135,7 +135,7 @@ def fully_connected(x, blobs, kernel, out):
 
 
 def decode_deep_compression(data, shapes):
-    """Entry by entry, as the format's description reads; ``shapes``: (out, in, h, w) per layer."""
+    """Decode entry by entry, as the format reads; `shapes`: (out, in, h, w) per layer."""
     header = [int.from_bytes(data[4 * i : 4 * i + 4], "little") for i in range(len(shapes))]
     at, layers = 4 * len(shapes), []
     for nnz, shape in zip(header, shapes, strict=True):

@@ -32,7 +32,7 @@ MEAN = np.full((2, 2, 3), 110, np.float32) + np.arange(2, dtype=np.float32)[:, N
 
 
 def deep_compression(spec, seed=0):
-    """A small file in the Deep Compression format."""
+    """Return a small file in the Deep Compression format."""
     rng, counts, body = np.random.default_rng(seed), [], b""
     for _, shape in _layer_shapes(spec):
         size = int(np.prod(shape))
@@ -46,7 +46,7 @@ def deep_compression(spec, seed=0):
 
 
 def tiny(spec):
-    """A narrow network less its large layers."""
+    """Return a narrow network less its large layers."""
     keep = tuple(layer for layer in spec.layers if layer.name not in ("fc6", "fc7"))
     return dataclasses.replace(
         spec, layers=keep, default_layer="conv1", descriptor_layers=("conv1",)

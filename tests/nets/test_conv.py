@@ -19,7 +19,7 @@ from mpp_jax.nets.conv import (
     output_positions,
     prepare_kernel,
 )
-from mpp_jax.nets.winograd import filtering_matrices, winograd_conv2d
+from mpp_jax.nets.winograd import filtering_matrices, transform_kernel, winograd_apply
 
 NONE = ((0, 0), (0, 0))
 
@@ -36,7 +36,7 @@ def reference(
     padding: Any = NONE,
     groups: int = 1,
 ) -> np.ndarray:
-    """The definition: a sum over taps, group by group, in float64."""
+    """Compute the definition: a sum over taps, group by group, in float64."""
     x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
     kh, kw, inner, outer = kernel.shape
     rows, columns = (
@@ -65,7 +65,7 @@ def assert_close(ours: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-5) 
 
 
 def all_formulations() -> Iterator[tuple]:
-    """Shapes as networks have them, small: kernel, stride, padding, groups, (formulation)."""
+    """Yield shapes as networks have them, small: kernel, stride, padding, groups, (formulation)."""
     layers = [
         ((1, 1, 6, 5), 1, NONE, 1),
         ((3, 3, 4, 5), 1, ((1, 1), (1, 1)), 1),
@@ -165,6 +165,7 @@ def test_winograd_refuses_inaccurate_tiles() -> None:
 
 def test_winograd_of_a_plain_kernel() -> None:
     x, kernel = arrays((2, 10, 8, 3), (6, 6, 3, 4))
-    whole = jax.jit(winograd_conv2d, static_argnums=(2, 3))(x, kernel, 3, "highest")
+    transformed = jax.jit(transform_kernel, static_argnums=1)(kernel, 3)
+    whole = jax.jit(winograd_apply, static_argnums=(2, 3, 4))(x, transformed, 6, 3, "highest")
     assert_close(np.asarray(whole), reference(x, kernel), 2e-5)
     assert (str(Formulation("winograd", 3)), str(DIRECT)) == ("winograd-3", "direct")

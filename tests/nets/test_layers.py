@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import nets_reference as ref
 
-from mpp_jax.nets import NETWORKS, random_network
+from mpp_jax.nets import random_network
 from mpp_jax.nets.layers import lrn, max_pool, window_mean
 from mpp_jax.nets.network import plain, prepare
 from mpp_jax.nets.spec import LRN, Conv, Fire, NetSpec, Pool, Preprocessing, pooled_size
@@ -183,5 +183,3 @@ def test_errors_are_plain(network):
         load_network("caffenet", "x", dtype=jnp.int32)
     with pytest.raises(ValueError, match="precision: must be"):
         load_network("caffenet", "x", precision="exact")
-    with pytest.raises(ValueError, match="pads inside its fire modules"):
-        NETWORKS["squeezenet"].unpadded()

@@ -27,7 +27,7 @@ FILE = packaged_file("caffenet_mini")
 
 @pytest.fixture(scope="module")
 def experiments():
-    """The folder of the scripts, as Python finds it when one of them is started."""
+    """Give the folder of the scripts, as Python finds it when one of them is started."""
     sys.path.insert(0, str(EXPERIMENTS))
     yield EXPERIMENTS
     sys.path.remove(str(EXPERIMENTS))
@@ -63,7 +63,7 @@ def pretrain(experiments):
 
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
-    """No imported network, and no network connection either."""
+    """Take away imported networks and the network connection."""
 
     def refuse(*_):
         raise AssertionError("the network was asked for")

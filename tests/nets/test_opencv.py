@@ -118,7 +118,7 @@ def squeezenet_prototxt(net):
 
 
 def compare(name, height, width, ceil, divisor, tmp_path):
-    """Largest relative error over all activations; asserts that names and shapes agree."""
+    """Return the largest relative error over all activations, whose names and shapes agree."""
     spec = NETWORKS[name].with_pooling("ceil" if ceil else "floor")
     spec = spec if divisor == 1 else narrow(spec, divisor)
     as_conv = (height, width) != (spec.side, spec.side)

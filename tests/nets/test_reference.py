@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import nets_reference as ref
-from helpers.nets_files import caffemodel, dense_names, narrow, random_blobs
+from helpers.nets_files import caffemodel, dense_names, narrow, random_blobs, unpadded
 
 from mpp_jax.describe.geometry import geometry_table
 from mpp_jax.describe.pyramid import scale_side
@@ -47,7 +47,7 @@ def test_chatfield_networks(name, ceil, height, width):
 
 
 def crops_and_dense(network, side):
-    """Top activations of every window of a square picture, cut out and in one dense pass."""
+    """Return the top of every window of a square picture, cut out and in one dense pass."""
     spec = network.spec
     x = np.random.default_rng(side).uniform(0, 255, (1, side, side, 3)).astype(np.float32)
     which, positions = spec.layer("fc8"), spec.positions(side, "fc8")
@@ -78,12 +78,12 @@ def check_unpadded(spec, tolerance):
 
 
 def test_without_padding_dense_equals_every_crop():
-    check_unpadded(narrow(NETWORKS["caffenet"], 8).unpadded(), 1e-5)
+    check_unpadded(unpadded(narrow(NETWORKS["caffenet"], 8)), 1e-5)
 
 
 @pytest.mark.slow
 def test_without_padding_dense_equals_every_crop_at_real_width():
-    check_unpadded(NETWORKS["caffenet"].unpadded(), 1e-4)
+    check_unpadded(unpadded(NETWORKS["caffenet"]), 1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from mpp_jax.weights import verify_weights
 
 
 def photograph(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
-    """A grey picture with the statistics of photographs: a spectrum of 1/f, and some edges."""
+    """Return a grey picture with the statistics of photographs: a 1/f spectrum, and some edges."""
     rng = np.random.default_rng(seed)
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :]
     amplitude = 1 / np.maximum(np.hypot(fy, fx), 1 / max(height, width))
@@ -38,7 +38,7 @@ def photograph(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
 
 
 def opencv(picture: np.ndarray, centres: list[tuple[int, int]], bin_size: int) -> np.ndarray:
-    """OpenCV's descriptors (n, 128), 512 times unit length, of upright key points."""
+    """Return OpenCV's descriptors (n, 128), 512 times unit length, of upright key points."""
     points = [cv2.KeyPoint(float(x), float(y), 2 * bin_size / 3, 0.0, 1.0, 0) for y, x in centres]
     kept, found = cv2.SIFT_create().compute(picture, points)
     assert len(kept) == len(points)
@@ -74,7 +74,7 @@ def test_same_as_opencv_on_photographs(shared_dir: Path, bin_size: int) -> None:
 
 
 def reference(picture: np.ndarray, y: int, x: int, config: Sift) -> np.ndarray:
-    """One descriptor (128,) of an unblurred picture, pixel by pixel."""
+    """Return one descriptor (128,) of an unblurred picture, pixel by pixel."""
     bins = np.zeros((4, 4, 8))
     height, width = picture.shape
     for v in range(1, height - 1):

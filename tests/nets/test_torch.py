@@ -67,7 +67,7 @@ class Vgg16(nn.Module):
 
 
 def forward(model, x, kernel):
-    """Activations by our names; linear layers slide over the map as unfolded windows."""
+    """Return activations by our names; linear layers slide over the map as unfolded windows."""
     out, values = {}, []
     for module in model.features:
         x = module(x)

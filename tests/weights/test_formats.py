@@ -44,7 +44,7 @@ def load(data, spec):
 
 
 def check(params, blobs, *, bgr):
-    """The parameters are the blobs: HWIO, and in RGB whatever the file's order was."""
+    """Check that the parameters are the blobs: HWIO, and in RGB whatever the file's order was."""
     assert set(params) == set(blobs)
     for name, (weights, bias) in blobs.items():
         want = weights.transpose(2, 3, 1, 0)

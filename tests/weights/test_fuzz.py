@@ -1,7 +1,7 @@
 """Fuzzing: every reader loads a file or says why not, in bounded memory.
 
 Sound files with bytes changed, cut, spliced or made up must either load or raise
-``WeightsError``; anything else (another exception, a crash, memory far beyond the budget) fails.
+`WeightsError`; anything else (another exception, a crash, memory far beyond the budget) fails.
 ``MPP_JAX_FUZZ`` sets the number of inputs per reader (and takes other ones than the default).
 """
 
@@ -29,7 +29,7 @@ FUZZ = settings(
 
 
 def structural_offsets(name):
-    """Where a file keeps its structure: early bytes, tags, pickles, directories."""
+    """Return where a file keeps its structure: early bytes, tags, pickles, directories."""
     data = FILES[name][0]
     whole = np.frombuffer(data, np.uint8)
     if name.startswith("caffe"):
@@ -47,7 +47,7 @@ OFFSETS = {name: structural_offsets(name) for name in FILES}
 
 @st.composite
 def damaged(draw, name):
-    """A file with some of its bytes changed, removed, repeated or made up."""
+    """Return a file with some of its bytes changed, removed, repeated or made up."""
     data = bytearray(FILES[name][0])
     for _ in range(draw(st.integers(1, 4))):
         offsets = OFFSETS[name]
@@ -79,7 +79,7 @@ class Damaged(bytes):
 
 
 def outcome(read, data):
-    """Run a reader: its error, or None. Anything but WeightsError escapes and fails the test."""
+    """Run a reader; return its error, or None. All but `WeightsError` escapes, a failed test."""
     try:
         source = read(data)
     except WeightsError as error:

@@ -253,7 +253,7 @@ def own(tmp_path):
 
 
 def write_sealed(folder, header):
-    """Lies that are no accident: the seal is right."""
+    """Write lies that are no accident: the seal is right."""
     (folder / "network.json").write_text(json.dumps(header | {"seal": seal(header)}))
 
 

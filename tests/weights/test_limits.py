@@ -39,7 +39,7 @@ from mpp_jax.weights.torch_file import LEGACY_MAGIC, read_torch
 
 
 def field(number, data):
-    """A length-delimited protobuf field."""
+    """Return a length-delimited protobuf field."""
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
@@ -103,7 +103,7 @@ def test_compressions_that_torch_never_uses_are_refused_unread(method):
 
 
 def legacy_checkpoint(state, beside, monkeypatch):
-    """A checkpoint in torch's legacy container: float32 arrays in a state dict and beside it."""
+    """Return a file in torch's legacy container: float32 arrays in a state dict and beside it."""
     fakes = {"torch": types.ModuleType("torch"), "torch._utils": types.ModuleType("torch._utils")}
     storage = type("FloatStorage", (), {"__module__": "torch", "__qualname__": "FloatStorage"})
 
@@ -240,7 +240,7 @@ def test_a_mean_picture_that_is_not_finite_is_refused_in_our_own_form(tmp_path):
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """Names of the networks that ``verify`` parses a file for."""
+    """Collect the names of the networks that `verify_weights` parses a file for."""
     calls, parse = [], manage.parse_weights
 
     def counted(data, spec):
