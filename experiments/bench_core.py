@@ -15,8 +15,6 @@ measures: ``bench_svm.py`` and ``bench_stats.py``. Results: ``experiments/result
 where a part replaces its own earlier figures, with its own machine and date, and leaves the others.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -6,10 +6,9 @@
 
 Random weights. Whole network: one picture at every scale, float32, as the library computes it
 (`mpp_jax.describe.dense`), the plain formulation (XLA's direct convolutions) and torch on the same
-weights,
-interleaved; medians. FLOP are those of the direct convolutions, whatever the formulation does, so
-the "effective rate" may exceed the peak. torch is optional (``pip install torch``); without it its
-columns are null.
+weights, interleaved; medians. FLOP are those of the direct convolutions, whatever the formulation
+does, so the "effective rate" may exceed the peak. torch is optional (``pip install torch``);
+without it its columns are null.
 
 Expected on 2 cores, seven scales: at least 1.5 times torch's pictures per second, an effective rate
 above the matmul peak, relative error at most 1e-4.
@@ -47,7 +46,7 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turn after one unmeasured round."""
+    """Return median seconds of each, taken in turn after one unmeasured round."""
     for function in functions.values():
         seconds(function)
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -58,7 +57,7 @@ def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[s
 
 
 def layer_flop(spec: NetSpec, layer: Conv, side: int) -> float:
-    """Floating point operations of a direct convolution on a picture of this side."""
+    """Return the operations of a direct convolution on a picture of this side."""
     below = [item.name for item in spec.layers[: spec.index(layer.name)]]
     channels = map_channels(spec, below[-1]) if below else 3
     positions = map_size(spec, side, layer.name) ** 2
@@ -71,7 +70,7 @@ def convolutions(spec: NetSpec, until: str) -> list[Conv]:
 
 
 def torch_forward(network: Network, until: str) -> Callable[[np.ndarray], Any]:
-    """The same layers in torch, channels first, float32, with the same weights."""
+    """Return the same layers in torch, channels first, float32, with the same weights."""
     import torch
     from torch.nn import functional
 
@@ -118,7 +117,7 @@ def torch_forward(network: Network, until: str) -> Callable[[np.ndarray], Any]:
 def whole_network(
     network: Network, sides: list[int], layer: str, repeats: int, with_torch: bool
 ) -> dict[str, Any]:
-    """Seconds a picture at every scale: ours, plain, torch, and the matmul peak beside them."""
+    """Time a picture at every scale: ours, plain, torch, and the matmul peak beside them."""
     spec = network.spec
     rng = np.random.default_rng(0)
     ours = jax.jit(lambda net, x: net.descriptors(x, layer))
@@ -187,7 +186,7 @@ def whole_network(
 def one_layer(
     spec: NetSpec, layer: Conv, side: int, formulations: list[Formulation], repeats: int
 ) -> dict[str, Any]:
-    """GFLOP/s of one convolution in several formulations, on its own input size."""
+    """Return GFLOP/s of one convolution in several formulations, on its own input size."""
     below = [item.name for item in spec.layers[: spec.index(layer.name)]]
     size = map_size(spec, side, below[-1]) if below else side
     channels = map_channels(spec, below[-1]) if below else 3

@@ -12,8 +12,6 @@ Each against scikit-learn or scikit-image, in float32, compilation apart:
     vlad     VLAD of 4,410 x 128 descriptors, 256 centres, assignment included
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,9 +25,11 @@ from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.mixture import GaussianMixture
 from timing import interleaved, seconds, summary
 
-from mpp_jax.encoders.fisher import fisher_vectors, power_l2
+from mpp_jax.encoders.fisher import fisher_vectors
 from mpp_jax.encoders.vlad import vlad
-from mpp_jax.stats.gmm import GMM, fit_gmm, sample
+from mpp_jax.numerics import power_l2
+from mpp_jax.stats.gmm import fit_gmm
+from mpp_jax.stats.mixture import GMM, sample
 from mpp_jax.stats.pca import fit_pca
 from mpp_jax.stats.seeding import kmeans_plus_plus
 
@@ -38,7 +38,7 @@ WIDE, NARROW = 4096, 128
 
 
 def mixture() -> GMM:
-    """A mixture whose posteriors are about as sparse as those of real descriptors."""
+    """Return a mixture whose posteriors are about as sparse as those of real descriptors."""
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.full(K, 5.0))
     means = 0.35 * rng.standard_normal((K, D))
@@ -54,7 +54,7 @@ def scikit_mixture(gmm: GMM) -> GaussianMixture:
 
 
 def bench_em(quick: bool, rounds: int) -> dict[str, Any]:
-    """One iteration of expectation maximisation."""
+    """Time one iteration of expectation maximisation."""
     rows = 32_000 if quick else 256_000
     gmm = mixture()
     x = jax.block_until_ready(sample(jax.random.key(1), gmm, rows)[0])
@@ -85,7 +85,7 @@ def bench_em(quick: bool, rounds: int) -> dict[str, Any]:
 
 
 def bench_fisher(quick: bool, rounds: int) -> dict[str, Any]:
-    """Improved Fisher vectors of a batch of pictures."""
+    """Time improved Fisher vectors of a batch of pictures."""
     pictures = 8 if quick else 32
     gmm = mixture()
     sets, _ = sample(jax.random.key(2), gmm, pictures * DESCRIPTORS)
@@ -116,7 +116,7 @@ def bench_fisher(quick: bool, rounds: int) -> dict[str, Any]:
 
 
 def activations(rows: int) -> np.ndarray:
-    """Rows whose variances decay as those of a network's activations do, with a mean."""
+    """Return rows whose variances decay as those of a network's activations do, with a mean."""
     rng = np.random.default_rng(3)
     basis = np.linalg.qr(rng.standard_normal((WIDE, 512), dtype=np.float32))[0]
     scale = 10 * np.arange(1, 513, dtype=np.float32) ** -0.6
@@ -129,7 +129,7 @@ def activations(rows: int) -> np.ndarray:
 
 
 def bench_pca(quick: bool, rounds: int) -> dict[str, Any]:
-    """The 128 leading components of 4,096 dimensions."""
+    """Time the 128 leading components of 4,096 dimensions."""
     rows = 8_000 if quick else 64_000
     x = activations(rows)
     explained: dict[str, float] = {}
@@ -161,7 +161,7 @@ def bench_pca(quick: bool, rounds: int) -> dict[str, Any]:
 
 
 def bench_seeding(quick: bool, rounds: int) -> dict[str, Any]:
-    """Greedy k-means++."""
+    """Time greedy k-means++."""
     rows = 16_384 if quick else 65_536
     x = jax.block_until_ready(sample(jax.random.key(4), mixture(), rows)[0])
     host = np.asarray(x)
@@ -183,7 +183,7 @@ def bench_seeding(quick: bool, rounds: int) -> dict[str, Any]:
 
 
 def bench_vlad(quick: bool, rounds: int) -> dict[str, Any]:
-    """VLAD of one picture; there is no peer in Python."""
+    """Time VLAD of one picture; there is no peer in Python."""
     gmm = mixture()
     x, _ = sample(jax.random.key(6), gmm, DESCRIPTORS)
     encode = jax.jit(vlad)

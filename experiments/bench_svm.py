@@ -9,8 +9,6 @@ trains one class a round and the time of all is extrapolated: its one conversion
 own sparse format + classes x (one class - conversion).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +29,7 @@ C = 10.0
 
 
 def fisher_like(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Power- and L2-normalised vectors with overlapping classes and a common mean, float32."""
+    """Return power- and L2-normalised vectors, float32, of overlapping classes; and labels."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % classes
     common = 0.5 * rng.standard_normal(d, dtype=np.float32)
@@ -59,7 +57,7 @@ def liblinear(x: np.ndarray, y: np.ndarray, tol: float, max_iter: int = 10_000) 
 
 
 def excess(model: LinearSVC, x: np.ndarray, y: np.ndarray, bounds: np.ndarray) -> float:
-    """Largest relative distance of liblinear's objectives from their certified lower bounds."""
+    """Return the largest relative distance of liblinear's objectives from their lower bounds."""
     return max(
         objective(w, float(b), x, y[:, k]) / bounds[k] - 1
         for k, (w, b) in enumerate(zip(model.coef_, model.intercept_, strict=True))
@@ -67,7 +65,7 @@ def excess(model: LinearSVC, x: np.ndarray, y: np.ndarray, bounds: np.ndarray) -
 
 
 def good_tolerance(x: np.ndarray, y: np.ndarray, bound: float) -> float:
-    """The loosest power of ten with which liblinear is as good on one class."""
+    """Return the loosest power of ten with which liblinear is as good on one class."""
     for exponent in range(0, -7, -1):
         model = liblinear(x, y, 10.0**exponent)
         if excess(model, x, y[:, None], np.array([bound])) <= GAP:
@@ -76,7 +74,7 @@ def good_tolerance(x: np.ndarray, y: np.ndarray, bound: float) -> float:
 
 
 def bench_svm(quick: bool, rounds: int) -> dict[str, Any]:
-    """All classes at once against one after the other; see the module's head."""
+    """Time all classes at once against one after the other; see the module's head."""
     n, d, classes = 2000, 65_536, 20
     x, labels = fisher_like(n, d, classes)
     targets = one_vs_rest_targets(labels, classes)

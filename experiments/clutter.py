@@ -65,13 +65,13 @@ Objects = Sequence[tuple[SceneObject, ...]]
 
 
 def largest(objects: tuple[SceneObject, ...], label: int) -> SceneObject | None:
-    """The largest object of a class in a scene."""
+    """Return the largest object of a class in a scene."""
     mine = [entry for entry in objects if entry.label == label]
     return max(mine, key=lambda entry: entry.size) if mine else None
 
 
 def band_targets(scenes: Objects, band: str) -> np.ndarray:
-    """(N, L): +1 where the largest object of the class is in the band, 0 in another, -1 absent."""
+    """Return (N, L): +1 where a class's largest object is in the band, 0 in another, -1 absent."""
     targets = np.full((len(scenes), len(CLASSES)), -1.0)
     for row, objects in enumerate(scenes):
         for label in {entry.label for entry in objects}:
@@ -81,7 +81,7 @@ def band_targets(scenes: Objects, band: str) -> np.ndarray:
 
 
 def mean_recall(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Mean over classes of the recall at a false alarm rate of ``FALSE_ALARMS``."""
+    """Return the mean over classes of the recall at a false alarm rate of `FALSE_ALARMS`."""
     recalls = []
     for value, target in zip(scores.T, targets.T, strict=True):
         if (target > 0).any() and (target < 0).any():
@@ -93,7 +93,7 @@ def mean_recall(scores: np.ndarray, targets: np.ndarray) -> float:
 def band_figures(
     scores: dict[str, np.ndarray], targets: np.ndarray, draws: int
 ) -> dict[str, dict[str, Any]]:
-    """Average precision and recall of each method, and how far MPP is ahead of its rivals."""
+    """Return average precision and recall of each method, and how far MPP leads its rivals."""
     figures: dict[str, dict[str, Any]] = {
         method: {
             "map": metrics.mean_average_precision(value, targets, "area"),
@@ -131,7 +131,7 @@ def band_figures(
 def pointing(
     model: Model, items: Sequence[Any], scenes: Objects, reading: Reading
 ) -> dict[str, dict[str, float]]:
-    """Pointing accuracy by band of the class's largest object, and over all; beside chance."""
+    """Return pointing accuracy by band of the class's largest object, and over all; and chance."""
     rows: dict[str, list[tuple[float, float, float]]] = {band: [] for band in BANDS}
     skipped: list[Any] = []
     found = map_pictures(
@@ -166,7 +166,7 @@ def pointing(
 def measure(
     network: Network, weights: str | None, clutter: Clutter, config: Run, folder: Path, args: Any
 ) -> dict[str, Any]:
-    """Run everything with one network."""
+    """Run everything with one network and return its figures."""
     started = time.perf_counter()
     data = open_clutter(clutter)
     stages.run(Job(data, network, config, folder, weights), Console())

@@ -3,7 +3,8 @@
 A *recipe* is a small set of numbers: a layout (flat texture, dead leaves, horizon, room or street),
 a handful of textures, and a distribution of objects. It stands for a class. A *variant* draws what
 the recipe leaves open: where objects stand, the phases of the textures, colours, light. Both come
-from one seed, so that picture ``(seed, recipe, variant)`` is the same everywhere.
+from one seed (`formula_recipes.py`), so that picture ``(seed, recipe, variant)`` is the same
+everywhere.
 
 Every picture is one label map. Label ``l`` has a projective map ``H_l`` from picture to texture
 coordinates, a texture, two colours and a slope of its light. Pixel ``p`` of label ``l`` shows
@@ -18,10 +19,7 @@ et al. 2021, "Learning to See by Looking at Noise" (dead leaves, spectra); Lee, 
 2001, "Occlusion models for natural images" (sizes falling as r^-3).
 """
 
-from __future__ import annotations
-
 import contextlib
-import dataclasses
 import functools
 import math
 import multiprocessing
@@ -31,55 +29,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from formula_textures import (
-    RADIUS,
-    TILE,
-    Array,
-    Random,
-    Texture,
-    make_texture,
-    noise,
-    rotation,
-    sample,
-    texture_field,
-)
+from formula_recipes import Objects, Recipe, make_recipe
+from formula_textures import RADIUS, TILE, Array, Random, noise, rotation, sample, texture_field
 from PIL import Image, ImageDraw
 from tqdm import tqdm
-
-LAYOUTS = ("texture", "leaves", "horizon", "room", "street")
-SHAPES = ("polygon", "ellipse", "box", "blade", "star")
-SKYLINES = ("none", "ridge", "towers", "trees")
-
-
-@dataclasses.dataclass(frozen=True)
-class Objects:
-    """Distribution of a recipe's objects; lengths are shares of the picture's side."""
-
-    shape: str
-    count: int
-    smallest: float
-    largest: float
-    corners: int
-    aspect: float
-    upright: float
-    skyline: str
-    skyline_height: float
-    skyline_step: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Everything that the variants of a picture share."""
-
-    layout: str
-    textures: tuple[Texture, ...]
-    colours: Array  # (labels' palette, 2, 3): dark and light ends
-    zooms: Array
-    objects: Objects
-    horizon: float
-    vanishing: float
-    depth: float
-    haze: float
 
 
 class Surface(NamedTuple):
@@ -152,46 +105,6 @@ def picture_pool(
 
 def _draw_variants(seed: int, variants: int, side: int, recipe: int) -> Array:
     return np.stack([draw_picture(seed, recipe, v, side) for v in range(variants)])
-
-
-# --- recipes ------------------------------------------------------------------------------------
-
-
-def make_recipe(rng: Random) -> Recipe:
-    """Draw the numbers of a recipe."""
-    count = 6
-    textures = tuple(make_texture(rng) for _ in range(count))
-    # Colours of one recipe lie near one line in RGB, mostly along grey, as those of places do.
-    base = rng.uniform(0.15, 0.85, (count, 1, 3)) * 0.4 + 0.6 * rng.uniform(0, 1, (count, 1, 1))
-    contrast = rng.uniform(0.08, 0.45, (count, 1, 1)) * np.array([-1.0, 1.0])[None, :, None]
-    tint = rng.normal(0, 0.08, (count, 2, 3))
-    few = rng.random() < 0.5
-    objects = Objects(
-        shape=str(rng.choice(SHAPES)),
-        count=int(rng.integers(2, 14) if few else rng.integers(14, 90)),
-        smallest=float(rng.uniform(0.02, 0.08)),
-        largest=float(rng.uniform(0.12, 0.5)),
-        corners=int(rng.integers(3, 9)),
-        aspect=float(np.exp(rng.normal(0, 0.6))),
-        upright=float(rng.choice([0.03, 0.15, 3.0])),
-        skyline=str(rng.choice(SKYLINES)),
-        skyline_height=float(rng.uniform(0.08, 0.5)),
-        skyline_step=float(rng.uniform(0.04, 0.25)),
-    )
-    return Recipe(
-        layout=str(rng.choice(LAYOUTS, p=[0.12, 0.2, 0.26, 0.22, 0.2])),
-        textures=textures,
-        colours=np.clip(base + contrast + tint, 0, 1).astype(np.float32),
-        zooms=np.exp(rng.uniform(np.log(0.25), np.log(2.0), count)),
-        objects=objects,
-        horizon=float(rng.uniform(0.2, 0.75)),
-        vanishing=float(rng.uniform(0.2, 0.8)),
-        depth=float(rng.uniform(0.1, 0.6)),
-        haze=float(rng.uniform(0, 0.6)),
-    )
-
-
-# --- rendering ----------------------------------------------------------------------------------
 
 
 def render(recipe: Recipe, rng: Random, side: int) -> Array:
@@ -269,7 +182,7 @@ class _Scene:
         return (255 * np.clip(picture, 0, 1)).astype(np.uint8)
 
     def _palette(self, texture: Array) -> tuple[Array, Array]:
-        """Dark and light colour of every surface: its texture's, shifted a little."""
+        """Return dark and light colour of every surface: its texture's, shifted a little."""
         n = len(texture)
         shift = self.rng.normal(0, 0.05, (n, 1, 3)) + self.rng.normal(0, 0.06, (n, 1, 1))
         tone = np.array([s.light for s in self.surfaces])[:, None, None]
@@ -285,7 +198,7 @@ def _rectangle(x0: float, y0: float, x1: float, y1: float) -> Array:
 
 
 def _outline(objects: Objects, rng: Random) -> Array:
-    """Corners of an object of radius 1 about the origin, (n, 2)."""
+    """Return the corners of an object of radius 1 about the origin, (n, 2)."""
     n = {"ellipse": 20, "box": 4, "blade": 3}.get(objects.shape, objects.corners)
     if objects.shape == "star":
         n *= 2
@@ -304,13 +217,13 @@ def _outline(objects: Objects, rng: Random) -> Array:
 
 
 def _size(objects: Objects, rng: Random) -> float:
-    """A radius; the density falls as r^-3 between the limits."""
+    """Return a radius; the density falls as r^-3 between the limits."""
     a, b = objects.smallest**-2, objects.largest**-2
     return (a + rng.random() * (b - a)) ** -0.5
 
 
 def _scatter(scene: _Scene, first: int, last: int, grounded: bool) -> None:
-    """Objects of textures first..last: anywhere, or standing on the ground, far ones first."""
+    """Add objects of textures first..last: anywhere, or standing on the ground, far ones first."""
     objects, rng = scene.recipe.objects, scene.rng
     count = max(1, round(objects.count * math.exp(rng.normal(0, 0.2))))
     depth = np.sort(rng.random(count) ** 1.5)
@@ -379,14 +292,14 @@ def _draw_skyline(scene: _Scene, texture: int) -> None:
 
 
 def _box_corners(scene: _Scene) -> tuple[float, float, float, float]:
-    """The back wall: (left, top, right, bottom)."""
+    """Return the back wall: (left, top, right, bottom)."""
     d = scene.recipe.depth
     x, y = scene.vanishing, scene.horizon
     return x - d * x, y - d * y, x + d * (1 - x), y + d * (1 - y)
 
 
 def _draw_box(scene: _Scene, textures: Sequence[int], lights: Sequence[float]) -> None:
-    """Back wall, ceiling, floor, left and right side, seen from the open front."""
+    """Add back wall, ceiling, floor, left and right side, seen from the open front."""
     left, top, right, bottom = _box_corners(scene)
     back, above, below, side_l, side_r = textures
     scene.add(_rectangle(-1, -1, 2, 2), back, light=lights[0])
@@ -414,7 +327,7 @@ def _draw_room(scene: _Scene) -> None:
 
 
 def _draw_block(scene: _Scene, depth: float) -> None:
-    """A box on the floor: front, top and one side."""
+    """Add a box on the floor: front, top and one side."""
     rng, objects = scene.rng, scene.recipe.objects
     near = scene.horizon + (1.15 - scene.horizon) * (0.3 + 0.7 * depth)
     scale = 0.3 + depth

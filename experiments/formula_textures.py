@@ -5,8 +5,6 @@ tiles, and attractors of iterated function systems. A `Texture` is the formula; 
 tones of single tiles, are left to chance.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -24,7 +22,7 @@ class Texture:
     """What a texture is, up to its phase.
 
     Attributes:
-        kind: one of ``TEXTURES``.
+        kind: one of `TEXTURES`.
         frequency: periods a tile.
         angle: orientation in radians (oriented noise).
         spread: of orientations (oriented noise), threshold (spots), or share of a period that is
@@ -59,7 +57,7 @@ def make_texture(rng: Random) -> Texture:
 
 
 def _affine_maps(rng: Random) -> Array:
-    """Contractions ``x -> A x + b``; singular values are drawn so that the attractor fills out.
+    """Draw contractions ``x -> A x + b`` of such singular values that the attractor fills out.
 
     Anderson and Farrell 2022, "Improving Fractal Pre-training".
     """
@@ -75,7 +73,7 @@ def _affine_maps(rng: Random) -> Array:
 
 
 def rotation(angle: float) -> Array:
-    """The (2, 2) matrix that turns by an angle in radians."""
+    """Return the (2, 2) matrix that turns by an angle in radians."""
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[c, -s], [s, c]])
 
@@ -88,7 +86,7 @@ _GRID = np.arange(TILE, dtype=np.float32) / TILE
 
 
 def texture_field(texture: Texture, rng: Random) -> Array:
-    """A periodic sample of a texture, (TILE, TILE) float32 in [0, 1]."""
+    """Return a periodic sample of a texture, (TILE, TILE) float32 in [0, 1]."""
     t = texture
     if t.kind in ("waves", "tiles"):
         return _tiling(t, rng)
@@ -107,7 +105,7 @@ def texture_field(texture: Texture, rng: Random) -> Array:
 
 
 def noise(gain: Array, rng: Random) -> Array:
-    """Periodic Gaussian noise of an amplitude spectrum, mean 0, deviation 1."""
+    """Return periodic Gaussian noise of an amplitude spectrum, mean 0, deviation 1."""
     shape = (TILE, TILE // 2 + 1)
     wave = rng.standard_normal(shape, np.float32) + 1j * rng.standard_normal(shape, np.float32)
     z = np.fft.irfft2(wave * gain, s=(TILE, TILE)).astype(np.float32)
@@ -120,7 +118,7 @@ def _squash(z: Array) -> Array:
 
 
 def _tiling(t: Texture, rng: Random) -> Array:
-    """Waves along one axis, or tiles along two, with a little noise in place and tone."""
+    """Draw waves along one axis, or tiles along two, with a little noise in place and tone."""
     periods = max(1, round(t.frequency / 2))
     bend = 0.15 * min(1.0, 0.3 / t.sharpness) * noise(RADIUS**-2.0, rng)
     across = periods * (_GRID[None, :] + rng.random() + bend)
@@ -140,12 +138,12 @@ def _tiling(t: Texture, rng: Random) -> Array:
 
 
 def _saw(x: Array) -> Array:
-    """Distance to the nearest whole number, times two."""
+    """Return the distance to the nearest whole number, times two."""
     return 1 - np.abs(2 * (x - np.floor(x)) - 1)
 
 
 def _attractor(maps: Array, rng: Random, points: int = 1500, steps: int = 24) -> Array:
-    """Density of the attractor of an iterated function system, by the chaos game."""
+    """Return the density of the attractor of an iterated function system, by the chaos game."""
     weights = np.abs(maps[:, 0] * maps[:, 3] - maps[:, 1] * maps[:, 2]) + 0.02
     which = rng.choice(len(maps), (steps, points), p=weights / weights.sum())
     xy = np.zeros((points, 2), np.float32)
@@ -166,7 +164,7 @@ def _attractor(maps: Array, rng: Random, points: int = 1500, steps: int = 24) ->
 
 
 def sample(fields: Array, offset: Array, u: Array, v: Array) -> Array:
-    """Bilinear values of periodic tiles at texture coordinates, all of one shape."""
+    """Return bilinear values of periodic tiles at texture coordinates, all of one shape."""
     left, top = np.floor(u), np.floor(v)
     across, down = u - left, v - top
     x0, y0 = left.astype(np.int32) % TILE, top.astype(np.int32) % TILE

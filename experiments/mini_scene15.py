@@ -18,8 +18,6 @@ Every row of the table is one ``mpp-jax run`` with the same settings, by weights
 Expected: ``pretrained`` at least 8 points above ``random`` for mpp, and its mpp above nfk and fc7.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -46,7 +44,7 @@ METHODS = "fc7,ap10,nfk,csf,mpp"
 
 
 def calibrated(seed: int, wavelets: bool, pictures: int = 96) -> Network:
-    """Random kernels with the batch normalisation of training folded in."""
+    """Return random kernels with the batch normalisation of training folded in."""
     params = training.init_params(jax.random.key(seed), CAFFENET_MINI.layers)
     if wavelets:
         kernel = params["conv1"]["kernel"]
@@ -62,7 +60,7 @@ def calibrated(seed: int, wavelets: bool, pictures: int = 96) -> Network:
 
 
 def make_weights(name: str, seed: int, folder: Path) -> list[str]:
-    """The options of ``mpp-jax run`` that choose the weights; written to ``folder`` if need be."""
+    """Return the options that choose the weights; these are written to ``folder`` if need be."""
     if name == "sift":
         return ["--network", "sift"]
     options = ["--network", CAFFENET_MINI.name]
@@ -76,7 +74,7 @@ def make_weights(name: str, seed: int, folder: Path) -> list[str]:
 
 
 def run(data: Path, options: list[str]) -> dict[str, Any]:
-    """One ``mpp-jax run``; returns its ``metrics.json``."""
+    """Run ``mpp-jax run`` once and return its ``metrics.json``."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "mpp_jax", "run", str(data), "--out", f"{out}/run"]
         subprocess.run([*command, *options], check=True)

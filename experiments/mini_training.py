@@ -15,8 +15,6 @@ of N recipes, and all 2N - 2 views of other recipes as the wrong answers,
     loss = - mean_i log( exp(u_i . v_i / t) / sum_{w != u_i} exp(u_i . w / t) ).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,7 +47,7 @@ Stats = dict[str, tuple[Array, Array]]
 
 
 def init_params(key: Array, layers: Sequence[s.Layer], channels: int = 3) -> Params:
-    """He-normal kernels with g = 1, b = 0, for every convolution among ``layers``."""
+    """Draw He-normal kernels with g = 1, b = 0, for every convolution among ``layers``."""
     params: Params = {}
     for layer in layers:
         if isinstance(layer, s.Conv):
@@ -66,7 +64,7 @@ def init_params(key: Array, layers: Sequence[s.Layer], channels: int = 3) -> Par
 
 
 def wavelets(features: int, colour: int, side: int) -> np.ndarray:
-    """First-layer kernels by formula: Gabor functions that cover orientation, size and phase.
+    """Return first-layer kernels: Gabor functions that cover orientation, size and phase.
 
     Args:
         features: how many.
@@ -98,7 +96,7 @@ def wavelets(features: int, colour: int, side: int) -> np.ndarray:
 
 
 def gains(layers: Sequence[s.Layer]) -> dict[str, float]:
-    """The constant of every convolution: `LRN_GAIN` below a normalisation layer, else 1."""
+    """Return the constant of every convolution: `LRN_GAIN` below a normalisation layer, else 1."""
     found: dict[str, float] = {}
     last = ""
     for layer in layers:
@@ -147,7 +145,7 @@ def forward(
 
 
 def _convolve(x: Array, kernel: Array, c: s.Conv) -> Array:
-    """A convolution in the form whose gradient is fast on a CPU: slices and matrix products."""
+    """Convolve in the form whose gradient is fast on a CPU: slices and matrix products."""
     if c.stride > 1 and c.pad == 0:
         x, kernel = _space_to_depth(x, kernel, c.stride)
         return conv2d(x, kernel, formulation=IM2COL)
@@ -156,7 +154,7 @@ def _convolve(x: Array, kernel: Array, c: s.Conv) -> Array:
 
 
 def _space_to_depth(x: Array, kernel: Array, stride: int) -> tuple[Array, Array]:
-    """The same convolution with stride 1: blocks of stride x stride pixels become channels."""
+    """Return the same convolution with stride 1: blocks of stride^2 pixels become channels."""
     b, height, width, c = x.shape
     k = kernel.shape[0]
     cells = -(-k // stride)
@@ -171,7 +169,7 @@ def _space_to_depth(x: Array, kernel: Array, stride: int) -> tuple[Array, Array]
 
 
 def _max_pool(x: Array, layer: s.Pool) -> Array:
-    """Floor-mode max pooling by slices, whose gradient is twice as fast as a window's."""
+    """Pool maxima in floor mode by slices, whose gradient is twice as fast as a window's."""
     for axis in (1, 2):
         last = (x.shape[axis] - layer.window) // layer.stride * layer.stride
         parts = [
@@ -189,7 +187,7 @@ def _affine(p: Params, stats: tuple[Array, Array], gain: float) -> tuple[Array, 
 
 
 def fold(params: Params, stats: Stats, layers: Sequence[s.Layer]) -> Params:
-    """The same network without batch normalisation: ``{layer: {"kernel", "bias"}}``."""
+    """Return the same network without batch normalisation: ``{layer: {"kernel", "bias"}}``."""
     gain = gains(layers)
     folded = {}
     for name, p in params.items():
@@ -199,7 +197,7 @@ def fold(params: Params, stats: Stats, layers: Sequence[s.Layer]) -> Params:
 
 
 def run_folded(folded: Params, x: Array, layers: Sequence[s.Layer]) -> Array:
-    """The last activation of folded layers, computed as in training."""
+    """Return the last activation of folded layers, computed as in training."""
     for layer in layers:
         match layer:
             case s.Conv():
@@ -213,7 +211,7 @@ def run_folded(folded: Params, x: Array, layers: Sequence[s.Layer]) -> Array:
 
 
 def mean_cells(x: Array, cells: int) -> Array:
-    """Means of (B, H, H, C) over a grid of cells; ``cells`` divides H. -> (B, cells, cells, C)."""
+    """Return means of (B, H, H, C) over (B, cells, cells, C) cells; ``cells`` divides H."""
     b, side, _, c = x.shape
     return jnp.mean(x.reshape(b, cells, side // cells, cells, side // cells, c), axis=(2, 4))
 
@@ -222,7 +220,7 @@ def mean_cells(x: Array, cells: int) -> Array:
 
 
 def init_head(key: Array, inputs: int, hidden: int = 256, outputs: int = 128) -> Params:
-    """Two dense layers, of which only training knows."""
+    """Draw two dense layers, of which only training knows."""
     one, two = jax.random.split(key)
     return {
         "one": jax.random.normal(one, (inputs, hidden)) * np.sqrt(2 / inputs),
@@ -233,7 +231,7 @@ def init_head(key: Array, inputs: int, hidden: int = 256, outputs: int = 128) ->
 
 
 def project(head: Params, x: Array) -> Array:
-    """(B, ...) -> (B, outputs), of unit length."""
+    """Return (B, outputs) of unit length for (B, ...)."""
     h = x.reshape(x.shape[0], -1) @ head["one"]
     h = (h - jnp.mean(h, 0, keepdims=True)) * jax.lax.rsqrt(jnp.var(h, 0, keepdims=True) + EPS)
     h = jax.nn.relu(h * head["g"][None, :] + head["b"][None, :]) @ head["two"]
@@ -241,7 +239,7 @@ def project(head: Params, x: Array) -> Array:
 
 
 def contrast(views: Array, temperature: float) -> tuple[Array, Array]:
-    """NT-Xent of (2N, D) unit vectors, rows i and N + i showing one recipe.
+    """Return NT-Xent of (2N, D) unit vectors, rows i and N + i showing one recipe.
 
     Returns:
         The loss, and the share of views whose nearest other is the right one.
@@ -256,7 +254,7 @@ def contrast(views: Array, temperature: float) -> tuple[Array, Array]:
 
 
 def correlation(x: Array) -> Array:
-    """Mean squared correlation between different channels of (B, ..., C) activations.
+    """Return the mean squared correlation between different channels of (B, ..., C) activations.
 
     Fisher vectors profit from channels that differ (the redundancy term of Zbontar et al. 2021,
     "Barlow Twins", taken of the descriptors themselves).
@@ -290,7 +288,7 @@ def jitter(key: Array, pictures: Array) -> Array:
 
 
 def cut_view(picture: np.ndarray, rng: np.random.Generator, side: int, least: float) -> np.ndarray:
-    """A random part of a picture at a random zoom, maybe mirrored, as a square.
+    """Cut a random part of a picture at a random zoom, maybe mirrored, as a square.
 
     Args:
         picture: (H, H, 3) uint8.
@@ -319,7 +317,7 @@ def batches(
     least: float,
     kind: str,
 ) -> Iterator[np.ndarray]:
-    """Batches of steps start..stop-1, each decided by the seed and its number alone.
+    """Yield batches of steps start..stop-1, each decided by the seed and its number alone.
 
     Args:
         pool: (recipes, variants, H, H, 3) uint8.

@@ -22,8 +22,6 @@ The cost is dominated by stage 2: on two cores about 0.2 and 0.5 seconds a step.
 ``--install`` copies the file into the package.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import hashlib
@@ -262,7 +260,7 @@ def _check_settings(settings: Settings, path: Path) -> None:
 
 
 def prepared(key: Array, pictures: Array) -> Array:
-    """Views of the pool in changed colours, as the network takes them."""
+    """Return views of the pool in changed colours, as the network takes them."""
     mean, scale = MINI_MEAN.rgb()
     x = training.jitter(key, pictures)
     return (x - jnp.asarray(mean)[None, None, None]) * jnp.asarray(scale)[None, None, None]
@@ -271,7 +269,7 @@ def prepared(key: Array, pictures: Array) -> Array:
 def base_views(
     pool: np.ndarray, settings: Settings, purpose: int, recipes: range, each: int
 ) -> np.ndarray:
-    """Views of 227 pixels, ``each`` of every recipe in turn from its variants.
+    """Cut views of 227 pixels, ``each`` of every recipe in turn from its variants.
 
     Args:
         pool: the pictures.
@@ -294,7 +292,7 @@ def base_views(
 
 
 def measured(trunk: Any, pool: np.ndarray, settings: Settings) -> training.Stats:
-    """Mean and variance of every convolution over views of 227 pixels."""
+    """Return mean and variance of every convolution over views of 227 pixels."""
     key = jax.random.key(settings.seed)
 
     @jax.jit
@@ -311,7 +309,7 @@ def measured(trunk: Any, pool: np.ndarray, settings: Settings) -> training.Stats
 
 
 def top_features(folded: Any, pool: np.ndarray, settings: Settings, path: Path) -> np.ndarray:
-    """pool5 of views of 227 pixels, (recipes, views, 6, 6, C) float16, memory-mapped."""
+    """Return pool5 of views of 227 pixels, (recipes, views, 6, 6, C) float16, memory-mapped."""
     count, each = min(settings.top_recipes, settings.recipes), settings.top_views
     if not path.exists():
         key = jax.random.key(settings.seed + 1)

@@ -66,7 +66,7 @@ def main() -> None:
         return time.perf_counter() - start
 
     def naive(side: int, count: int) -> float:
-        """Seconds to cut and describe ``count`` windows of one scale image, one after another."""
+        """Return seconds to cut and describe ``count`` windows of one scale image in turn."""
         start = time.perf_counter()
         picture = resize_pictures(canvas, sizes, side)
         positions = spec.positions(side)

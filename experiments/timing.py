@@ -1,7 +1,5 @@
 """Clocks and the yardstick of the benchmarks: a matrix product in the same run."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -18,14 +16,14 @@ Run = Callable[[], Any]
 
 
 def seconds(function: Run) -> float:
-    """Wall-clock seconds of one call, until its results are there."""
+    """Return wall-clock seconds of one call, until its results are there."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
 
 
 def matmul() -> Run:
-    """The yardstick, one float32 product of ``SIDE``, compiled."""
+    """Return the yardstick, one float32 product of `SIDE`, compiled."""
     a = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
     jax.block_until_ready(product(a))
@@ -38,7 +36,7 @@ def interleaved(
     runs: Mapping[str, Callable[[], float]],
     most: Mapping[str, int] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of every run: all of them once a round, with the yardstick ``matmul`` beside them.
+    """Return seconds of every run: all of them once a round, the yardstick `matmul` beside them.
 
     Args:
         name: of the part, for the progress bar.
@@ -57,10 +55,10 @@ def interleaved(
 
 
 def summary(table: dict[str, list[float]], flop: float, ours: str = "ours") -> dict[str, Any]:
-    """Medians, ratios of every peer to ``ours``, and the share of the matmul's rate.
+    """Return medians, ratios of every peer to ``ours``, and the share of the matmul's rate.
 
     Args:
-        table: of :func:`interleaved`.
+        table: of `interleaved`.
         flop: floating-point operations that one run of ``ours`` has to do.
         ours: the run that is ours.
     """

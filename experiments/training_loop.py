@@ -4,8 +4,6 @@ Interrupted, the same call goes on from the last checkpoint, to the same paramet
 the chance of a step depend on its number alone.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import time
@@ -24,7 +22,7 @@ from mpp_jax.progress import Watcher
 
 
 def schedule(peak: float, steps: int) -> optax.Schedule:
-    """60 steps (of a short training fewer) of warming up, then half a cosine down to 0."""
+    """Return 60 steps (of a short training fewer) of warming up, then half a cosine down to 0."""
     return optax.warmup_cosine_decay_schedule(0.0, peak, min(60, steps // 4), steps)
 
 
