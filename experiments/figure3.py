@@ -1,6 +1,6 @@
 """Figure 3: how much a single scale says, with SIFT-Fisher and with CNN-Fisher.
 
-    python experiments/figure3.py               Scene-15 (full test set), SqueezeNet, 5 scales
+    python experiments/figure3.py               Scene-15 (200 x 200 pixels), SqueezeNet, 5 scales
     python experiments/figure3.py --quick       10 pictures a class, 2 scales: 2 minutes
     python experiments/figure3.py --data DATA --network caffenet --weights FILE --scales 7
 

@@ -1,6 +1,6 @@
 """Figure 4: naive Fisher kernel against multi-scale pyramid pooling, by the number of scales.
 
-    python experiments/figure4.py               Scene-15 (full test set), SqueezeNet, 5 scales
+    python experiments/figure4.py               Scene-15 (200 x 200 pixels), SqueezeNet, 5 scales
     python experiments/figure4.py --quick       10 pictures a class, 2 scales: 1 minute
     python experiments/figure4.py --data DATA --network caffenet --weights FILE --scales 7
 

@@ -1,9 +1,10 @@
 """How good caffenet_mini is: Scene-15, photographs that it has never seen, against random weights.
 
 Data: ``$MPP_JAX_SHARED/data/scene15`` (default ../shared/data), 1,500 training and 2,985 test
-pictures in 15 classes, the split of Lazebnik et al. 2006.
+pictures in 15 classes, the split of Lazebnik et al. 2006; a copy that its publisher resized to
+200 x 200 pixels.
 
-    python experiments/mini_scene15.py               about 40 minutes on 2 cores
+    python experiments/mini_scene15.py               about 15 minutes on 2 cores
     python experiments/mini_scene15.py --quick       30 pictures a class, 3 scales, small codebook
 
 Every row of the table is one ``mpp-jax run`` with the same settings, by weights:
@@ -16,6 +17,7 @@ Every row of the table is one ``mpp-jax run`` with the same settings, by weights
 - ``sift``: dense SIFT instead of a network, whose ``nfk`` is the improved Fisher vector (IFK).
 
 Expected: ``pretrained`` at least 8 points above ``random`` for mpp, and its mpp above nfk and fc7.
+Results: ``results/mini_scene15.json``, and the table in ``README.md`` beside this file.
 """
 
 import argparse

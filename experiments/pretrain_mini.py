@@ -17,7 +17,7 @@ Five stages, each of which finds what an earlier call has done in FOLDER and goe
 
 Seed, settings and this script decide the weights (on one kind of processor: sums of floating-point
 numbers depend on their order). ``settings.json`` and ``log.jsonl`` in FOLDER tell what was done.
-The cost is dominated by stage 2: on two cores about 0.2 and 0.5 seconds a step.
+The cost is dominated by stage 2: on two cores about 0.2 and 0.6 seconds a step.
 
 ``--install`` copies the file into the package.
 """
