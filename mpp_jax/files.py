@@ -1,16 +1,26 @@
 """Whole files and folders: written beside their place and moved there, found again by digest.
 
 Whoever is killed while writing leaves what was there before; a reader meets the old content or the
-new one, never a part. Formats are not this module's business.
+new one, never a part. Two processes may write the same file: the one that ends last wins, whole.
+Formats are not this module's business.
 """
 
 import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+STALE_SECONDS = 24 * 3600
+"""Age at which what a killed process left of a file is nobody's any more."""
+
+
+class BusyError(ValueError):
+    """A place that another process is writing to."""
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
@@ -49,33 +59,55 @@ def write_file(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            content(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_leftovers(folder: Path, *, seconds: float = STALE_SECONDS) -> None:
+    """Remove what killed processes left of files in a folder, once it is old enough."""
+    for leftover in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # another process may be quicker
+            if time.time() - leftover.stat().st_mtime >= seconds:
+                leftover.unlink()
 
 
 @contextlib.contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
+def replaced_folder(folder: Path, own: Collection[str] | None = None) -> Iterator[Path]:
     """Give an empty folder beside ``folder`` to be filled, and move it there at the end.
 
     Where the body raises, ``folder`` stays what it was, and what was written is removed.
+
+    Args:
+        folder: the place.
+        own: names that an earlier folder there has from this program; what else lies in it is
+            somebody's and is carried over. None: everything is this program's.
 
     Raises:
         OSError: the folder cannot be written or moved.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
+    restore_folder(folder)
+    fresh, old = _fresh(folder), _old(folder)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir()
     try:
         yield fresh
+        if own is not None and folder.is_dir():
+            for entry in folder.iterdir():
+                if entry.name not in own and not (fresh / entry.name).exists():
+                    _copy(entry, fresh / entry.name)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -83,3 +115,83 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Put back a folder whose replacement was killed between the old one's move and the new one's.
+
+    The new one was whole by then; it is taken.
+    """
+    if folder.exists():
+        return
+    for candidate in (_fresh(folder), _old(folder)):
+        if _old(folder).is_dir() and candidate.is_dir():
+            candidate.rename(folder)
+            return
+
+
+def _fresh(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def exclusive(place: Path) -> Iterator[None]:
+    """Hold a place to write to for this process alone, by a lock file beside it.
+
+    The lock dies with its process. Where the platform has no locks, nothing is held.
+
+    Args:
+        place: file or folder, there or not.
+
+    Raises:
+        BusyError: another process, or another thread of this one, holds it.
+        OSError: the lock file cannot be written.
+    """
+    lock = place.absolute().with_name(f".{place.absolute().name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        # Whoever held it may have removed the file since it was opened here.
+        if not try_lock(file.fileno()) or not is_open_file(file.fileno(), lock):
+            raise BusyError(
+                f"{place}: another process is writing there; wait until it is done, "
+                "or give another place"
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file if nobody else has; return whether this process holds it now.
+
+    Always true where the platform has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_open_file(descriptor: int, path: Path) -> bool:
+    """Return whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

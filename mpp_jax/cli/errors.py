@@ -1,5 +1,6 @@
-"""How the command line meets its user: errors in one line, exit statuses, plugins."""
+"""How the command line meets its user: errors in one line, exit statuses, plug-ins."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,32 +10,52 @@ from typing import Any
 
 import click
 
-USER_ERROR, INTERRUPTED = 2, 130
+from mpp_jax.cli.signals import INTERRUPTED, MESSAGE, obeyed, status_of
+
+USER_ERROR, INTERNAL_ERROR, CLOSED_PIPE = 2, 70, 141
+TRACEBACK = "MPP_JAX_TRACEBACK"
+"""Environment variable: raise errors instead of printing one line."""
 
 
 def faces_user(command: Callable[..., int]) -> Callable[..., None]:
-    """Turn what goes wrong into one line and an exit status."""
+    """Turn what goes wrong into one line and an exit status.
+
+    2: the user's mistake, or a file or machine that cannot be used. 70: any other exception, whose
+    traceback the variable MPP_JAX_TRACEBACK shows. 130, 143: interrupted, by SIGINT or SIGTERM.
+    """
 
     @wraps(command)
     def wrapped(**options: Any) -> None:
         from mpp_jax.memory import keep_freed_memory
 
+        _encode_anything()
         keep_freed_memory()
         try:
-            _load_plugins(options.pop("plugins", ()))
-            status = command(**options)
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            message = _user_message(error)
-            if message is None or os.environ.get("MPP_JAX_TRACEBACK"):
+            with obeyed():
+                _load_plugins(options.pop("plugins", ()))
+                status = command(**options)
+        except BrokenPipeError:
+            # Whoever read the output has enough; Python would complain again when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = CLOSED_PIPE
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
                 raise
+            status, message = _explained(error)
             click.echo(f"error: {message}", err=True)
-            status = USER_ERROR
-        except KeyboardInterrupt:
-            click.echo("interrupted; what was done is kept, run the command again", err=True)
-            status = INTERRUPTED
+        except KeyboardInterrupt as error:
+            click.echo("; ".join(getattr(error, "__notes__", [MESSAGE])), err=True)
+            status = status_of(error)
         sys.exit(status)
 
     return wrapped
+
+
+def _encode_anything() -> None:
+    """Let names that a terminal cannot show be escaped instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _load_plugins(files: Sequence[Path]) -> None:
@@ -44,16 +65,43 @@ def _load_plugins(files: Sequence[Path]) -> None:
         load_plugin(file)
 
 
-def _user_message(error: Exception) -> str | None:
-    """One line about what went wrong; None for a fault of the program itself."""
+def _explained(error: Exception) -> tuple[int, str]:
+    """Return (exit status, one line about what went wrong)."""
     text = " ".join(str(error).split())
+    if is_disk_full(error):
+        place = f" at {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return USER_ERROR, (
+            f"no space left on the disk{place}; what was done is kept: make room and give the same "
+            "command again"
+        )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
-        return f"out of memory; use fewer --scales, --samples or --components ({text[:200]})"
-    if isinstance(error, RuntimeError):
-        return None
-    # File names need not be valid UTF-8; a message must not fail for that.
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text or type(error).__name__
+        return USER_ERROR, (
+            f"out of memory; use fewer --scales, --samples or --components ({text[:200]})"
+        )
+    if "Unable to initialize backend" in text or "no platforms" in text:
+        chosen = os.environ.get("JAX_PLATFORMS", "")
+        return USER_ERROR, (
+            f"JAX finds no device of JAX_PLATFORMS={chosen}; unset it, or install JAX for that "
+            f"device ({text[:200]})"
+        )
+    if isinstance(error, ValueError | OSError):
+        return USER_ERROR, text or type(error).__name__
+    return INTERNAL_ERROR, (
+        f"{type(error).__name__}: {text[:500]} (a fault of the program or of a plug-in; set "
+        f"{TRACEBACK}=1 to see where)"
+    )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error, or what caused it, says that there is no space left."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if getattr(seen, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left" in str(seen):  # tensorstore and others say so in words alone
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 class OneLineErrors(click.Group):

@@ -123,7 +123,7 @@ network_option = click.option(
 
 
 def scales_option(default: str) -> Callable[[Any], Any]:
-    """The option --scales with a default of the command's own."""
+    """Return the option --scales with a default of the command's own."""
     return click.option(
         "--scales",
         default=default,

@@ -11,7 +11,7 @@ from mpp_jax.cli.console import Console, made_with
 from mpp_jax.cli.opening import open_network
 from mpp_jax.data import Skipped
 from mpp_jax.maps.accumulation import Reading
-from mpp_jax.maps.picture_maps import free_names, map_pictures, save_maps
+from mpp_jax.maps.picture_maps import check_free, free_names, map_pictures, save_maps
 from mpp_jax.runs.model import load_model, picture_item
 from mpp_jax.runs.provenance import Provenance, open_codebooks_of
 from mpp_jax.runs.search import Neighbour, nearest
@@ -75,6 +75,7 @@ def confidence(
     check_place(out)
     items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
     names = free_names(pictures)
+    check_free(out, names)
     skipped: list[Skipped] = []
     found = map_pictures(
         model,

@@ -10,11 +10,12 @@ from mpp_jax.cli.opening import open_network
 from mpp_jax.data import Dataset
 from mpp_jax.describe.extraction import ActivationSource
 from mpp_jax.describe.memory_cache import MemoryCache
+from mpp_jax.files import exclusive
 from mpp_jax.pooling import check_methods
 from mpp_jax.report.map_examples import map_gallery
 from mpp_jax.report.map_section import MapGallery
 from mpp_jax.report.metrics_json import write_metrics
-from mpp_jax.report.page import write_report
+from mpp_jax.report.page import check_results_place, write_report
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.model import MODEL, Model, open_model, save_model
 from mpp_jax.runs.provenance import (
@@ -46,8 +47,13 @@ from mpp_jax.storage.store import Store
 
 def run(job: Job, console: Console, *, maps: int = 0) -> int:
     """Fit, encode, train, evaluate, report; with confidence maps of some pictures."""
-    job = job.settled()
+    with exclusive(job.out):
+        return _run(job.settled(), console, maps)
+
+
+def _run(job: Job, console: Console, maps: int) -> int:
     check_run_folder(job.out)
+    check_results_place(job.out)
     check_evaluable(job)
     check_features(job.data, job.config, job.extras.features)
     made, activations = job.made, _watched(job, console)
@@ -99,14 +105,20 @@ def _codebooks_or_fit(
             console.say(f"codebook: taken from {folder}")
             return codebooks, []
     skips: Skips = []
-    codebooks, infos = pipeline.fit(
-        job.data,
-        job.network,
-        job.config,
-        activations=activations,
-        watcher=console,
-        on_skip=lambda name, reason: skips.append((name, reason)),
-    )
+    try:
+        codebooks, infos = pipeline.fit(
+            job.data,
+            job.network,
+            job.config,
+            activations=activations,
+            watcher=console,
+            on_skip=lambda name, reason: skips.append((name, reason)),
+        )
+    except KeyboardInterrupt as error:
+        error.add_note("interrupted; a codebook is fitted in one go, and begun anew the next time")
+        if job.extras.cache is not None:
+            error.add_note(f"activations that were computed are kept in {job.extras.cache}")
+        raise
     for key, info in infos.items():
         steps = f"{'EM' if isinstance(info.em, EMInfo) else 'k-means'} {int(info.em.iterations)}"
         console.say(
@@ -126,7 +138,8 @@ def fit(job: Job, console: Console) -> int:
     if not recipes_of(job.config):
         names = ", ".join(job.config.pooling)
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
-    _, skips = _codebooks_or_fit(job, job.out, _watched(job, console), console)
+    with exclusive(job.out):
+        _, skips = _codebooks_or_fit(job, job.out, _watched(job, console), console)
     console.print_table()
     return console.skipped(skips + _dataset_skips(job.data))
 
@@ -152,7 +165,8 @@ def encode(
     check_methods(atoms_of(config), codebooks=codebooks, scales=config.pyramid.scales)
     if here.pictures_sha256 != made.pictures_sha256:
         console.say(f"note: {codebook} was fitted to other training pictures than these")
-    store = _encode(job, out, codebooks, _watched(job, console), console)
+    with exclusive(out):
+        store = _encode(job, out, codebooks, _watched(job, console), console)
     console.print_table()
     console.say(f"encodings of {made_with(here.network, here.weights_sha256)}")
     console.wrote("encodings", out)
@@ -195,7 +209,8 @@ def train(
         config = replace(config, pooling=tuple(names))
     if c is not None:
         config = replace(config, svm=replace(config.svm, c=c))
-    _train(opened, codebooks, replace(made, config=config), config.pooling, out, console)
+    with exclusive(out):
+        _train(opened, codebooks, replace(made, config=config), config.pooling, out, console)
     console.print_table()
     return DONE
 
@@ -234,11 +249,13 @@ def evaluate(
 ) -> int:
     """Score stored test vectors; write metrics and report."""
     check_place(out)
+    check_results_place(out)
     opened, encodings = open_model(model), Store.open(store)
     check_store(encodings, opened.codebooks, opened.provenance)
     skips = _store_skips(encodings) + (_dataset_skips(pictures) if pictures is not None else [])
-    _evaluate(opened, encodings, out, console, pictures, skips)
-    write_config(out, opened.provenance)
+    with exclusive(out):
+        _evaluate(opened, encodings, out, console, pictures, skips)
+        write_config(out, opened.provenance)
     return console.skipped(skips)
 
 

@@ -42,6 +42,7 @@ from mpp_jax.describe.extraction import (
 from mpp_jax.describe.pyramid import receptive_windows, scale_side
 from mpp_jax.files import write_file
 from mpp_jax.nets import Network
+from mpp_jax.nets.registry import PACKAGED
 
 VERSION = 1
 KEY = "key.json"
@@ -90,7 +91,8 @@ class DiskCache:
         network = describer(self._network, source)
         pyramid, spec = self._pyramid, network.spec
         side = scale_side(spec.side, what, pyramid.rounding) if isinstance(what, int) else spec.side
-        return {
+        users = {} if spec.name in PACKAGED else {"description": repr(spec)}
+        return users | {
             "version": VERSION,
             "network": spec.name,
             "weights_sha256": network.weights_sha256,

@@ -21,7 +21,7 @@ Reading = Literal["sum", "vote"]
 
 
 def votes(scores: Array) -> Array:
-    """One for the largest of (..., L) scores if it is above 0, zero for all others."""
+    """Return one for the largest of (..., L) scores if it is above 0, zero for all others."""
     winner = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=scores.dtype)
     return jnp.where(scores > 0, winner, 0.0)
 

@@ -76,7 +76,7 @@ def _alone(
     codebook: Codebook | None,
     first: int,
 ) -> Evidence:
-    """One descriptor (C,) with its window (4,), the only one of its picture, at the k-th scale."""
+    """Return a descriptor (C,) with its window (4,), alone in its picture, at the k-th scale."""
     x, window = (part[None] for part in row)
     here = [i == k for i in range(len(numbers))]
     evidence = Evidence(
@@ -97,7 +97,7 @@ def _vector(
     codebooks: Codebooks,
     first: int,
 ) -> Array:
-    """The representations (D,) of one descriptor alone, one after another, each of unit length."""
+    """Return the representations (D,) of one descriptor alone, each of unit length, in a row."""
     shared: dict[str | None, Evidence] = {}
     vectors = []
     for atom in atoms:
@@ -157,7 +157,7 @@ def descriptor_scores(
 
 
 def without_bias(svm: LinearSVM) -> LinearSVM:
-    """The same machines with a bias of 0."""
+    """Return the same machines with a bias of 0."""
     return svm._replace(bias=jnp.zeros_like(svm.bias))
 
 

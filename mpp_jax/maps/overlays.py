@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-#: Positions and colours of the heat between which is interpolated; lightness rises throughout.
 HEAT = (
     (0.0, (110, 0, 60)),
     (0.35, (215, 30, 30)),
@@ -18,19 +17,20 @@ HEAT = (
     (0.85, (255, 220, 60)),
     (1.0, (255, 255, 235)),
 )
+"""Positions and colours of the heat between which is interpolated; lightness rises throughout."""
 OPACITY = 0.85
 GAP = 8
 """Pixels between panels."""
 
 
 def heat_colours(values: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) float in 0..255 of values (...) in 0..1."""
+    """Return colours (..., 3) float in 0..255 of values (...) in 0..1."""
     stops, colours = [p for p, _ in HEAT], np.array([c for _, c in HEAT], np.float64)
     return np.stack([np.interp(values, stops, colours[:, i]) for i in range(3)], axis=-1)
 
 
 def shown_range(maps: np.ndarray) -> tuple[float, float]:
-    """The range (low, high) over which to show maps (n, h, w) side by side.
+    """Return the range (low, high) over which to show maps (n, h, w) side by side.
 
     From 0, or the maps' smallest value if none is positive, to their largest.
     """
@@ -67,7 +67,7 @@ def overlay(picture: np.ndarray, values: np.ndarray, low: float, high: float) ->
 
 
 def caption_font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, at a size that suits panels of this height."""
+    """Return Pillow's own font, at a size that suits panels of this height."""
     return ImageFont.load_default(size=min(max(height // 14, 11), 28))
 
 

@@ -1,16 +1,19 @@
 """Confidence maps of pictures in files, by a trained model, and how they are kept."""
 
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mpp_jax.data import Item, Skipped, canvas_batches
 from mpp_jax.data.batches import DEFAULT_BUCKETS
 from mpp_jax.describe.extraction import Described, describe_sources
+from mpp_jax.files import write_file
 from mpp_jax.maps.confidence import Reading, check_local, plan_maps, planned_maps, without_bias
 from mpp_jax.maps.overlays import panels
 from mpp_jax.numerics import stack_unit_vectors
@@ -72,18 +75,14 @@ def map_pictures(
         ValueError: an unknown representation or class, one without local descriptors, or no
             network.
     """
-    if model.network is None:
-        raise ValueError("network: the model was opened without its network; use load_model")
+    network = model.opened_network()
     unknown = [name for name in classes or () if name not in model.classes]
     if unknown or (classes is not None and not classes):
         raise ValueError(
             f"classes: the model knows {', '.join(model.classes)}, not {', '.join(unknown)!r}"
         )
     config = model.provenance.config
-    name = model.primary if method is None else method
-    name = name if name in model.svms else model.provenance.method_name(name)
-    if name not in model.svms:
-        raise ValueError(f"method: the model knows {', '.join(model.svms)}, not {name!r}")
+    name = model.method(method)
     svm = model.svms[name]
     machines = svm if bias else without_bias(svm)
     atoms = parse(name, config.features, config.pyramid.layer)
@@ -93,9 +92,7 @@ def map_pictures(
     skipped: list[Skipped] = []
     batches = canvas_batches(items, batch_size=1)
     for batch in batches:
-        described = Described(
-            batch.index, describe_sources(model.network, batch, config.pyramid, wants)
-        )
+        described = Described(batch.index, describe_sources(network, batch, config.pyramid, wants))
         _, vectors = encode_described(described, wants, model.codebooks, config, atoms)
         whole = stack_unit_vectors([vectors[atom.name] for atom in atoms])
         position = int(batch.index[0])
@@ -151,25 +148,38 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
+MAKER = "mpp-jax confidence"
+"""What a file of ours says of itself, so that only such a one is written over."""
+_ARRAYS = {"maps", "classes", "scores", "size", "method", "reading"}
+
+
 def save_maps(place: Path, found: PictureMaps, method: str, reading: Reading) -> None:
     """Write ``place``.npz, readable with NumPy alone, and ``place``.png.
 
     The arrays are maps (n, h, w) float32, classes (n,), scores (n,), size (2,) of the decoded
     picture, method () and reading ().
+
+    Raises:
+        OSError: they cannot be written; what was there before is untouched.
     """
-    np.savez(
-        f"{place}.npz",
-        maps=found.maps,
-        classes=np.array(found.classes),
-        scores=found.scores,
-        size=np.array(found.size),
-        method=np.array(method),
-        reading=np.array(reading),
-    )
+    arrays: dict[str, Any] = {
+        "maps": found.maps,
+        "classes": np.array(found.classes),
+        "scores": found.scores,
+        "size": np.array(found.size),
+        "method": np.array(method),
+        "reading": np.array(reading),
+    }
     captions = [
         f"{name} {score:+.2f}" for name, score in zip(found.classes, found.scores, strict=True)
     ]
-    panels(found.picture, found.maps, captions).save(f"{place}.png")
+    drawn, info = panels(found.picture, found.maps, captions), PngInfo()
+    info.add_text("Software", MAKER)
+    write_file(place.with_name(f"{place.name}.npz"), lambda file: np.savez(file, **arrays))
+    write_file(
+        place.with_name(f"{place.name}.png"),
+        lambda file: drawn.save(file, format="PNG", pnginfo=info),
+    )
 
 
 def free_names(pictures: Sequence[str]) -> list[str]:
@@ -183,3 +193,29 @@ def free_names(pictures: Sequence[str]) -> list[str]:
             name = f"{stem}-{number}"
         names.append(name)
     return names
+
+
+def check_free(folder: Path, names: Sequence[str]) -> None:
+    """Raise unless maps may be written under these names: nothing there, or maps of ours.
+
+    Raises:
+        ValueError: a file that `save_maps` did not write, such as the picture itself.
+    """
+    for name in names:
+        for place in (folder / f"{name}.png", folder / f"{name}.npz"):
+            if place.exists() and not _is_ours(place):
+                raise ValueError(
+                    f"{place}: is there already, and is no confidence map that may be written "
+                    "over; give another --out"
+                )
+
+
+def _is_ours(place: Path) -> bool:
+    try:
+        if place.suffix == ".png":
+            with Image.open(place) as picture:
+                return picture.info.get("Software") == MAKER
+        with np.load(place, allow_pickle=False) as arrays:
+            return set(arrays.files) == _ARRAYS
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False

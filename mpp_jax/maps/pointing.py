@@ -21,7 +21,7 @@ CENTRE = (0.5, 0.5)
 
 
 def peak(confidence: ArrayLike) -> tuple[float, float]:
-    """The highest point of a map, (y, x) as shares of height and width.
+    """Return the highest point of a map, (y, x) as shares of height and width.
 
     Maps are flat where the same windows overlap; the peak is the middle of the highest pixels.
 
@@ -40,13 +40,13 @@ def peak(confidence: ArrayLike) -> tuple[float, float]:
 
 
 def inside(point: tuple[float, float], boxes: Iterable[Place]) -> bool:
-    """Whether a point (y, x) lies in any of the boxes."""
+    """Return whether a point (y, x) lies in any of the boxes."""
     y, x = point
     return any(top <= y <= bottom and left <= x <= right for top, left, bottom, right in boxes)
 
 
 def covered_share(boxes: Iterable[Place]) -> float:
-    """Share of the picture that boxes cover together: the chance of a uniformly drawn point."""
+    """Return the share of the picture that boxes cover together: a uniform point's chance."""
     places = np.array(list(boxes), np.float64).reshape(-1, 4)
     rows, columns = (np.unique(np.concatenate([places[:, k], places[:, k + 2]])) for k in (0, 1))
     # Between neighbouring edges everything is covered or nothing is.

@@ -29,6 +29,9 @@ NETWORKS: dict[str, NetSpec] = {
 }
 """All that commands and `load_network` know, in the order in which they are listed."""
 
+PACKAGED = frozenset((*NETWORKS, SIFT_SPEC.name))
+"""Those that are part of this package."""
+
 DEFAULT_NETWORK = CAFFENET_MINI.name
 """Used until the user names another: its weights are part of the package."""
 
@@ -109,6 +112,8 @@ def register_network(network: Description) -> Description:
             f"preprocessing: network {spec.name!r} does not say what files in this package's own "
             "names expect; add ('native', Preprocessing(...))"
         )
+    if NETWORKS.get(spec.name) == spec and spec.name not in PACKAGED:
+        return network  # the same once more, as by running a notebook's cell twice
     if spec.name in NETWORKS or spec.name == SIFT_SPEC.name:
         raise ValueError(f"name: there is a network {spec.name!r} already; choose another name")
     taken = [place.name for other in NETWORKS.values() for place in other.files.places]

@@ -22,7 +22,7 @@ from mpp_jax.describe.dense import Activations, Descriptors
 from mpp_jax.pooling.batched import encode
 from mpp_jax.pooling.notation import Atom, parse_all
 from mpp_jax.stats.codebook import Codebook, Codebooks
-from mpp_jax.stats.gmm import GMM
+from mpp_jax.stats.mixture import GMM
 from mpp_jax.stats.pca import PCA
 
 CHANNELS, REDUCED, COMPONENTS = 7, 4, 3

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from mpp_jax.encoders import sets
-from mpp_jax.encoders.fisher import l2_normalize, power_l2
 from mpp_jax.encoders.vlad import vlad
+from mpp_jax.numerics import l2_normalize, power_l2
 from mpp_jax.pooling.protocol import Evidence, projected, register_pooling
 from mpp_jax.stats.codebook import FISHER, Codebook
 

@@ -22,12 +22,16 @@ when a name is not known. `mpp_jax.pooling.checks` holds the properties that eve
 have (permutation, padding, batch = loop, gradients); run them on yours.
 """
 
+import hashlib
 import importlib.metadata
+import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -117,6 +121,7 @@ class Pooling:
         flip: whether the crops' mirror images follow them.
         codebook: how its codebook is fitted; None where it reads none.
         scales: numbers of the scales that it reads, from 0; None for all there are.
+        code: SHA-256 of the source that it comes from; empty for those of this package.
     """
 
     name: str
@@ -125,9 +130,11 @@ class Pooling:
     flip: bool = False
     codebook: Recipe | None = FISHER
     scales: tuple[int, ...] | None = None
+    code: str = ""
 
 
 POOLINGS: dict[str, Pooling] = {}
+_SEEN: set[str] = set()
 _NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z][a-z0-9_]*)*")
 _GRID_LIKE = re.compile(r"(.*-)?sp(\d.*)?")
 
@@ -139,8 +146,12 @@ def register_pooling(
     flip: bool = False,
     codebook: Recipe | None = FISHER,
     scales: tuple[int, ...] | None = None,
+    replace: bool = False,
 ) -> Callable[[Pool], Pool]:
     """Register a variant under a name; the decorated function is returned unchanged.
+
+    A variant of one's own may be registered again from the same place, as by running a notebook's
+    cell twice: the new one is taken.
 
     Args:
         name: words of lower-case letters, digits and ``_`` that begin with a letter, joined by
@@ -149,6 +160,7 @@ def register_pooling(
         flip: likewise.
         codebook: likewise.
         scales: likewise.
+        replace: take the place of a variant of this name, wherever that comes from.
 
     Raises:
         ValueError: a name that is taken or ill formed, or an unknown number of crops.
@@ -158,18 +170,53 @@ def register_pooling(
             f"name must be words of a-z, 0-9 and _ joined by -, and none of the form sp..., which "
             f"means a spatial grid; got {name!r}"
         )
-    if name in POOLINGS:
-        raise ValueError(f"name: there is a variant {name!r} already; choose another name")
     if crops not in (0, 1, 5, 25):
         raise ValueError(f"crops must be 0, 1, 5 or 25, got {crops}")
     if crops and codebook is not None:
         raise ValueError("codebook must be None for a variant that reads crops")
 
     def register(function: Pool) -> Pool:
-        POOLINGS[name] = Pooling(name, function, crops, flip, codebook, scales)
+        code = code_of(function)
+        if name in POOLINGS:
+            old = POOLINGS[name]
+            if not replace and not (old.code and _place(old.function) == _place(function)):
+                raise ValueError(
+                    f"name: there is a variant {name!r} already; choose another name, or give "
+                    "replace=True"
+                )
+        if name in _SEEN:
+            jax.clear_caches()  # compiled programs know variants by their names
+        _SEEN.add(name)
+        POOLINGS[name] = Pooling(name, function, crops, flip, codebook, scales, code)
         return function
 
     return register
+
+
+def code_of(function: Callable[..., object]) -> str:
+    """Return the SHA-256 of the source that a function stands in; empty for this package's own.
+
+    The whole file counts, for a constant beside a function decides as much as the function does;
+    of a notebook the cell.
+    """
+    place = _place(function)
+    if place.partition(".")[0] == "mpp_jax":
+        return ""
+    inner = getattr(function, "func", function)  # of a partial
+    for what in (sys.modules.get(place), inner):
+        try:
+            source = inspect.getsource(what)  # type: ignore[arg-type]  # None is a TypeError
+        except (OSError, TypeError):
+            continue
+        return hashlib.sha256(source.encode()).hexdigest()
+    code = getattr(inner, "__code__", None)
+    parts = (code.co_code, code.co_consts, code.co_names) if code is not None else inner
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _place(function: Callable[..., object]) -> str:
+    """Return the name of the module that a function comes from."""
+    return str(getattr(getattr(function, "func", function), "__module__", None))
 
 
 def get_pooling(name: str) -> Pooling:

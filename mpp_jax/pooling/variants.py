@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mpp_jax.encoders.fisher import fisher_from_statistics, l2_normalize, power_l2
+from mpp_jax.encoders.fisher import fisher_from_statistics
 from mpp_jax.encoders.vlad import vlad
+from mpp_jax.numerics import l2_normalize, power_l2
 from mpp_jax.pooling.protocol import Evidence, projected, register_pooling, scale_statistics
 from mpp_jax.stats.codebook import Codebook, Recipe
 

@@ -40,6 +40,15 @@ def write_metrics(out_dir: str | Path, metrics: Mapping[str, Any]) -> Path:
     return write_text(Path(out_dir) / "metrics.json", text + "\n")
 
 
+def is_metrics(file: Path) -> bool:
+    """Return whether a file is what `write_metrics` writes."""
+    try:
+        held = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(held, dict) and set(METRICS_KEYS) <= held.keys()
+
+
 def _plain(value: Any, where: str) -> Any:
     """Return ``value`` as dicts, lists, strings, finite numbers and None.
 

@@ -14,7 +14,33 @@ import numpy as np
 from mpp_jax.report import figures
 from mpp_jax.report.figures import PictureSource
 from mpp_jax.report.map_section import MapGallery, map_rows
-from mpp_jax.report.metrics_json import checked_metrics, write_text
+from mpp_jax.report.metrics_json import checked_metrics, is_metrics, write_text
+
+MAKER = '<meta name="generator" content="mpp-jax">'
+"""What a page of ours says of itself, so that only such a one is written over."""
+
+
+def check_results_place(folder: Path) -> None:
+    """Raise unless metrics and report may be written to a folder: none there, or ours.
+
+    Raises:
+        ValueError: a ``metrics.json`` or ``report.html`` of somebody else.
+    """
+    page, metrics = folder / "report.html", folder / "metrics.json"
+    theirs = [page] if page.exists() and not _is_ours(page) else []
+    theirs += [metrics] if metrics.exists() and not is_metrics(metrics) else []
+    if theirs:
+        raise ValueError(
+            f"{theirs[0]}: is there already, and was not made by this program; give another --out"
+        )
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        with page.open("rb") as file:
+            return MAKER.encode() in file.read(4096)
+    except OSError:
+        return False
 
 
 def write_report(

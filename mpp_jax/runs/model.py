@@ -129,7 +129,11 @@ def picture_item(number: int, picture: str | os.PathLike[str] | np.ndarray) -> I
 
 
 def save_model(folder: Path, model: Model) -> None:
-    """Write a model folder; raises `BundleError` where the place is taken by something else."""
+    """Write a model folder.
+
+    Raises:
+        BundleError: the place is taken by something else.
+    """
     svms = {name: svm._asdict() for name, svm in model.svms.items()}
     arrays = {"svms": svms, **codebook_arrays(model.codebooks)}
     record = model.provenance.to_dict() | {
@@ -142,7 +146,11 @@ def save_model(folder: Path, model: Model) -> None:
 
 
 def open_model(folder: Path) -> Model:
-    """Read a model folder without its network; raises `BundleError` where it cannot be read."""
+    """Read a model folder without its network.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
     arrays, record = read_bundle(folder, MODEL)
     with damage_reported(folder):
         codebooks = codebooks_from(arrays, record)
@@ -175,4 +183,5 @@ def load_model(
     weights = made.find_weights(weights)
     network = load_network(made.network, weights, dtype=jnp.dtype(made.config.dtype))
     made.check_network(network)
+    made.check_code()
     return replace(model, network=network)

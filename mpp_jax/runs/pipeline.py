@@ -31,7 +31,7 @@ from mpp_jax.progress import Watcher
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
 from mpp_jax.runs.settings import check_contrast, check_features
-from mpp_jax.runs.vectors import atoms_of, encode_described, recipes_of, wanted_of
+from mpp_jax.runs.vectors import atoms_of, code_of, encode_described, recipes_of, wanted_of
 from mpp_jax.stats.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
 from mpp_jax.svm import SVMInfo, fit_svm, svm_scores
@@ -173,7 +173,7 @@ def encode_dataset(
         network=network.spec.name,
         weights_sha256=network.weights_sha256,
         codebook_sha256=atoms_digest(codebooks, atoms),
-        config=encoding_settings(config)
+        config=encoding_settings(config, code_of(config, network.spec))
         | {"features": {name: part.sha256 for name, part in external.items()}},
         shard_size=SHARD_SIZE,
         mended=decodable,

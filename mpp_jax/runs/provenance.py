@@ -12,9 +12,9 @@ is said here and nowhere else; whoever takes up earlier work compares by these f
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from mpp_jax.config import Run
 from mpp_jax.data import Dataset
 from mpp_jax.nets import Network, get_spec
 from mpp_jax.pooling import Atom, canonical, parse_all
-from mpp_jax.runs.vectors import recipes_of
+from mpp_jax.runs.vectors import atoms_of, code_of, recipes_of
 from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.storage.bundle import RECORD, BundleError, holds_bundle, read_bundle, write_bundle
 from mpp_jax.storage.codebooks import (
@@ -51,6 +51,7 @@ class Provenance:
         dataset: name of the pictures.
         pictures_sha256: of the list of training pictures.
         config: settings of the run.
+        code: SHA-256 of users' own variants and network, by name; empty without any.
     """
 
     network: str
@@ -59,6 +60,7 @@ class Provenance:
     dataset: str
     pictures_sha256: str
     config: Run
+    code: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: Dataset, network: Network, config: Run, weights: str | None = None) -> Self:
@@ -80,11 +82,13 @@ class Provenance:
             data.name,
             digest.hexdigest(),
             config,
+            code_of(config, network.spec),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {**self.__dict__, "config": self.config.to_dict()}
+        values = {**self.__dict__, "config": self.config.to_dict()}
+        return {name: value for name, value in values.items() if name != "code" or value}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Self:
@@ -127,6 +131,20 @@ class Provenance:
                 "give the same file with --weights"
             )
 
+    def check_code(self) -> None:
+        """Raise unless users' variants and network are those that it was made with.
+
+        Raises:
+            BundleError: a plug-in was edited since.
+        """
+        spec = get_spec(self.network)
+        for name, digest in code_of(self.config, spec).items():
+            if self.code.get(name) != digest:
+                raise BundleError(
+                    f"made with another version of the plug-in that has {name!r}; give that "
+                    "version with --plugin, or run again into a new folder"
+                )
+
 
 # ------------------------------------------------------------------- what decides which result
 
@@ -136,6 +154,8 @@ def fit_settings(made: Provenance) -> dict[str, Any]:
     settings = made.config.to_dict()
     pyramid = settings["pyramid"] | {"scales": list(made.config.pyramid.scales)}
     encoder = {key: value for key, value in settings["encoder"].items() if key != "skip_first"}
+    fitted = {atom.variant for atom in atoms_of(made.config) if atom.codebook is not None}
+    code = {k: v for k, v in made.code.items() if k in fitted or k.startswith("network ")}
     return {
         "network": made.network,
         "weights_sha256": made.weights_sha256,
@@ -145,16 +165,23 @@ def fit_settings(made: Provenance) -> dict[str, Any]:
         "codebooks": sorted(recipes_of(made.config)),
         **pyramid,
         **encoder,
+        **({"code": code} if code else {}),
     }
 
 
-def encoding_settings(config: Run) -> dict[str, Any]:
-    """Return what decides the vectors besides network, weights and codebooks, as JSON values."""
+def encoding_settings(config: Run, code: Mapping[str, str]) -> dict[str, Any]:
+    """Return what decides the vectors besides network, weights and codebooks, as JSON values.
+
+    Args:
+        config: settings.
+        code: of users' variants and network, see `Provenance.code`.
+    """
     settings = config.to_dict()
     return {
         "pyramid": settings["pyramid"] | {"scales": list(config.pyramid.scales)},
         "skip_first": config.encoder.skip_first,
         "dtype": config.dtype,
+        **({"code": dict(code)} if code else {}),
     }
 
 
@@ -191,14 +218,19 @@ def check_store(store: Store, codebooks: Codebooks, made: Provenance) -> None:
 
     Raises:
         StoreError: what differs is named.
+        BundleError: a plug-in was edited since.
     """
+    made.check_code()
     wanted = {
         "network": made.network,
         "weights_sha256": made.weights_sha256,
-        **encoding_settings(made.config),
+        **encoding_settings(made.config, made.code),
     }
     found = {key: store.manifest[key] for key in ("network", "weights_sha256")} | store.config
     features = found.pop("features", {})
+    # A model may have been trained on some of the methods, and so of the code, alone.
+    code = found.pop("code", {})
+    found |= {"code": {k: v for k, v in code.items() if k in made.code}} if made.code else {}
     digest = store.manifest["codebook_sha256"]
     if digest is not None:
         found["codebook_sha256"] = digest

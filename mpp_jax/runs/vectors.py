@@ -1,5 +1,6 @@
 """Pictures to finished vectors: activations and pooling together, batch by batch."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -7,7 +8,8 @@ import numpy as np
 from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.describe.extraction import Described, Wanted, Wants, describe_items
-from mpp_jax.nets import Network
+from mpp_jax.nets import NetSpec, Network
+from mpp_jax.nets.registry import PACKAGED
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import Atom, check_methods, encode, parse, parse_all
 from mpp_jax.stats.codebook import Codebooks, Recipe
@@ -28,6 +30,14 @@ def recipes_of(config: Run) -> dict[str, tuple[str, Recipe]]:
         for atom in atoms_of(config)
         if atom.codebook is not None and atom.pooling.codebook is not None
     }
+
+
+def code_of(config: Run, spec: NetSpec) -> dict[str, str]:
+    """Return the SHA-256 of users' code in a run, by variant or network; empty without any."""
+    code = {a.variant: a.pooling.code for a in atoms_of(config) if not a.external}
+    if spec.name not in PACKAGED:
+        code[f"network {spec.name}"] = hashlib.sha256(repr(spec).encode()).hexdigest()
+    return {name: digest for name, digest in code.items() if digest}
 
 
 def wanted_of(methods: Sequence[Atom], scales: tuple[int, ...]) -> Wants:

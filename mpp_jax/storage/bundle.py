@@ -20,11 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from mpp_jax.files import folder_digests, replaced_folder
+from mpp_jax.files import folder_digests, replaced_folder, restore_folder
 
 VERSION = 1
 RECORD = "record.json"
 CHECKSUMS = "arrays.sha256"
+OWN = (RECORD, CHECKSUMS, "arrays", "config.json")
+"""Names that a bundle has from this program; what else lies in its folder is carried over."""
 
 
 class BundleError(ValueError):
@@ -43,6 +45,7 @@ def arrays_digest(tree: Any) -> str:
 
 def holds_bundle(folder: Path) -> bool:
     """Return whether there is a bundle, of whatever kind and state."""
+    restore_folder(folder)
     return (folder / RECORD).is_file()
 
 
@@ -91,7 +94,7 @@ def write_bundle(
     leaves = jax.tree.map(np.asarray, dict(arrays))
     head = {"format": kind, "version": VERSION, "arrays_sha256": arrays_digest(leaves)}
     text = json.dumps(head | dict(record), indent=1, allow_nan=False) + "\n"
-    with replaced_folder(folder) as place:
+    with replaced_folder(folder, OWN) as place:
         if leaves:
             with ocp.PyTreeCheckpointer() as checkpointer:
                 checkpointer.save(place / "arrays", leaves)
@@ -108,6 +111,7 @@ def read_bundle(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]
     import orbax.checkpoint as ocp
 
     folder = folder.resolve()
+    restore_folder(folder)
     record = _read_record(folder, kind)
     if record["arrays_sha256"] == arrays_digest({}):
         return {}, record

@@ -11,7 +11,7 @@ import pytest
 from helpers import toy
 from helpers.report_page import Page
 from helpers.toy_cli import ok, refused, tiny
-from helpers.toy_run import Finished, finished_run, know_toy
+from helpers.toy_run import Finished, finished_run, know_toy, quiet
 
 from mpp_jax.cli.demo import MAPS, POOLING
 from mpp_jax.data import Item
@@ -116,7 +116,7 @@ def test_examples_are_spread_over_classes_and_over_the_set() -> None:
 def test_maps_show_what_a_picture_holds_and_the_best_of_the_rest(
     done: Finished, model: Model
 ) -> None:
-    gallery = map_gallery(model, done.dataset, 4, reading="vote", quiet=True)
+    gallery = map_gallery(model, done.dataset, 4, reading="vote", watcher=quiet())
     assert (gallery.method, gallery.reading, gallery.reason) == ("mpp", "vote", "")
     assert len(gallery.examples) == 4
     by_id = {item.id: item for item in done.dataset.items}
@@ -146,6 +146,6 @@ def test_a_method_without_maps_is_passed_over(model: Model) -> None:
 
 def test_a_run_without_local_methods_says_so(done: Finished, model: Model) -> None:
     only = replace(model, primary="ap10", svms={"ap10": model.svms["ap10"]})
-    gallery = map_gallery(only, done.dataset, 4, quiet=True)
+    gallery = map_gallery(only, done.dataset, 4, watcher=quiet())
     assert gallery.examples == ()
     assert gallery.reason.startswith("None: the representations of this run read crops")

@@ -4,11 +4,9 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from helpers import toy
 from helpers.toy_cli import EASY, cli, ok, refused, tiny
 from helpers.toy_run import (
@@ -20,8 +18,6 @@ from helpers.toy_run import (
 )
 from PIL import Image
 
-from mpp_jax.cli import stages
-from mpp_jax.cli.app import main
 from mpp_jax.storage.store import Store
 
 
@@ -332,57 +328,3 @@ def test_another_split_is_noted(done: Finished, tmp_path: Path) -> None:
     fewer = ok(*encode, "--out", tmp_path / "a", "--limit-per-class", 2)
     assert "was fitted to other training pictures than these" in fewer.stderr
     assert "other training pictures" not in ok(*encode, "--out", tmp_path / "b").stderr
-
-
-# ------------------------------------------------------------------------------ the rest
-
-
-def test_interruption_is_130(
-    done: Finished, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*arguments: Any, **options: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(stages.pipeline, "encode_dataset", interrupt)
-    result = cli("run", data, "--out", tmp_path / "out", *EASY, "--weights", done.weights)
-    assert result.exit_code == 130
-    assert "interrupted; what was done is kept" in result.stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (MemoryError(), "error: out of memory; use fewer --scales"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), "9 bytes"),
-        (PermissionError(13, "Permission denied", "/x"), "Permission denied: '/x'"),
-        (ValueError(), "error: ValueError"),
-    ],
-)
-def test_what_the_machine_refuses(
-    done: Finished,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    message: str,
-) -> None:
-    def fail(*arguments: Any, **options: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(stages.pipeline, "encode_dataset", fail)
-    run = ("run", data, "--out", tmp_path / "out", *EASY, "--weights", done.weights)
-    assert message in refused(*run)
-    monkeypatch.setenv("MPP_JAX_TRACEBACK", "1")
-    result = CliRunner().invoke(main, [str(a) for a in run])
-    assert result.exception is error
-
-
-def test_faults_of_the_program_are_not_hidden(
-    done: Finished, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: Any, **options: Any) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(stages.pipeline, "encode_dataset", fail)
-    run = ("run", data, "--out", tmp_path / "out", *EASY, "--weights", done.weights)
-    assert isinstance(CliRunner().invoke(main, [str(a) for a in run]).exception, RuntimeError)
