@@ -23,7 +23,8 @@ import numpy as np
 
 from mpp_jax.encoders.fisher import fisher_vector
 from mpp_jax.numerics import power_l2
-from mpp_jax.stats.gmm import GMM, fit_gmm
+from mpp_jax.stats.gmm import fit_gmm
+from mpp_jax.stats.mixture import GMM
 from mpp_jax.stats.pca import PCA, fit_pca, pca_transform
 from mpp_jax.svm.machines import LinearSVM, fit_svm, one_vs_rest_targets, svm_scores
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from mpp_jax.numerics import PRECISION, check_set, l2_normalize, power_l2, signed_sqrt
+from mpp_jax.numerics import PRECISION, check_set
 from mpp_jax.stats.mixture import (
     GMM,
     choose,
@@ -40,18 +40,6 @@ from mpp_jax.stats.mixture import (
     widened,
     with_squares,
 )
-
-__all__ = [
-    "SMALLEST_WEIGHT",
-    "FisherStatistics",
-    "fisher_from_statistics",
-    "fisher_statistics",
-    "fisher_vector",
-    "fisher_vectors",
-    "l2_normalize",
-    "power_l2",
-    "signed_sqrt",
-]
 
 #: Components lighter than this are left out (VLFeat's VL_GMM_MIN_PRIOR).
 SMALLEST_WEIGHT = 1e-6

@@ -11,8 +11,10 @@ from jax import Array
 
 from mpp_jax.config import Encoder
 from mpp_jax.numerics import l2_normalize
-from mpp_jax.stats.gmm import GMM, EMInfo, fit_gmm
+from mpp_jax.stats.em import EMInfo
+from mpp_jax.stats.gmm import fit_gmm
 from mpp_jax.stats.kmeans import KMeansInfo, fit_kmeans
+from mpp_jax.stats.mixture import GMM
 from mpp_jax.stats.pca import PCA, fit_pca, pca_transform
 
 

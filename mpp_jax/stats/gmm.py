@@ -24,36 +24,11 @@ from mpp_jax.stats.chunks import (
     open_data,
     sample_rows,
 )
-from mpp_jax.stats.em import EM, EMInfo, EMSetting, SuffStats, e_step, m_step
+from mpp_jax.stats.em import EM, EMInfo, EMSetting
 from mpp_jax.stats.fixed_point import run
 from mpp_jax.stats.kmeans import ClusterStats, cluster_moments, run_lloyd
-from mpp_jax.stats.mixture import (
-    GMM,
-    Frame,
-    aic,
-    bic,
-    check_gmm,
-    log_prob,
-    mean_log_likelihood,
-    responsibilities,
-    sample,
-)
+from mpp_jax.stats.mixture import GMM, Frame, check_gmm
 from mpp_jax.stats.seeding import starting_centres
-
-__all__ = [
-    "GMM",
-    "EMInfo",
-    "SuffStats",
-    "aic",
-    "bic",
-    "e_step",
-    "fit_gmm",
-    "log_prob",
-    "m_step",
-    "mean_log_likelihood",
-    "responsibilities",
-    "sample",
-]
 
 
 @jax.jit

@@ -15,13 +15,10 @@ from mpp_jax.encoders.fisher import (
     fisher_statistics,
     fisher_vector,
     fisher_vectors,
-    l2_normalize,
-    power_l2,
-    signed_sqrt,
 )
+from mpp_jax.numerics import l2_normalize, power_l2, signed_sqrt
 from mpp_jax.stats import mixture
-from mpp_jax.stats.gmm import GMM
-from mpp_jax.stats.mixture import log_prob
+from mpp_jax.stats.mixture import GMM, log_prob
 
 K, D, N = 5, 7, 40
 encode = jax.jit(fisher_vector, static_argnames=("blocks", "prune"))

@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 
 from mpp_jax.encoders import sets
 from mpp_jax.encoders.fisher import fisher_vector
-from mpp_jax.stats.gmm import GMM
+from mpp_jax.stats.mixture import GMM
 
 N, D, K = 40, 5, 4
 RNG = np.random.default_rng(0)

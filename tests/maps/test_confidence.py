@@ -13,7 +13,7 @@ from mpp_jax.describe.pyramid import receptive_windows
 from mpp_jax.maps.accumulation import accumulate_scores, votes
 from mpp_jax.maps.confidence import descriptor_scores
 from mpp_jax.stats.codebook import Codebook
-from mpp_jax.stats.gmm import GMM
+from mpp_jax.stats.mixture import GMM
 from mpp_jax.stats.pca import PCA
 from mpp_jax.svm import LinearSVM
 

@@ -13,7 +13,7 @@ from mpp_jax.describe.dense import Activations, Descriptors
 from mpp_jax.pooling import POOLINGS, encode, get_pooling, parse_all, pool, register_pooling
 from mpp_jax.pooling.variants import mean_descriptor
 from mpp_jax.stats.codebook import Codebook, fit_codebook, project
-from mpp_jax.stats.gmm import GMM
+from mpp_jax.stats.mixture import GMM
 from mpp_jax.stats.pca import PCA
 
 C, P, K = 7, 4, 3

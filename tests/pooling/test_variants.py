@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from mpp_jax.describe.dense import Activations, Descriptors
-from mpp_jax.encoders.fisher import fisher_vector, l2_normalize, power_l2
+from mpp_jax.encoders.fisher import fisher_vector
 from mpp_jax.encoders.sets import gem_pooling, second_order_pooling
 from mpp_jax.encoders.vlad import vlad
+from mpp_jax.numerics import l2_normalize, power_l2
 from mpp_jax.pooling import POOLINGS, checks, encode, parse, pool
 from mpp_jax.pooling.notation import grid_cells
 from mpp_jax.stats.codebook import project

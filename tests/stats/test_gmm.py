@@ -1,4 +1,4 @@
-"""Mixtures: a float64 model, scikit-learn, VLFeat's EM, degenerate data, streams."""
+"""EM: a float64 model, scikit-learn, VLFeat's steps, degenerate data, streams."""
 
 import itertools
 import warnings
@@ -8,39 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import reference
+from helpers.mixtures import TRUE, D, K, N, X
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.mixture import GaussianMixture
 
-from mpp_jax.stats import mixture
 from mpp_jax.stats.chunks import data_stats, open_data
-from mpp_jax.stats.gmm import (
-    GMM,
-    _starts,
-    aic,
-    bic,
-    e_step,
-    fit_gmm,
-    log_prob,
-    m_step,
-    mean_log_likelihood,
-    responsibilities,
-    sample,
-)
+from mpp_jax.stats.em import e_step, m_step
+from mpp_jax.stats.gmm import _starts, fit_gmm
+from mpp_jax.stats.mixture import GMM, mean_log_likelihood, responsibilities, sample
 
 KEY = jax.random.key(0)
-N, D, K = 400, 4, 3
-RNG = np.random.default_rng(0)
-TRUE = GMM(
-    np.array([0.5, 0.15, 0.35]),
-    RNG.normal(size=(K, D)) * 2,
-    RNG.gamma(2, 0.5, size=(K, D)) + 0.1,
-)
-LABEL = RNG.choice(K, N, p=TRUE.weights)
-X = (TRUE.means[LABEL] + np.sqrt(TRUE.variances[LABEL]) * RNG.normal(size=(N, D))).astype(
-    np.float32
-)
 START = GMM(jnp.asarray([0.2, 0.3, 0.5]), jnp.asarray(X[:K]), jnp.full((K, D), 2.0, jnp.float32))
 
 
@@ -63,9 +42,6 @@ def assert_valid(gmm, floor=0.0):
     assert weights.sum() == pytest.approx(1, abs=1e-5)
     assert np.isfinite(variances).all()
     assert (variances >= floor * (1 - 1e-5)).all()
-
-
-# --- EM
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
@@ -150,7 +126,7 @@ def test_likelihood_never_falls():
 
 def test_recovers_the_mixture():
     true = GMM(*(jnp.asarray(leaf, jnp.float32) for leaf in TRUE))
-    x = np.asarray(_sample(KEY, true, 20_000)[0])
+    x = np.asarray(jax.jit(sample, static_argnums=2)(KEY, true, 20_000)[0])
     gmm, info = fit_gmm(KEY, x, K, tolerance=1e-6)
     order = [int(np.argmin(np.linalg.norm(gmm.means - m[None, :], axis=1))) for m in TRUE.means]
     assert sorted(order) == list(range(K))
@@ -297,6 +273,8 @@ def test_identical_descriptors():
     np.testing.assert_allclose(gmm.means, 3.0, atol=1e-5)
 
 
+_responsibilities = jax.jit(responsibilities)
+
 ELEMENTS = st.one_of(
     st.sampled_from([0.0, 1.0, -1.0, 1e6, 1e6 + 1, -1e-3, 1e-20, 1e12]),
     st.floats(-1e3, 1e3, width=32),
@@ -331,84 +309,6 @@ def test_nasty_data(x, duplicate, constant, offset, outlier, init, seed):
     assert np.isfinite(info.log_likelihood[: int(info.iterations) + 1]).all()
     assert np.isfinite(_responsibilities(x, gmm)).all()
     np.testing.assert_allclose(np.asarray(_responsibilities(x, gmm)).sum(1), 1, rtol=1e-5)
-
-
-_responsibilities = jax.jit(responsibilities)
-_log_prob = jax.jit(log_prob)
-_sample = jax.jit(sample, static_argnums=2)
-
-
-# --- Density
-
-
-@pytest.mark.parametrize("offset", [0.0, 300.0])
-def test_density(offset):
-    x = (X + np.float32(offset)).astype(np.float32)
-    gmm = GMM(*(jnp.asarray(leaf, jnp.float32) for leaf in TRUE))
-    gmm = gmm._replace(means=gmm.means + offset)
-    np.testing.assert_allclose(_log_prob(x, gmm), reference.log_prob(x, gmm), atol=2e-4)
-    np.testing.assert_allclose(
-        _responsibilities(x, gmm), reference.responsibilities(x, gmm), atol=2e-5
-    )
-    cube = _responsibilities(x.reshape(4, 100, D), gmm)
-    np.testing.assert_allclose(cube.reshape(N, K), _responsibilities(x, gmm), atol=1e-6)
-
-
-def test_direct_formulation_where_the_expanded_one_fails(monkeypatch):
-    narrow = GMM(
-        jnp.asarray([0.5, 0.25, 0.25]),
-        jnp.asarray([[0.0] * D, [500.0] * D, [500.01] * D]),
-        jnp.asarray([[1.0] * D, [1e-4] * D, [1e-4] * D]),
-    )
-    x = np.float32([[500.004] * D, [500.02] * D, [0.5] * D])
-    expected = reference.responsibilities(x, narrow)
-    inner = mixture.gmm_frame(narrow).enter_gmm(narrow)
-    assert not mixture.well_conditioned(inner)
-    np.testing.assert_allclose(_responsibilities(x, narrow), expected, atol=5e-3)
-    np.testing.assert_allclose(_log_prob(x, narrow), reference.log_prob(x, narrow), atol=2e-2)
-    monkeypatch.setattr(mixture, "WORST_CONDITION", np.inf)
-    expanded = jax.jit(lambda x: log_prob(x, narrow))(x)
-    assert np.abs(expanded - reference.log_prob(x, narrow)).max() > 0.1
-
-
-def test_dead_components_may_hold_anything():
-    gmm = GMM(
-        jnp.asarray([0.0, 1.0]),
-        jnp.asarray([[np.nan] * D, [0.0] * D]),
-        jnp.asarray([[0.0] * D, [1.0] * D]),
-    )
-    one = GMM(*(leaf[1:] for leaf in gmm))
-    np.testing.assert_allclose(_log_prob(X, gmm), reference.log_prob(X, one), rtol=1e-5)
-    np.testing.assert_allclose(_responsibilities(X, gmm), [[0, 1]] * N)
-
-
-def test_gradient_of_the_density_is_finite_and_right():
-    with jax.enable_x64(True):
-        gmm = GMM(*(jnp.asarray(leaf) for leaf in TRUE))
-        x = jnp.asarray(X[:5].astype(np.float64))
-        got = jax.jit(jax.grad(lambda x: jnp.sum(log_prob(x, gmm))))(x)
-        q = reference.responsibilities(x, TRUE)
-        score = -(np.asarray(x)[:, None] - TRUE.means) / TRUE.variances
-        np.testing.assert_allclose(got, (q[:, :, None] * score).sum(1), atol=1e-12)
-
-
-def test_sample_moments():
-    gmm = GMM(*(jnp.asarray(leaf, jnp.float32) for leaf in TRUE))
-    x, label = (np.asarray(leaf) for leaf in _sample(KEY, gmm, 40_000))
-    np.testing.assert_allclose(np.bincount(label) / 40_000, TRUE.weights, atol=0.01)
-    for k in range(K):
-        np.testing.assert_allclose(x[label == k].mean(0), TRUE.means[k], atol=0.06)
-        np.testing.assert_allclose(x[label == k].var(0), TRUE.variances[k], rtol=0.08)
-
-
-def test_information_criteria():
-    gmm = em(X, 20)[0]
-    theirs = GaussianMixture(K, covariance_type="diag")
-    theirs.weights_, theirs.means_, theirs.covariances_ = wide = reference.wide(*gmm)
-    theirs.precisions_cholesky_ = 1 / np.sqrt(wide[2])
-    assert bic(X, gmm) == pytest.approx(theirs.bic(X.astype(np.float64)), rel=1e-5)
-    assert aic(X, gmm) == pytest.approx(theirs.aic(X.astype(np.float64)), rel=1e-5)
-    assert bic([X[:100], X[100:]], gmm) == pytest.approx(bic(X, gmm), rel=1e-6)
 
 
 # --- Errors

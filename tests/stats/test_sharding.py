@@ -10,8 +10,9 @@ SCRIPT = """
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from mpp_jax.encoders.fisher import fisher_from_statistics, fisher_statistics, fisher_vector
-from mpp_jax.stats.gmm import bic, fit_gmm
+from mpp_jax.stats.gmm import fit_gmm
 from mpp_jax.stats.kmeans import fit_kmeans
+from mpp_jax.stats.mixture import bic
 from mpp_jax.stats.pca import fit_pca
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

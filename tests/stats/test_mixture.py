@@ -1,0 +1,86 @@
+"""Densities of mixtures: a float64 model, both formulations, gradients, samples, criteria."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import reference
+from helpers.mixtures import TRUE, D, K, N, X
+from sklearn.mixture import GaussianMixture
+
+from mpp_jax.stats import mixture
+from mpp_jax.stats.mixture import GMM, aic, bic, log_prob, responsibilities, sample
+
+_responsibilities = jax.jit(responsibilities)
+_log_prob = jax.jit(log_prob)
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_density(offset):
+    x = (X + np.float32(offset)).astype(np.float32)
+    gmm = GMM(*(jnp.asarray(leaf, jnp.float32) for leaf in TRUE))
+    gmm = gmm._replace(means=gmm.means + offset)
+    np.testing.assert_allclose(_log_prob(x, gmm), reference.log_prob(x, gmm), atol=2e-4)
+    np.testing.assert_allclose(
+        _responsibilities(x, gmm), reference.responsibilities(x, gmm), atol=2e-5
+    )
+    cube = _responsibilities(x.reshape(4, 100, D), gmm)
+    np.testing.assert_allclose(cube.reshape(N, K), _responsibilities(x, gmm), atol=1e-6)
+
+
+def test_direct_formulation_where_the_expanded_one_fails(monkeypatch):
+    narrow = GMM(
+        jnp.asarray([0.5, 0.25, 0.25]),
+        jnp.asarray([[0.0] * D, [500.0] * D, [500.01] * D]),
+        jnp.asarray([[1.0] * D, [1e-4] * D, [1e-4] * D]),
+    )
+    x = np.float32([[500.004] * D, [500.02] * D, [0.5] * D])
+    expected = reference.responsibilities(x, narrow)
+    inner = mixture.gmm_frame(narrow).enter_gmm(narrow)
+    assert not mixture.well_conditioned(inner)
+    np.testing.assert_allclose(_responsibilities(x, narrow), expected, atol=5e-3)
+    np.testing.assert_allclose(_log_prob(x, narrow), reference.log_prob(x, narrow), atol=2e-2)
+    monkeypatch.setattr(mixture, "WORST_CONDITION", np.inf)
+    expanded = jax.jit(lambda x: log_prob(x, narrow))(x)
+    assert np.abs(expanded - reference.log_prob(x, narrow)).max() > 0.1
+
+
+def test_dead_components_may_hold_anything():
+    gmm = GMM(
+        jnp.asarray([0.0, 1.0]),
+        jnp.asarray([[np.nan] * D, [0.0] * D]),
+        jnp.asarray([[0.0] * D, [1.0] * D]),
+    )
+    one = GMM(*(leaf[1:] for leaf in gmm))
+    np.testing.assert_allclose(_log_prob(X, gmm), reference.log_prob(X, one), rtol=1e-5)
+    np.testing.assert_allclose(_responsibilities(X, gmm), [[0, 1]] * N)
+
+
+def test_gradient_of_the_density_is_finite_and_right():
+    with jax.enable_x64(True):
+        gmm = GMM(*(jnp.asarray(leaf) for leaf in TRUE))
+        x = jnp.asarray(X[:5].astype(np.float64))
+        got = jax.jit(jax.grad(lambda x: jnp.sum(log_prob(x, gmm))))(x)
+        q = reference.responsibilities(x, TRUE)
+        score = -(np.asarray(x)[:, None] - TRUE.means) / TRUE.variances
+        np.testing.assert_allclose(got, (q[:, :, None] * score).sum(1), atol=1e-12)
+
+
+def test_sample_moments():
+    gmm = GMM(*(jnp.asarray(leaf, jnp.float32) for leaf in TRUE))
+    draw = jax.jit(sample, static_argnums=2)
+    x, label = (np.asarray(leaf) for leaf in draw(jax.random.key(0), gmm, 40_000))
+    np.testing.assert_allclose(np.bincount(label) / 40_000, TRUE.weights, atol=0.01)
+    for k in range(K):
+        np.testing.assert_allclose(x[label == k].mean(0), TRUE.means[k], atol=0.06)
+        np.testing.assert_allclose(x[label == k].var(0), TRUE.variances[k], rtol=0.08)
+
+
+def test_information_criteria():
+    gmm = GMM(*(jnp.asarray(leaf, jnp.float32) for leaf in TRUE))
+    theirs = GaussianMixture(K, covariance_type="diag")
+    theirs.weights_, theirs.means_, theirs.covariances_ = wide = reference.wide(*gmm)
+    theirs.precisions_cholesky_ = 1 / np.sqrt(wide[2])
+    assert bic(X, gmm) == pytest.approx(theirs.bic(X.astype(np.float64)), rel=1e-5)
+    assert aic(X, gmm) == pytest.approx(theirs.aic(X.astype(np.float64)), rel=1e-5)
+    assert bic([X[:100], X[100:]], gmm) == pytest.approx(bic(X, gmm), rel=1e-6)
