@@ -26,7 +26,9 @@ from mpp_jax.numerics import power_l2
 from mpp_jax.stats.gmm import fit_gmm
 from mpp_jax.stats.mixture import GMM
 from mpp_jax.stats.pca import PCA, fit_pca, pca_transform
-from mpp_jax.svm.machines import LinearSVM, fit_svm, one_vs_rest_targets, svm_scores
+from mpp_jax.svm.machines import LinearSVM, fit_svm, svm_scores
+from mpp_jax.svm.options import DEFAULTS
+from mpp_jax.svm.targets import one_vs_rest_targets
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
@@ -69,11 +71,11 @@ class LinearSVMClassifier(ClassifierMixin, BaseEstimator):
         self,
         C: float = 10.0,
         *,
-        loss: str = "hinge",
-        bias_multiplier: float = 1.0,
+        loss: str = DEFAULTS["loss"],
+        bias_multiplier: float = DEFAULTS["bias_multiplier"],
         class_weight: str | Mapping[Any, float] | None = None,
-        tolerance: float = 1e-3,
-        max_iterations: int = 20_000,
+        tolerance: float = DEFAULTS["tolerance"],
+        max_iterations: int = DEFAULTS["max_iterations"],
     ) -> None:
         self.C = C
         self.loss = loss

@@ -1,8 +1,8 @@
 """One-vs-rest linear support vector machines: training, choice of C, probabilities.
 
-`machines` is the place to start: the objective, `fit_svm` from one Gram matrix, scores. More
-vectors than a Gram matrix can hold: `primal`. Several C and folds from one Gram matrix: `select`.
-Probabilities: `calibration`. The solver itself: `dual`.
+`machines` is the place to start: the objective, `fit_svm` from one Gram matrix, scores. Keywords
+that every fit takes: `SVMOptions`. More vectors than a Gram matrix can hold: `primal`. Several C
+and folds from one Gram matrix: `select`. Probabilities: `calibration`. The solver itself: `dual`.
 """
 
 from mpp_jax.svm.calibration import PlattScaling, fit_platt, platt_probabilities
@@ -13,10 +13,10 @@ from mpp_jax.svm.machines import (
     SVMInfo,
     fit_svm,
     fit_svm_gram,
-    one_vs_rest_targets,
     svm_from_dual,
     svm_scores,
 )
+from mpp_jax.svm.options import SVMOptions
 from mpp_jax.svm.primal import PrimalInfo, fit_svm_primal
 from mpp_jax.svm.select import (
     CrossValidation,
@@ -27,6 +27,7 @@ from mpp_jax.svm.select import (
     stratified_folds,
     svm_path,
 )
+from mpp_jax.svm.targets import one_vs_rest_targets
 
 __all__ = [
     "LOSSES",
@@ -36,6 +37,7 @@ __all__ = [
     "PlattScaling",
     "PrimalInfo",
     "SVMInfo",
+    "SVMOptions",
     "SVMPath",
     "accuracy_metric",
     "cross_validate_svm",

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mpp_jax.svm.machines import check_targets
+from mpp_jax.svm.targets import check_targets
 
 ITERATIONS = 100
 TOLERANCE = 1e-10

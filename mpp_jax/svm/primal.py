@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -33,15 +33,9 @@ from mpp_jax.numerics import PRECISION
 from mpp_jax.svm.dual import accelerate, begin, pose
 from mpp_jax.svm.gram import Vectors, check_finite_rows, row_blocks, vectors_shape
 from mpp_jax.svm.losses import Loss, dual_sums, loss_sums
-from mpp_jax.svm.machines import (
-    ClassWeight,
-    LinearSVM,
-    SVMInfo,
-    check_options,
-    check_targets,
-    loss_weights,
-    relative_gap,
-)
+from mpp_jax.svm.machines import LinearSVM, SVMInfo, relative_gap
+from mpp_jax.svm.options import ObjectiveOptions, loss_weights, resolve
+from mpp_jax.svm.targets import check_targets
 
 INNER_STEPS = 10
 """Accelerated steps on each mini-batch: cheap beside its Gram matrix, and enough to profit."""
@@ -66,14 +60,11 @@ def fit_svm_primal(
     c: float | ArrayLike = 10.0,
     *,
     key: jax.Array,
-    bias_multiplier: float = 1.0,
-    loss: Loss = "hinge",
-    class_weight: ClassWeight = None,
-    sample_weight: ArrayLike | None = None,
     tolerance: float = 1e-2,
     max_epochs: int = 100,
     batch_size: int = 256,
     on_epoch: Callable[[int, np.ndarray], None] | None = None,
+    **options: Unpack[ObjectiveOptions],
 ) -> tuple[LinearSVM, PrimalInfo]:
     """Train one linear machine per class by mini-batches, without an N x N matrix.
 
@@ -85,15 +76,12 @@ def fit_svm_primal(
         targets: (N, L) or (N,) in {-1, 0, +1}; 0 ignores the vector for that class.
         c: Weight C of the losses, a scalar or one per class.
         key: Key for the order of the examples.
-        bias_multiplier: The constant feature B; 0 trains without bias.
-        loss: "hinge", "squared_hinge" or "logistic".
-        class_weight: None, "balanced" or (L, 2), as in ``fit_svm``.
-        sample_weight: (N,) non-negative factors on C.
         tolerance: Relative duality gap at which all classes are done. float32 sums let it go down
             to about 1e-4.
         max_epochs: Stop here in any case; ``certificate.converged`` tells.
         batch_size: Rows per mini-batch. Larger ones need fewer epochs and cost more each.
-        on_epoch: Called after each epoch with its number (from 1) and the relative gaps (L,).
+        on_epoch: called after each epoch with its number (from 1) and the relative gaps (L,).
+        options: `bias_multiplier`, `loss`, `class_weight` and `sample_weight`, see `SVMOptions`.
 
     Returns:
         The machines (weights (L, D), bias (L,)), and how the training went.
@@ -105,8 +93,9 @@ def fit_svm_primal(
     n, d = vectors_shape(vectors)
     read = _row_reader(vectors)
     y = check_targets(targets, n)
-    u = loss_weights(y, c, class_weight, sample_weight)
-    check_options(loss, bias_multiplier, tolerance, max_epochs)
+    chosen = resolve(options, tolerance=tolerance, max_iterations=max_epochs)
+    bias, loss = chosen["bias_multiplier"], chosen["loss"]
+    u = loss_weights(y, c, chosen["class_weight"], chosen["sample_weight"])
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     classes, size = y.shape[1], min(batch_size, n)
@@ -123,10 +112,10 @@ def fit_svm_primal(
             problem = (np.where(real[:, None], v[rows], 0) for v in (y, u))
             with jax.enable_x64(True):  # for the dual variables, see svm_dual
                 weights, improved = _improve_batch(
-                    weights, block, alpha[rows], *problem, bias_multiplier, loss=loss
+                    weights, block, alpha[rows], *problem, bias, loss=loss
                 )
             alpha[rows[real]] = np.asarray(improved)[real]
-        primal, dual = _objectives(vectors, weights, alpha, y, u, bias_multiplier, loss)
+        primal, dual = _objectives(vectors, weights, alpha, y, u, bias, loss)
         gap = relative_gap(primal, dual)
         history.append(primal)
         if on_epoch is not None:
@@ -135,7 +124,7 @@ def fit_svm_primal(
             break
     epochs = np.full(classes, epoch, np.int32)
     certificate = SVMInfo(primal, dual, gap, epochs, gap <= tolerance)
-    svm = LinearSVM(weights[:, :d], np.float32(bias_multiplier) * weights[:, d])
+    svm = LinearSVM(weights[:, :d], np.float32(bias) * weights[:, d])
     return svm, PrimalInfo(certificate, np.stack(history))
 
 

@@ -9,7 +9,7 @@ of the one before. The scores of held-out rows are K (alpha o y), so no weight v
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,9 @@ from jax.typing import ArrayLike
 
 from mpp_jax.metrics import mean_average_precision
 from mpp_jax.svm.dual import exact_product
-from mpp_jax.svm.losses import Loss
-from mpp_jax.svm.machines import (
-    ClassWeight,
-    SVMInfo,
-    check_gram,
-    check_targets,
-    fit_svm_gram,
-)
+from mpp_jax.svm.machines import SVMInfo, check_gram, fit_svm_gram
+from mpp_jax.svm.options import SVMOptions, resolve
+from mpp_jax.svm.targets import check_targets
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 """(scores (M, L), targets (M, L) in {-1, 0, +1}) -> a figure, the larger the better."""
@@ -72,13 +67,7 @@ def svm_path(
     gram: ArrayLike,
     targets: ArrayLike,
     cs: Sequence[float],
-    *,
-    bias_multiplier: float = 1.0,
-    loss: Loss = "hinge",
-    class_weight: ClassWeight = None,
-    sample_weight: ArrayLike | None = None,
-    tolerance: float = 1e-3,
-    max_iterations: int = 20_000,
+    **options: Unpack[SVMOptions],
 ) -> SVMPath:
     """Train at every C of ``cs``, each warm-started from the next smaller one.
 
@@ -86,12 +75,7 @@ def svm_path(
         gram: (N, N) inner products, as ``gram_matrix`` gives them.
         targets: (N, L) in {-1, 0, +1}.
         cs: Values of C, in any order; the result is ascending.
-        bias_multiplier: As in ``fit_svm``, like all that follow.
-        loss: "hinge", "squared_hinge" or "logistic".
-        class_weight: None, "balanced" or (L, 2).
-        sample_weight: (N,) or None.
-        tolerance: Relative duality gap, at every C.
-        max_iterations: Bound on the iterations, at every C.
+        options: see `SVMOptions`.
 
     Raises:
         ValueError: As for ``fit_svm_gram``; or ``cs`` is empty.
@@ -100,18 +84,8 @@ def svm_path(
     coefficients: list[np.ndarray] = []
     infos = []
     for c in values:
-        solution, info = fit_svm_gram(
-            gram,
-            targets,
-            c,
-            bias_multiplier=bias_multiplier,
-            loss=loss,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            initial=coefficients[-1] if coefficients else None,
-        )
+        before = coefficients[-1] if coefficients else None
+        solution, info = fit_svm_gram(gram, targets, c, initial=before, **options)
         coefficients.append(solution)
         infos.append(info)
     return SVMPath(
@@ -127,12 +101,7 @@ def cross_validate_svm(
     *,
     key: jax.Array | None = None,
     metric: Metric = mean_average_precision,
-    bias_multiplier: float = 1.0,
-    loss: Loss = "hinge",
-    class_weight: ClassWeight = None,
-    sample_weight: ArrayLike | None = None,
-    tolerance: float = 1e-3,
-    max_iterations: int = 20_000,
+    **options: Unpack[SVMOptions],
 ) -> CrossValidation:
     """k-fold cross-validation of C for all classes at once.
 
@@ -145,12 +114,7 @@ def cross_validate_svm(
         key: Key for drawing folds; needed if ``folds`` is a number.
         metric: (scores, targets) of held-out rows -> figure, by default the mean 11-point AP;
             ``accuracy_metric`` is the top-1 accuracy of exclusive classes.
-        bias_multiplier: As in ``fit_svm``, like all that follow.
-        loss: "hinge", "squared_hinge" or "logistic".
-        class_weight: None, "balanced" (by the counts of each fold's training rows), or (L, 2).
-        sample_weight: (N,) or None.
-        tolerance: Relative duality gap.
-        max_iterations: Bound on the iterations, at every C.
+        options: see `SVMOptions`.
 
     Raises:
         ValueError: As for ``fit_svm_gram``; a fold's training rows lack a side of some class; a
@@ -174,25 +138,16 @@ def cross_validate_svm(
     _check_folds(columns)
 
     classes = y.shape[1]
-    weights = class_weight
+    chosen = resolve(options)
+    bias, weights = chosen["bias_multiplier"], chosen["class_weight"]
     if weights is not None and not isinstance(weights, str):
-        weights = np.tile(np.asarray(weights), (count, 1))
-    path = svm_path(
-        gram,
-        columns.reshape(n, count * classes),
-        cs,
-        bias_multiplier=bias_multiplier,
-        loss=loss,
-        class_weight=weights,
-        sample_weight=sample_weight,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-    )
+        chosen["class_weight"] = np.tile(np.asarray(weights), (count, 1))
+    path = svm_path(gram, columns.reshape(n, count * classes), cs, **chosen)
     scores = np.stack(
         [
             np.where(
                 held_out[:, :, None],
-                gram_scores(gram, a, bias_multiplier).reshape(n, count, classes),
+                gram_scores(gram, a, bias).reshape(n, count, classes),
                 0,
             ).sum(axis=1)
             for a in path.coefficients

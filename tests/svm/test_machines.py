@@ -20,7 +20,7 @@ from mpp_jax.svm import (
     svm_from_dual,
     svm_scores,
 )
-from mpp_jax.svm.machines import loss_weights
+from mpp_jax.svm.options import loss_weights
 
 LOSSES = ("hinge", "squared_hinge", "logistic")
 X, LABELS = problem()
@@ -99,13 +99,6 @@ def test_every_option_reaches_the_reference_objective(loss, case):
         best = reference_objective(X, y[:, k], u[:, k], loss, options["bias_multiplier"])
         assert info.primal_objective[k] == pytest.approx(best, rel=2e-5)
         assert info.dual_objective[k] == pytest.approx(best, rel=2e-5)
-
-
-def test_balanced_weights_are_scikit_learns():
-    y = np.array([[1, 1], [-1, 0], [-1, -1], [-1, -1]], float)
-    u = loss_weights(y, 10.0, "balanced")
-    np.testing.assert_allclose(u[:, 0], 10 * np.array([2, 2 / 3, 2 / 3, 2 / 3]))
-    np.testing.assert_allclose(u[:, 1], 10 * np.array([1.5, 0, 0.75, 0.75]))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

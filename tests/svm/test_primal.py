@@ -7,7 +7,7 @@ from helpers.svm_reference import primal, problem
 
 from mpp_jax.svm import fit_svm, fit_svm_primal, one_vs_rest_targets, svm_scores
 from mpp_jax.svm import primal as module
-from mpp_jax.svm.machines import loss_weights
+from mpp_jax.svm.options import loss_weights
 
 X, LABELS = problem(n=500, d=300, classes=4)
 Y = one_vs_rest_targets(LABELS)
