@@ -156,11 +156,15 @@ def exclusive(place: Path) -> Iterator[None]:
 
     Raises:
         BusyError: another process, or another thread of this one, holds it.
-        OSError: the lock file cannot be written.
     """
     lock = place.absolute().with_name(f".{place.absolute().name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("ab") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("ab")
+    except OSError:  # a place that cannot be written is its writer's to refuse
+        yield
+        return
+    with file:
         # Whoever held it may have removed the file since it was opened here.
         if not try_lock(file.fileno()) or not is_open_file(file.fileno(), lock):
             raise BusyError(

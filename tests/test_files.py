@@ -126,6 +126,10 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with files.exclusive(place):
         pass
     assert names(tmp_path) == []
+    # What cannot be a place is refused by whoever writes there.
+    (tmp_path / "file").touch()
+    with files.exclusive(tmp_path / "file" / "x"):
+        pass
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="asks for a process that dies")

@@ -15,7 +15,9 @@ from mpp_jax.data import Dataset, open_dataset
 from mpp_jax.nets import NETWORKS, Network
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.model import Model, open_model
+from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.runs.settings import Job
+from mpp_jax.storage.bundle import arrays_digest
 from mpp_jax.storage.store import Store
 from mpp_jax.weights.load import load_network
 
@@ -109,3 +111,24 @@ def tree_bytes(folder: Path) -> dict[str, tuple[bytes, int]]:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Encodings byte for byte; codebook and machines bit for bit; figures to the last digit."""
+    assert store_bytes(a / "encodings") == store_bytes(b / "encodings")
+    assert codebook_digest(a / "codebook") == codebook_digest(b / "codebook")
+    assert svm_digest(a / "model") == svm_digest(b / "model")
+    assert results(a) == results(b)
+
+
+def codebook_digest(folder: Path) -> str:
+    codebooks, _ = load_codebooks(folder)
+    return arrays_digest(codebooks)
+
+
+def svm_digest(folder: Path) -> str:
+    return arrays_digest(open_model(folder).svms)
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())["results"]

@@ -1,7 +1,6 @@
 """The stages together: parts against whole, caches, interruption, and what the figures mean."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,13 @@ from helpers.toy_run import (
     CONFIG,
     METHODS,
     Finished,
+    assert_same_run,
+    codebook_digest,
     finished_run,
     know_toy,
     quiet,
     store_bytes,
+    svm_digest,
     tree_bytes,
 )
 
@@ -28,9 +30,8 @@ from mpp_jax.pooling import pool
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.model import open_model, save_model
 from mpp_jax.runs.provenance import load_codebooks
-from mpp_jax.storage.bundle import BundleError, arrays_digest
+from mpp_jax.storage.bundle import BundleError
 from mpp_jax.storage.store import Store, StoreError
-from mpp_jax.storage.store_format import read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -45,27 +46,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def run(done: Finished, out: Path, **changes: Any) -> int:
     return stages.run(done.job(out, replace(CONFIG, **changes)), quiet())
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    """Encodings byte for byte; codebook and machines bit for bit; figures to the last digit."""
-    assert store_bytes(a / "encodings") == store_bytes(b / "encodings")
-    assert codebook_digest(a / "codebook") == codebook_digest(b / "codebook")
-    assert svm_digest(a / "model") == svm_digest(b / "model")
-    assert results(a) == results(b)
-
-
-def codebook_digest(folder: Path) -> str:
-    codebooks, _ = load_codebooks(folder)
-    return arrays_digest(codebooks)
-
-
-def svm_digest(folder: Path) -> str:
-    return arrays_digest(open_model(folder).svms)
-
-
-def results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())["results"]
 
 
 # ------------------------------------------------------------------------------ what it computes
@@ -177,68 +157,6 @@ def test_larger_batches_change_rounding_only(done: Finished, tmp_path: Path) -> 
             np.testing.assert_allclose(
                 store.vectors(method, split), done.store.vectors(method, split), atol=2e-4
             )
-
-
-# ------------------------------------------------------------------------------ interruption
-
-
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> Callable[[], int]:
-    """Let the encoding of picture ``count + 1`` be interrupted; return how many were asked for."""
-    encode, calls = pipeline.encode_described, 0
-
-    def counted(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == count + 1:
-            raise KeyboardInterrupt
-        return encode(*arguments)
-
-    monkeypatch.setattr(pipeline, "encode_described", counted)
-    return lambda: calls
-
-
-@pytest.mark.parametrize("room", [0, 2**30])
-@pytest.mark.parametrize("pictures", [5, 10, 20])
-def test_interrupted_run_goes_on(done: Finished, tmp_path: Path, room: int, pictures: int) -> None:
-    out = tmp_path / "out"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        interrupt_after(monkeypatch, pictures)
-        with pytest.raises(KeyboardInterrupt):
-            run(done, out, cache_bytes=room)
-    book = tree_bytes(out / "codebook")
-    _, items = read_manifest(out / "encodings")
-    finished = [item for item in items if item.status == "done"]
-    # Shards hold 8 train, 7 train and a test, 8 test pictures; training pictures come first.
-    assert len(finished) == {5: 0, 10: 8, 20: 16}[pictures]
-    with pytest.raises(StoreError, match=r"unfinished, \d+ of 24 pictures are not encoded yet"):
-        Store.open(out / "encodings")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        asked = interrupt_after(monkeypatch, 10**6)
-        assert run(done, out, cache_bytes=room) == 0
-        assert asked() == 24 - len(finished)
-    assert tree_bytes(out / "codebook") == book  # not fitted again
-    assert_same_run(out, done.out)
-
-
-def test_damaged_shard_is_made_again(done: Finished, tmp_path: Path) -> None:
-    codebooks, _ = load_codebooks(done.out / "codebook")
-    folder = tmp_path / "store"
-
-    def encode() -> None:
-        pipeline.encode_dataset(
-            done.dataset, done.network, codebooks, CONFIG, folder, watcher=quiet()
-        )
-
-    encode()
-    shard = folder / "shard-00001.mpp.npy"
-    shard.write_bytes(shard.read_bytes()[:-7])
-    with pytest.raises(StoreError, match=r"shard-00001.mpp.npy: missing or damaged"):
-        Store.open(folder).vectors("mpp", "train")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        asked = interrupt_after(monkeypatch, 10**6)
-        encode()
-        assert asked() == 8
-    assert store_bytes(folder) == store_bytes(done.out / "encodings")
 
 
 # ------------------------------------------------------------------------------ stored codebooks
