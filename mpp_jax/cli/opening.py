@@ -57,6 +57,11 @@ def open_network(name: str, weights: str | None, dtype: str, console: Console) -
     """Load a network and say which."""
     network = load_network(name, weights, dtype=jnp.dtype(dtype))
     console.say(made_with(network.spec.name, network.weights_sha256))
+    if network.spec.lacking:
+        console.say(
+            f"the weights end at layer {network.spec.layer_names[-1]}, without "
+            f"{', '.join(network.spec.lacking)}; the default layer is {network.spec.default_layer}"
+        )
     return network
 
 

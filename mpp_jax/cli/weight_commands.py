@@ -71,6 +71,8 @@ def weights_verify(file: Path, network: str | None) -> int:
     click.echo(f"fits: {', '.join(found.networks) or 'no network'}")
     if found.audit is not None:
         click.echo(str(found.audit))
+    for finding in found.findings:
+        click.echo(f"finding: {finding}")
     if found.problem is not None:
         raise ValueError(found.problem)
     return 0

@@ -79,10 +79,11 @@ def _check_types(spec: NetSpec) -> None:
             _refuse(spec, field, f"must be a tuple, got {getattr(spec, field)!r}")
     if not isinstance(spec.files, WeightFiles):
         _refuse(spec, "files", f"must be a WeightFiles, got {spec.files!r}")
-    for field in ("caffe_names", "torchvision", "places"):
+    for field in ("caffe_names", "torchvision", "flax", "places"):
         if not isinstance(getattr(spec.files, field), tuple):
             _refuse(spec, "files", f"{field} must be a tuple, got {getattr(spec.files, field)!r}")
-    pairs = (*spec.preprocessing, *spec.files.caffe_names, *spec.files.torchvision)
+    files = spec.files
+    pairs = (*spec.preprocessing, *files.caffe_names, *files.torchvision, *files.flax)
     if strange := [pair for pair in pairs if not isinstance(pair, tuple) or len(pair) != 2]:
         _refuse(spec, "preprocessing, files", f"wants pairs, got {strange[0]!r}")
     try:
@@ -181,8 +182,11 @@ def _check_files(spec: NetSpec) -> None:
         _refuse(spec, "files", f"torchvision must name each of {', '.join(own)} once")
     if twice := _twice(modules):
         _refuse(spec, "files", f"torchvision gives two layers the module {twice!r}")
-    if strange := [name for name, _ in files.caffe_names if name not in own]:
-        _refuse(spec, "files", f"caffe_names: {strange[0]!r} is none of {', '.join(own)}")
+    if twice := _twice((*own, *(module for _, module in files.flax))):
+        _refuse(spec, "files", f"flax gives two layers the module {twice!r}")
+    for field in ("caffe_names", "flax"):
+        if strange := [name for name, _ in getattr(files, field) if name not in own]:
+            _refuse(spec, "files", f"{field}: {strange[0]!r} is none of {', '.join(own)}")
     for place in files.places:
         _check_place(spec, place)
 

@@ -160,8 +160,10 @@ class NetSpec:
         averaged_stride: pixels between two such means.
         aliases: names that the literature gives to the network, in lower case; several networks may
             share one.
-        files: what its weight files look like, and where the public ones are. Neither this nor
-            `aliases` is compared or hashed: they do not change what is computed.
+        files: what its weight files look like, and where the public ones are.
+        lacking: layers of the network above the last one of `layers`, which its weights lack. None
+            of `aliases`, `files` and this is compared or hashed: they do not change what is
+            computed.
     """
 
     name: str
@@ -175,6 +177,7 @@ class NetSpec:
     averaged_stride: int = 32
     aliases: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     files: WeightFiles = dataclasses.field(default=WeightFiles(), compare=False, repr=False)
+    lacking: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -191,6 +194,12 @@ class NetSpec:
         Raises:
             ValueError: it has none.
         """
+        if layer in self.lacking:
+            raise ValueError(
+                f"layer: the weights of network {self.name!r} end at {self.layer_names[-1]!r} and "
+                f"have no layer {layer!r}; give a file that has it, or take one of "
+                f"{', '.join(self.descriptor_layers)}"
+            )
         if layer not in self.layer_names:
             raise ValueError(
                 f"layer: network {self.name!r} has no layer {layer!r}; "
@@ -226,6 +235,30 @@ class NetSpec:
         spec = self.layer(layer)
         n = map_size(self, side, spec.name)
         return max(0, (n - spec.pool_window) // spec.pool_stride + 1)
+
+    def up_to(self, layer: str) -> NetSpec:
+        """Return the network that ends at a layer.
+
+        Where the default layer lies above, the highest descriptor layer that is left takes its
+        place.
+
+        Raises:
+            ValueError: no such layer, or no descriptor layer up to there.
+        """
+        end = self.index(layer) + 1
+        kept = self.layer_names[:end]
+        usable = tuple(name for name in self.descriptor_layers if name in kept)
+        if not usable:
+            raise ValueError(f"layer: nothing up to {layer!r} of {self.name!r} has descriptors")
+        default = self.default_layer if self.default_layer in kept else max(usable, key=kept.index)
+        return dataclasses.replace(
+            self,
+            layers=self.layers[:end],
+            descriptor_layers=usable,
+            default_layer=default,
+            averaged=tuple(name for name in self.averaged if name in kept),
+            lacking=(*self.layer_names[end:], *self.lacking),
+        )
 
     def with_pooling(self, pooling: PoolingMode) -> NetSpec:
         """Return the same network with floor- or ceil-mode pooling."""

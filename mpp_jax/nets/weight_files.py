@@ -45,8 +45,8 @@ class WeightPlace:
 class WeightFiles:
     """The weight files of one network.
 
-    Files in this package's own names, ``conv1/kernel``, are read for every network. Layers inside
-    fire modules are written ``fire2/squeeze1x1``.
+    Files in this package's own names, ``conv1/kernel``, are read for every network that states what
+    input they expect (``"native"``). Layers inside fire modules are written ``fire2/squeeze1x1``.
 
     Attributes:
         caffe: whether files in Caffe's names are known.
@@ -54,6 +54,9 @@ class WeightFiles:
         matconvnet: whether files in MatConvNet's names are known.
         torchvision: (layer, module) pairs, for instance ``("conv1", "features.0")`` where torch
             files have ``features.0.weight``: every convolution, or none where no such file is.
+        flax: (layer, module) pairs: names beside the layer's own where the layout is this package's
+            own, as in what Flax saves, for instance ``("conv1", "AlexNet_0/Conv_0")`` where files
+            have ``AlexNet_0/Conv_0/kernel``. Not every layer needs one.
         deep_compression: whether there are files in the Deep Compression format.
         places: public files; the first is taken where the user gives none.
     """
@@ -62,6 +65,7 @@ class WeightFiles:
     caffe_names: tuple[tuple[str, str], ...] = ()
     matconvnet: bool = False
     torchvision: tuple[tuple[str, str], ...] = ()
+    flax: tuple[tuple[str, str], ...] = ()
     deep_compression: bool = False
     places: tuple[WeightPlace, ...] = ()
 

@@ -9,7 +9,7 @@ from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.describe.extraction import Described, Wanted, Wants, describe_items
 from mpp_jax.nets import NetSpec, Network
-from mpp_jax.nets.registry import PACKAGED
+from mpp_jax.nets.registry import NETWORKS, PACKAGED
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import Atom, check_methods, encode, parse, parse_all
 from mpp_jax.stats.codebook import Codebooks, Recipe
@@ -36,7 +36,9 @@ def code_of(config: Run, spec: NetSpec) -> dict[str, str]:
     """Return the SHA-256 of users' code in a run, by variant or network; empty without any."""
     code = {a.variant: a.pooling.code for a in atoms_of(config) if not a.external}
     if spec.name not in PACKAGED:
-        code[f"network {spec.name}"] = hashlib.sha256(repr(spec).encode()).hexdigest()
+        # As registered: weight files may end lower, and state constants of normalisation.
+        registered = repr(NETWORKS.get(spec.name, spec))
+        code[f"network {spec.name}"] = hashlib.sha256(registered.encode()).hexdigest()
     return {name: digest for name, digest in code.items() if digest}
 
 

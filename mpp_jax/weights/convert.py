@@ -1,44 +1,25 @@
-"""Foreign arrays -> audited parameters: one rule per key, one key per parameter, equal shapes.
+"""Foreign arrays -> audited parameters of a network, in NumPy.
 
-Every naming convention lists, for each parameter of the network, the key it is stored under; a
-layout function turns the stored array into HWIO (kernels) or a vector (biases). The audit is
-two-sided: it fails on a key without a parameter, a parameter without a key, a wrong shape or
-dtype, on values that are not finite and on layers that contradict the network's, and it names all
-of these in one message. The channel order of the file is folded into the first kernel, so that
-every network takes RGB.
+The audit is two-sided: it fails on a key without a parameter, a parameter without a key, a wrong
+shape or dtype (`mpp_jax.weights.fit`, which also says where a file may end before the network
+does), on values that are not finite and on layers that contradict the network's, and it finds all
+of these at once. The channel order of the file is folded into the first kernel, so that every
+network takes RGB.
 """
 
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mpp_jax.nets.registry import NETWORKS
-from mpp_jax.nets.spec import Conv, NetSpec, Params, Preprocessing, convolutions, kernel_shape
-from mpp_jax.nets.weight_files import Convention
-from mpp_jax.weights.names import stored_keys
-from mpp_jax.weights.source import SourceWeights, WeightsError
-from mpp_jax.weights.structure import lrn_constants, structure_errors
-
-SHOWN_ERRORS = 120  # more than a network has parameters; names from a file are endless
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """One parameter: its place in the tree, the keys it may be stored under, its layer."""
-
-    path: tuple[str, ...]
-    keys: tuple[str, ...]
-    layer: Conv
-    shape: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """The place in the tree as text."""
-        return "/".join(self.path)
+from mpp_jax.nets.spec import NetSpec, Params, Preprocessing, convolutions
+from mpp_jax.weights.fit import fit
+from mpp_jax.weights.source import SourceWeights, WeightsError, summary
+from mpp_jax.weights.structure import lrn_constants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +37,18 @@ class AuditRow:
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What was assigned from where."""
+    """What was assigned from where, and what of network and file was left out."""
 
     network: str
     format: str
     rows: tuple[AuditRow, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return a table: parameter, shape, key, min, max, mean, CRC-32 of the float32 bytes."""
+        """Return a table: parameter, shape, key, min, max, mean, CRC-32 of the float32 bytes.
+
+        What of the network or the file is left out follows.
+        """
         head = ("parameter", "shape", "from", "min", "max", "mean", "crc32")
         body = [
             (
@@ -83,7 +68,8 @@ class Audit:
             for row in [head, *body]
         ]
         total = sum(math.prod(r.shape) for r in self.rows)
-        return "\n".join([f"{self.network} from {self.format}: {total:,} parameters", *lines])
+        head_line = f"{self.network} from {self.format}: {total:,} parameters"
+        return "\n".join([head_line, *lines, *(f"note: {note}" for note in self.notes)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,45 +84,6 @@ class Converted:
     audit: Audit
 
 
-def rules(spec: NetSpec, convention: Convention) -> tuple[Rule, ...]:
-    """Return the rules of a convention for a network; none where it does not know the network."""
-    found = []
-    for path, layer, channels in convolutions(spec):
-        kernel = kernel_shape(layer, channels)
-        for leaf, shape in (("kernel", kernel), ("bias", kernel[-1:])):
-            keys = stored_keys(spec, convention, path, leaf)
-            if keys:
-                found.append(Rule((*path, leaf), keys, layer, shape))
-    return tuple(found)
-
-
-def _bias(x: np.ndarray, rule: Rule) -> np.ndarray | None:
-    """Return a vector that may have axes of length one around it."""
-    return x.reshape(-1) if max(x.shape, default=0) == x.size == rule.shape[0] else None
-
-
-def _kernel_oihw(x: np.ndarray, rule: Rule) -> np.ndarray | None:
-    """Return HWIO of (O, I, h, w), or for dense layers of (O, I h w) with leading ones."""
-    height, width, inputs, outputs = rule.shape
-    oihw = (outputs, inputs, height, width)
-    as_matrix = math.prod(x.shape[:-2]) == 1 and x.shape[-2:] == (outputs, math.prod(oihw[1:]))
-    if x.shape != oihw and not (rule.layer.dense and as_matrix):
-        return None
-    return x.reshape(oihw).transpose(2, 3, 1, 0)
-
-
-def _kernel_hwio(x: np.ndarray, rule: Rule) -> np.ndarray | None:
-    return x if x.shape == rule.shape else None
-
-
-_LAYOUT: dict[Convention, Callable[[np.ndarray, Rule], np.ndarray | None]] = {
-    "caffe": _kernel_oihw,
-    "torchvision": _kernel_oihw,
-    "matconvnet": _kernel_hwio,
-    "native": _kernel_hwio,
-}
-
-
 def _at(tree: Params, path: Iterable[str]) -> Any:
     for name in path:
         tree = tree[name]
@@ -149,56 +96,33 @@ def _assign(params: Params, path: tuple[str, ...], value: np.ndarray) -> None:
     params[path[-1]] = value
 
 
-def match(
-    source: SourceWeights, spec: NetSpec
-) -> tuple[list[tuple[Rule, str, np.ndarray]], list[str]]:
-    """Pair parameters with stored arrays, in the layout of the network, touching no values.
-
-    Returns:
-        (rule, key, array) of everything that fits, and all that does not.
-    """
-    errors, pairs, unused = structure_errors(source, spec), [], dict(source.arrays)
-    known = rules(spec, source.convention)
-    if not known:
-        return [], [f"files of this network in {source.convention} names are not known"]
-    for rule in known:
-        keys = [key for key in rule.keys if key in source.arrays]
-        arrays = [unused.pop(key) for key in keys]
-        if not keys:
-            errors.append(f"{rule.name} is missing: no {' or '.join(map(repr, rule.keys))}")
-            continue
-        if len(keys) > 1:
-            errors.append(f"{rule.name} is stored twice, as {' and '.join(map(repr, keys))}")
-            continue
-        if arrays[0].dtype.kind != "f":
-            errors.append(f"{keys[0]!r} has dtype {arrays[0].dtype}, wanted floating point")
-            continue
-        layout = _bias if rule.path[-1] == "bias" else _LAYOUT[source.convention]
-        value = layout(arrays[0], rule)
-        if value is None:
-            got = arrays[0].shape
-            errors.append(f"{keys[0]!r} has shape {got}, {rule.name} needs {rule.shape}")
-            continue
-        pairs.append((rule, keys[0], value))
-    return pairs, [*errors, *(f"{key!r} belongs to no parameter" for key in unused)]
-
-
-def convert(source: SourceWeights, spec: NetSpec) -> Converted:
+def convert(source: SourceWeights, spec: NetSpec, layer: str | None = None) -> Converted:
     """Turn a file's arrays into parameters of `spec`, or say everything that is wrong.
 
+    Args:
+        source: the file.
+        spec: the network; what comes out ends where the file ends.
+        layer: one that must be there; None: whatever the file has.
+
     Raises:
-        WeightsError: see the module's docstring; the message holds all findings.
+        WeightsError: see the module's docstring; `WeightsError.findings` holds all that is wrong.
     """
-    pairs, errors = match(source, spec)
+    found = fit(source, spec)
     params: Params = {}
-    for rule, key, stored in pairs:
+    errors = list(found.errors)
+    for rule, key, stored in found.pairs:
         value = np.ascontiguousarray(stored, np.float32)
         if not np.isfinite(value).all():
             errors.append(f"{key!r} holds values that are not finite")
             continue
         _assign(params, rule.path, value)
     if errors:
-        raise WeightsError(_message(source, spec, errors))
+        raise WeightsError(_message(source, spec, errors), errors)
+    if layer is not None and layer not in found.spec.layer_names:
+        raise WeightsError(
+            f"the {source.format} file has no layer {layer!r}: {summary(found.notes)}", found.notes
+        )
+    spec = found.spec
     preprocessing = source.preprocessing or spec.preprocessing_for(source.convention)
     if preprocessing is None:
         raise WeightsError(
@@ -206,8 +130,8 @@ def convert(source: SourceWeights, spec: NetSpec) -> Converted:
         )
     mean, scale, mean_image = _fold_channels(params, spec, preprocessing, source.mean_image)
     spec = spec.with_lrn(lrn_constants(source, spec))
-    rows = tuple(_audit_row(rule.name, key, _at(params, rule.path)) for rule, key, _ in pairs)
-    audit = Audit(spec.name, source.format, rows)
+    rows = tuple(_audit_row(rule.name, key, _at(params, rule.path)) for rule, key, _ in found.pairs)
+    audit = Audit(spec.name, source.format, rows, found.notes)
     return Converted(params, spec, mean, scale, mean_image, audit)
 
 
@@ -238,15 +162,13 @@ def _audit_row(parameter: str, key: str, value: np.ndarray) -> AuditRow:
     )
 
 
-def _message(source: SourceWeights, spec: NetSpec, errors: list[str]) -> str:
-    shown = [error[:300] for error in errors[:SHOWN_ERRORS]]
-    if len(errors) > SHOWN_ERRORS:
-        shown.append(f"and {len(errors) - SHOWN_ERRORS} more")
-    others = [other.name for other in NETWORKS.values() if not match(source, other)[1]]
+def _message(source: SourceWeights, spec: NetSpec, errors: Sequence[str]) -> str:
+    others = [other.name for other in NETWORKS.values() if fits_whole(source, other)]
     hint = f" (it fits {' and '.join(map(repr, others))})" if others else ""
-    return f"{source.format} file does not fit network {spec.name!r}{hint}: {'; '.join(shown)}"
+    return f"{source.format} file does not fit network {spec.name!r}{hint}: {summary(errors)}"
 
 
-def parameter_count(spec: NetSpec) -> int:
-    """Return the number of parameters of a network."""
-    return sum(math.prod(rule.shape) for rule in rules(spec, "native"))
+def fits_whole(source: SourceWeights, spec: NetSpec) -> bool:
+    """Return whether a file holds all of a network and nothing else, whatever the values."""
+    found = fit(source, spec)
+    return not found.errors and not found.notes

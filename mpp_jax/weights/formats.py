@@ -9,11 +9,12 @@ from pathlib import Path
 from mpp_jax.nets.registry import NETWORKS
 from mpp_jax.nets.spec import NetSpec
 from mpp_jax.weights.caffemodel import looks_like_caffemodel, read_caffemodel
-from mpp_jax.weights.convert import parameter_count
 from mpp_jax.weights.deep_compression import expected_size, read_deep_compression
+from mpp_jax.weights.fit import parameter_count
 from mpp_jax.weights.mat5 import looks_like_mat5
 from mpp_jax.weights.matconvnet import read_matconvnet
 from mpp_jax.weights.native import looks_native, read_native
+from mpp_jax.weights.npz import looks_like_npz, read_npz
 from mpp_jax.weights.safetensors import looks_like_safetensors, read_safetensors
 from mpp_jax.weights.source import SourceWeights, WeightsError
 from mpp_jax.weights.torch_file import looks_like_torch, read_torch
@@ -22,7 +23,7 @@ from mpp_jax.weights.torch_file import looks_like_torch, read_torch
 BYTES_PER_PARAMETER = 16
 ROOM_BYTES = 64 << 20
 
-KNOWN = "Caffe, MatConvNet, torch, safetensors, Deep Compression and this package's own"
+KNOWN = "Caffe, MatConvNet, torch, safetensors, npz, Deep Compression and this package's own"
 
 
 def budget(spec: NetSpec) -> int:
@@ -61,6 +62,8 @@ def parse_weights(data: bytes, spec: NetSpec) -> SourceWeights:
     """Decode the bytes of a weight file of any known format; see `read_weights`."""
     if looks_like_mat5(data):
         return read_matconvnet(data, spec, budget(spec))
+    if looks_like_npz(data):
+        return read_npz(data, budget(spec))
     if looks_like_torch(data):
         return read_torch(data, budget(spec))
     if looks_like_safetensors(data):

@@ -23,6 +23,7 @@ from mpp_jax.weights.source import WeightsError
 def load_network(
     name: str = DEFAULT_NETWORK,
     weights: str | os.PathLike[str] | None = None,
+    layer: str | None = None,
     *,
     pooling: PoolingMode | None = None,
     dtype: Any = jnp.float32,
@@ -30,11 +31,17 @@ def load_network(
 ) -> Network:
     """Return a pretrained network.
 
+    Weights may end below the network's last layer: those of the convolutions alone, or fine-tuned
+    ones whose last layers have other sizes. The network then ends where they end, and so does its
+    description: `network.spec.lacking` names the layers above, and `network.spec.default_layer` is
+    the highest that is left.
+
     Args:
         name: a name of `mpp_jax.nets.NETWORKS`, or ``sift``, which has no weights.
         weights: a weight file of any known format, or a folder of this package's own form; None
             takes what was imported into the cache folder, or the file inside the package, or the
             network's public file, which is downloaded once (its hash is checked).
+        layer: one that the weights must reach; None: whatever they reach.
         pooling: ``"floor"`` or ``"ceil"``; None: the network's own.
         dtype: of the parameters and so of the computation, float32 or bfloat16.
         precision: of the convolutions' products: ``"highest"``, or ``"default"``, the device's own
@@ -44,12 +51,16 @@ def load_network(
         The network; `network.descriptors(x)` takes RGB pictures.
 
     Raises:
-        ValueError: unknown network, pooling or dtype.
-        WeightsError: a file that is missing, damaged or for another network (a `ValueError`).
+        ValueError: unknown network, layer, pooling or dtype.
+        WeightsError: a file that is missing, damaged, for another network, or without the layer (a
+            `ValueError`).
     """
     if name == SIFT_SPEC.name and weights is None:
+        SIFT_SPEC.layer(layer)
         return _sift(dtype)
-    network, _ = load_audited(name, weights, pooling=pooling, dtype=dtype, precision=precision)
+    network, _ = load_audited(
+        name, weights, layer, pooling=pooling, dtype=dtype, precision=precision
+    )
     return network
 
 
@@ -64,6 +75,7 @@ def _sift(dtype: Any) -> Network:
 def load_audited(
     name: str,
     weights: str | os.PathLike[str] | None = None,
+    layer: str | None = None,
     *,
     pooling: PoolingMode | None = None,
     dtype: Any = jnp.float32,
@@ -79,8 +91,10 @@ def load_audited(
         raise ValueError(f"dtype: must be a floating-point dtype, not {dtype!r}")
     if precision not in ("highest", "high", "default"):
         raise ValueError(f"precision: must be 'highest', 'high' or 'default', not {precision!r}")
+    if layer is not None:
+        spec.index(layer)
     path = default_file(name) if weights is None else Path(weights)
-    converted, sha256 = read_converted(path, spec)
+    converted, sha256 = read_converted(path, spec, layer)
     return as_network(converted, sha256, dtype, precision), converted.audit
 
 
@@ -110,11 +124,11 @@ def default_file(name: str) -> Path:
     return fetch(places[0])
 
 
-def read_converted(path: Path, spec: NetSpec) -> tuple[Converted, str]:
+def read_converted(path: Path, spec: NetSpec, layer: str | None = None) -> tuple[Converted, str]:
     """Read, convert and audit a file; return the parameters and the file's SHA-256."""
     with naming(path):
         source, sha256 = read_weights(path, spec)
-        return convert(source, spec), sha256
+        return convert(source, spec, layer), sha256
 
 
 @contextlib.contextmanager
@@ -123,7 +137,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except WeightsError as error:
-        raise WeightsError(f"weights: {path}: {error}") from error
+        raise WeightsError(f"weights: {path}: {error}", error.findings) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise WeightsError(f"weights: {path}: {reason}; give the path of a weight file") from error

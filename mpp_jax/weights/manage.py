@@ -8,7 +8,8 @@ from mpp_jax.files import file_digest
 from mpp_jax.nets.registry import NETWORKS, get_spec
 from mpp_jax.nets.weight_files import DIGEST_LENGTHS, WeightPlace
 from mpp_jax.weights.cache import cached_path, fetch, matches
-from mpp_jax.weights.convert import Audit, convert, match
+from mpp_jax.weights.convert import Audit, convert
+from mpp_jax.weights.fit import fit
 from mpp_jax.weights.formats import budget, parse_weights
 from mpp_jax.weights.load import (
     imported_folder,
@@ -33,6 +34,7 @@ class Verification:
         networks: networks that it fits (usually one).
         audit: what is assigned from where, for the first of them.
         problem: why it cannot be used or trusted; None: nothing is wrong.
+        findings: all that is wrong, where the problem names the first few.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Verification:
     networks: tuple[str, ...]
     audit: Audit | None
     problem: str | None
+    findings: tuple[str, ...] = ()
 
 
 def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
@@ -152,26 +155,29 @@ def verify_weights(file: str | os.PathLike[str], network: str | None = None) -> 
         sources, problem = _sources(path, network)
     except OSError as error:
         raise WeightsError(f"weights: {path}: {error.strerror or error}") from error
-    matched = {name: match(source, NETWORKS[name]) for name, source in sources.items()}
-    fits = tuple(name for name, (_, errors) in matched.items() if not errors)
-    nearest = max(matched, key=lambda name: len(matched[name][0]), default=None)
-    target = network or (fits[0] if fits else nearest)
-    audit = None
+    found = {name: fit(source, NETWORKS[name]) for name, source in sources.items()}
+    usable = [name for name, how in found.items() if not how.errors]
+    whole = [name for name in usable if not found[name].notes]
+    fits = tuple(whole or usable)
+    nearest = max(fits or found, key=lambda name: len(found[name].pairs), default=None)
+    target, audit = network or nearest, None
+    findings: tuple[str, ...] = ()
     if target in sources:
         try:
             audit = convert(sources[target], NETWORKS[target]).audit
             problem = None
         except WeightsError as error:
-            problem = str(error)
-            if network is None and not matched[target][0]:
+            problem, findings = str(error), error.findings
+            if network is None and not found[target].pairs:
                 names = ", ".join(map(repr, list(sources[target].arrays)[:4]))
                 problem = f"it fits no network: its arrays are {names[:200]} ..."
+                findings = ()
     if problem is None and published is None and (namesake := _namesake(path)) is not None:
         problem = (
             f"it is named like the public file {namesake.name!r}, but its {namesake.algorithm} is "
             f"{digests[namesake.algorithm]}, not {namesake.digest}"
         )
-    return Verification(path, digests["sha256"], published, fits, audit, problem)
+    return Verification(path, digests["sha256"], published, fits, audit, problem, findings)
 
 
 def _namesake(path: Path) -> WeightPlace | None:
@@ -216,5 +222,5 @@ def _verify_folder(path: Path, network: str | None) -> Verification:
                 )
         converted, sha256 = read_converted(path, NETWORKS[name])
     except WeightsError as error:
-        return Verification(path, "", None, (), None, str(error))
+        return Verification(path, "", None, (), None, str(error), error.findings)
     return Verification(path, sha256, None, (name,), converted.audit, None)

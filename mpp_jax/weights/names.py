@@ -3,10 +3,13 @@
 - ``caffe``: layer name and blob number, ``conv1/0`` (kernel) and ``conv1/1`` (bias).
 - ``matconvnet``: layer name and ``f`` (filters) or ``b`` (biases).
 - ``torchvision``: name of the module, ``features.0.weight`` and ``features.0.bias``.
-- ``native``: the path in this package's own parameter tree, ``conv1/kernel``.
+- ``native``: the path in this package's own parameter tree, ``conv1/kernel``, or that of a Flax
+  module of the same layout, ``AlexNet_0/Conv_0/kernel``.
 
 What differs from network to network stands in the network's own file, in `NetSpec.files`.
 """
+
+from collections.abc import Collection
 
 from mpp_jax.nets.spec import NetSpec
 from mpp_jax.nets.weight_files import Convention
@@ -25,7 +28,8 @@ def stored_keys(
     """
     layer, is_kernel, files = "/".join(path), leaf == "kernel", spec.files
     if convention == "native":
-        return (f"{layer}/{leaf}",)
+        modules = (layer, *(module for own, module in files.flax if own == layer))
+        return tuple(f"{module}/{leaf}" for module in modules)
     if convention == "caffe" and files.caffe:
         names = (layer, *(name for own, name in files.caffe_names if own == layer))
         return tuple(f"{name}/{0 if is_kernel else 1}" for name in names)
@@ -34,3 +38,10 @@ def stored_keys(
     if convention == "torchvision" and files.torchvision:
         return (f"{dict(files.torchvision)[layer]}.{'weight' if is_kernel else 'bias'}",)
     return ()
+
+
+def convention_of(keys: Collection[str]) -> Convention:
+    """Return the convention that keys follow, in a format that does not tell."""
+    if any(key.endswith((".weight", ".bias")) for key in keys):
+        return "torchvision"
+    return "caffe" if any(key.endswith(("/0", "/1")) for key in keys) else "native"

@@ -26,8 +26,8 @@ import numpy as np
 from mpp_jax.files import folder_digests, replaced_folder
 from mpp_jax.nets.network import Network
 from mpp_jax.nets.spec import LRN, NetSpec, Preprocessing, convolutions
-from mpp_jax.weights.convert import rules
-from mpp_jax.weights.source import FileLayer, SourceWeights, WeightsError
+from mpp_jax.weights.fit import rules
+from mpp_jax.weights.source import FileLayer, SourceWeights, WeightsError, summary
 from mpp_jax.weights.structure import described
 
 FORMAT, VERSION = "mpp-jax network", 2
@@ -202,7 +202,8 @@ def _restore(folder: Path, spec: NetSpec) -> dict[str, np.ndarray]:
     shape, _ = declared.get("mean_image", ((1, 1, 3), None))
     if len(shape) == 3 and shape[2] == 3 and max(shape) <= MAX_IMAGE_SIDE:
         wanted |= {"mean_image": shape} if "mean_image" in declared else {}
-    errors = [f"{name!r} is missing" for name in wanted if name not in declared]
+    # What else is missing the audit finds: a network may end below its last layer.
+    errors = [f"{name!r} is missing" for name in ("mean", "scale") if name not in declared]
     errors += [f"{name!r} is not known" for name in declared if name not in wanted]
     errors += [
         f"{name!r} is {dtype} of shape {shape}, wanted float32 of {wanted[name]}"
@@ -210,13 +211,13 @@ def _restore(folder: Path, spec: NetSpec) -> dict[str, np.ndarray]:
         if name in wanted and (shape != wanted[name] or dtype != np.float32)
     ]
     if errors:
-        raise WeightsError(f"the checkpoint does not fit {spec.name!r}: {'; '.join(errors[:8])}")
+        raise WeightsError(f"the checkpoint does not fit {spec.name!r}: {summary(errors)}", errors)
     try:
         restored = checkpointer.restore(folder)
         arrays = {name: np.asarray(value) for name, value in restored.items()}
     except Exception as error:
         raise WeightsError("the checkpoint is damaged: its arrays cannot be read") from error
-    for name, shape in wanted.items():
-        if name not in arrays or arrays[name].shape != shape or arrays[name].dtype != np.float32:
+    for name, (shape, dtype) in declared.items():
+        if name not in arrays or arrays[name].shape != shape or arrays[name].dtype != dtype:
             raise WeightsError(f"the checkpoint is damaged: {name!r} is not what it declares")
     return jax.tree.map(np.asarray, arrays)

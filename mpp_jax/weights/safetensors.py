@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mpp_jax.nets.weight_files import Convention
+from mpp_jax.weights.names import convention_of
 from mpp_jax.weights.quantised import dequantise
 from mpp_jax.weights.source import SourceWeights, WeightsError
 
@@ -67,13 +67,7 @@ def read_safetensors(data: bytes) -> SourceWeights:
             f"{len(body)} bytes without gaps"
         )
     arrays = dequantise(arrays)
-    return SourceWeights("safetensors", _convention(arrays), arrays)
-
-
-def _convention(arrays: dict[str, np.ndarray]) -> Convention:
-    if any(key.endswith((".weight", ".bias")) for key in arrays):
-        return "torchvision"
-    return "caffe" if any(key.endswith(("/0", "/1")) for key in arrays) else "native"
+    return SourceWeights("safetensors", convention_of(arrays), arrays)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What every reader of a weight file hands over, and the one error they raise."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,15 +10,21 @@ from mpp_jax.nets.spec import LRN, Preprocessing
 from mpp_jax.nets.weight_files import Convention
 
 MAX_MESSAGE = 16_000
+SHOWN_FINDINGS = 5
+MAX_FINDING = 300
 
 
 class WeightsError(ValueError):
     """A weight file that is missing, damaged, or made for another network.
 
     The message is one line of bounded length, whatever names the file puts into it.
+
+    Attributes:
+        findings: all that is wrong, where an audit found it; the message holds the first few.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, findings: Sequence[str] = ()) -> None:
+        self.findings = tuple(findings)
         line = " ".join(message.split())
         super().__init__(line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]} ...")
 
@@ -57,6 +64,14 @@ class SourceWeights:
     mean_image: np.ndarray | None = None
     structure: tuple[FileLayer, ...] = ()
     network: str | None = None
+
+
+def summary(findings: Sequence[str]) -> str:
+    """Return the first findings of an audit in one line, and how many more there are."""
+    shown = [finding[:MAX_FINDING] for finding in findings[:SHOWN_FINDINGS]]
+    if (more := len(findings) - len(shown)) > 0:
+        shown.append(f"and {more} more (weights verify lists all)")
+    return "; ".join(shown)
 
 
 def shortest(value: float) -> float:

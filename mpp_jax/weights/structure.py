@@ -39,8 +39,14 @@ def _convolution(name: str, layer: Conv) -> FileLayer:
     )
 
 
-def structure_errors(source: SourceWeights, spec: NetSpec) -> list[str]:
-    """Return what the file's layers contradict; nothing where they agree or are not stored."""
+def structure_errors(source: SourceWeights, spec: NetSpec, *, to_the_end: bool = True) -> list[str]:
+    """Return what the file's layers contradict; nothing where they agree or are not stored.
+
+    Args:
+        source: the file.
+        spec: the network.
+        to_the_end: whether the file must end where the network ends, or may go on.
+    """
     if not source.structure:
         return []
     errors = [
@@ -60,7 +66,8 @@ def structure_errors(source: SourceWeights, spec: NetSpec) -> list[str]:
             got, expected = getattr(have, field), getattr(want, field)
             if got is not None and expected is not None and got != expected:
                 errors.append(f"{have.name!r} has {field} {got}, {want.name!r} has {expected}")
-    if len(source.structure) != len(wanted):
+    have_more = len(source.structure) - len(wanted)
+    if have_more < 0 or (have_more and to_the_end):
         errors.append(f"the file has {len(source.structure)} layers, the network {len(wanted)}")
     return errors
 

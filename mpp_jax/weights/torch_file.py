@@ -8,19 +8,15 @@ and then, per key, an int64 count and the numbers. `mpp_jax.weights.torch_pickle
 import functools
 import io
 import math
-import zipfile
-import zlib
 from collections.abc import Callable
 
 import numpy as np
 
+from mpp_jax.weights.archive import open_archive
 from mpp_jax.weights.source import SourceWeights, WeightsError
 from mpp_jax.weights.torch_pickle import Storage, Tensor, interpret, state_dict
 
 MAX_PICKLE_BYTES = 8 << 20
-MAX_ENTRIES = 20_000
-# torch stores; other tools that rewrite the archive deflate.
-COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 Fetch = Callable[[Storage], bytes]
@@ -57,44 +53,13 @@ def read_torch(data: bytes, budget: int) -> SourceWeights:
 
 
 def _read_zip(data: bytes, budget: int) -> tuple[dict[str, Tensor], Fetch]:
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
-        raise WeightsError("the torch file is damaged: no readable zip archive") from error
-    entries = {info.filename: info for info in archive.infolist()}
-    if any(info.compress_type not in COMPRESSIONS for info in entries.values()):
-        raise WeightsError("the torch file is compressed in a way that torch never uses")
-    if len(entries) > MAX_ENTRIES or sum(info.file_size for info in entries.values()) > budget:
-        raise WeightsError("the torch file declares more data than any network needs")
+    entries, read = open_archive(data, budget, "torch")
     programs = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
     if len(programs) != 1:
         raise WeightsError("the zip archive is no torch file: it has no 'data.pkl'")
     folder = programs[0].removesuffix("data.pkl")
-    if entries[programs[0]].file_size > MAX_PICKLE_BYTES:
+    if entries[programs[0]] > MAX_PICKLE_BYTES:
         raise WeightsError("the torch file's pickle is too long for a state dict")
-
-    def read(name: str) -> bytes:
-        if name not in entries:
-            raise WeightsError(f"the torch file is damaged: it has no entry {name!r}")
-        try:
-            with archive.open(entries[name]) as file:
-                # One byte beyond what is declared is enough to catch a lie, and all that is read.
-                raw = file.read(entries[name].file_size + 1)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            ValueError,
-            RuntimeError,
-            NotImplementedError,
-            OSError,
-        ) as error:
-            reason = str(error)[:100] or type(error).__name__
-            raise WeightsError(f"the torch file is damaged: entry {name!r}: {reason}") from error
-        if len(raw) != entries[name].file_size:
-            raise WeightsError(f"the torch file is damaged: entry {name!r} has the wrong length")
-        return raw
-
     if f"{folder}byteorder" in entries and read(f"{folder}byteorder") != b"little":
         raise WeightsError("the torch file is big-endian")
     tensors = state_dict(interpret(io.BytesIO(read(programs[0])))[0])

@@ -15,6 +15,8 @@ from mpp_jax.weights.source import WeightsError
 
 MAX_INSTRUCTIONS = 500_000
 MAX_AXES = 32
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+MAX_WRAPPERS = 3
 
 # What a storage's numbers are; bfloat16 is widened by hand.
 STORAGES = {
@@ -65,21 +67,20 @@ _MARK = object()
 
 
 def state_dict(obj: Any) -> dict[str, Tensor]:
-    """Return the tensors of a pickled object by key.
+    """Return the tensors of a pickled object by key, out of what training loops wrap around them.
 
     Raises:
         WeightsError: it is no state dict, or holds anything but tensors.
     """
-    if isinstance(obj, dict) and isinstance(obj.get("state_dict"), dict):
-        obj = obj["state_dict"]
+    for _ in range(MAX_WRAPPERS):
+        inner = [obj[word] for word in WRAPPERS if isinstance(obj, dict) and word in obj]
+        obj = next((value for value in inner if isinstance(value, dict)), obj)
     if not isinstance(obj, dict) or not obj:
         raise WeightsError("the torch file holds no state dict (save model.state_dict())")
     for key, value in obj.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"the torch file's entry {str(key)[:80]!r} is no tensor")
-    # Parallel training prefixes every key; one key of many is a stranger for the audit to name.
-    prefix = "module." if all(key.startswith("module.") for key in obj) else ""
-    return {key.removeprefix(prefix): value for key, value in obj.items()}
+    return obj
 
 
 def interpret(file: io.BytesIO) -> tuple[Any, dict[str, Storage]]:

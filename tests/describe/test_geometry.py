@@ -9,7 +9,7 @@ from mpp_jax.nets import NETWORKS
 from mpp_jax.nets.conv import DIRECT
 from mpp_jax.nets.network import LayerStack, Network, param_shapes
 from mpp_jax.nets.spec import map_size
-from mpp_jax.weights.convert import parameter_count
+from mpp_jax.weights.fit import parameter_count
 
 COUNTS = {
     "caffenet": [1, 9, 64, 196, 484, 1156, 2500],

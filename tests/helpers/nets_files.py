@@ -340,3 +340,13 @@ def torch_arrays(blobs, spec):
         flat = weights.reshape(len(weights), -1) if name in dense else weights
         arrays |= {f"{keys[name]}.weight": flat, f"{keys[name]}.bias": bias}
     return arrays
+
+
+# ------------------------------------------------------------------ NumPy
+
+
+def npz(arrays, *, compress=False):
+    """Return the bytes of a ``.npz`` archive."""
+    file = io.BytesIO()
+    (np.savez_compressed if compress else np.savez)(file, **arrays)
+    return file.getvalue()

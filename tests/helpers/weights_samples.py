@@ -11,6 +11,7 @@ from helpers.nets_files import (
     dagnn,
     dense_names,
     narrow,
+    npz,
     random_blobs,
     simplenn,
     torch_arrays,
@@ -20,6 +21,7 @@ from mpp_jax.nets import NETWORKS
 from mpp_jax.weights.caffemodel import read_caffemodel
 from mpp_jax.weights.deep_compression import _layer_shapes, read_deep_compression
 from mpp_jax.weights.matconvnet import read_matconvnet
+from mpp_jax.weights.npz import read_npz
 from mpp_jax.weights.safetensors import read_safetensors
 from mpp_jax.weights.torch_file import read_torch
 
@@ -84,6 +86,8 @@ FILES = {
         torch_zip(TORCH_ARRAYS, compression=zipfile.ZIP_DEFLATED),
         lambda d: read_torch(d, BUDGET),
     ),
+    "npz": (npz(TORCH_ARRAYS), lambda d: read_npz(d, BUDGET)),
+    "npz-deflated": (npz(TORCH_ARRAYS, compress=True), lambda d: read_npz(d, BUDGET)),
     "safetensors": (safetensors.numpy.save(TORCH_ARRAYS), lambda d: read_safetensors(d)),
     "deep-compression": (
         deep_compression(SQUEEZENET),

@@ -29,7 +29,7 @@ from mpp_jax.nets.checks import check_spec
 from mpp_jax.pooling import POOLINGS, load_plugin
 from mpp_jax.pooling.notation import canonical
 from mpp_jax.weights import PLACES, import_weights, list_weights
-from mpp_jax.weights.convert import match
+from mpp_jax.weights.fit import fit
 from mpp_jax.weights.load import load_network
 from mpp_jax.weights.safetensors import read_safetensors
 
@@ -298,8 +298,8 @@ def test_a_files_audit_names_the_users_network(tmp_path, example):
     with pytest.raises(ValueError, match=r"does not fit network 'vgg16' \(it fits 'tiny'\)"):
         load_network("vgg16", file)
     other = dataclasses.replace(spec, files=WeightFiles())
-    _, errors = match(read_safetensors(file.read_bytes()), other)
-    assert errors == ["files of this network in torchvision names are not known"]
+    errors = fit(read_safetensors(file.read_bytes()), other).errors
+    assert errors == ("files of this network in torchvision names are not known",)
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def structural_offsets(name):
     whole = np.frombuffer(data, np.uint8)
     if name.startswith("caffe"):
         marks = [data.find(n.encode()) for n in CAFFE_BLOBS]
-    elif "torch" in name:
+    elif name.startswith(("torch", "npz")):
         marks = [0, data.find(b"PK\x01\x02"), data.find(b"PK\x05\x06"), data.find(b"features")]
     else:
         marks = [0, 128, 256, 700]
