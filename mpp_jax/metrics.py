@@ -14,8 +14,6 @@ Ties: equal scores keep the order of the examples (a stable sort), as in the dev
 MATLAB sort is stable. Examples with target 0 ("difficult" only) are taken out before ranking.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np
@@ -23,49 +21,49 @@ from jax.typing import ArrayLike
 
 
 def top1_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Fraction of examples whose highest score is that of their class.
+    """Return the fraction of examples whose highest score is that of their class.
 
     Args:
         scores: (N, L); among equal highest scores the first class counts as the prediction.
         labels: (N,) integers in 0..L-1.
 
     Raises:
-        ValueError: Shapes disagree, there is no example, a label is out of range, a score is NaN.
+        ValueError: shapes disagree, there is no example, a label is out of range, a score is NaN.
     """
     s, y = _check_labelled(scores, labels)
     return float(np.mean(np.argmax(s, axis=1) == y))
 
 
 def mean_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Mean over the classes that occur in ``labels`` of the accuracy within the class.
+    """Return the mean, over the classes that occur in `labels`, of the accuracy within.
 
     Args:
         scores: (N, L).
         labels: (N,) integers in 0..L-1.
 
     Raises:
-        ValueError: As for ``top1_accuracy``.
+        ValueError: as for `top1_accuracy`.
     """
     per_class = class_accuracies(scores, labels)
     return float(np.nanmean(per_class))
 
 
 def class_accuracies(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """(L,) accuracy within each class; NaN for a class without examples."""
+    """Return the accuracy (L,) within each class; NaN for a class without examples."""
     counts = confusion_matrix(scores, labels)
     total = counts.sum(axis=1)
     return np.where(total > 0, np.diagonal(counts) / np.maximum(total, 1), np.nan)
 
 
 def confusion_matrix(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Counts (L, L) int64: row = true class, column = predicted class.
+    """Return counts (L, L) int64: row = true class, column = predicted class.
 
     Args:
         scores: (N, L).
         labels: (N,) integers in 0..L-1.
 
     Raises:
-        ValueError: As for ``top1_accuracy``.
+        ValueError: as for `top1_accuracy`.
     """
     s, y = _check_labelled(scores, labels)
     classes = s.shape[1]
@@ -76,18 +74,18 @@ def confusion_matrix(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
 def average_precision(
     scores: ArrayLike, targets: ArrayLike, kind: Literal["11point", "area"] = "11point"
 ) -> np.ndarray:
-    """Average precision of every class.
+    """Return the average precision of every class.
 
     Args:
         scores: (N, L) or (N,) of one class.
-        targets: Same shape, in {-1, 0, +1}; 0 takes the example out of that class's ranking.
+        targets: same shape, in {-1, 0, +1}; 0 takes the example out of that class's ranking.
         kind: "11point" (VOC 2007) or "area", see the module's head.
 
     Returns:
         (L,) float64; NaN for a class without a positive (its precision is undefined).
 
     Raises:
-        ValueError: Shapes disagree, a target is outside {-1, 0, +1}, a score is NaN, unknown kind.
+        ValueError: shapes disagree, a target is outside {-1, 0, +1}, a score is NaN, unknown kind.
     """
     if kind not in ("11point", "area"):
         raise ValueError(f"kind must be '11point' or 'area', got {kind!r}")
@@ -107,14 +105,14 @@ def average_precision(
 def mean_average_precision(
     scores: ArrayLike, targets: ArrayLike, kind: Literal["11point", "area"] = "11point"
 ) -> float:
-    """Mean of ``average_precision`` over the classes that have a positive; NaN if none has."""
+    """Return the mean `average_precision` of classes that have a positive; NaN if none has."""
     per_class = average_precision(scores, targets, kind)
     defined = per_class[~np.isnan(per_class)]
     return float(np.mean(defined)) if defined.size else np.nan
 
 
 def _ranked(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(precision, is-positive) by descending score, ignored examples taken out."""
+    """Return (precision, is-positive) by descending score, ignored examples taken out."""
     used = targets != 0
     order = np.argsort(-scores[used].astype(np.float64), kind="stable")
     positive = targets[used][order] > 0

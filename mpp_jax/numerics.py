@@ -13,21 +13,21 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-#: Matrix products whose rounding shows in the result state this precision: the default of GPUs
-#: (TF32) and TPUs (bfloat16) keeps 8 to 11 bits of the mantissa.
 PRECISION = jax.lax.Precision.HIGHEST
+"""Matrix products whose rounding shows in the result state this precision: the default of GPUs
+(TF32) and TPUs (bfloat16) keeps 8 to 11 bits of the mantissa."""
 
-#: Descriptors beyond this magnitude are refused: sums of their squares leave the float32 range.
 LARGEST_VALUE = 1e15
+"""Descriptors beyond this magnitude are refused: sums of their squares leave the float32 range."""
 
 
 def real_dtype(*arrays: ArrayLike) -> jnp.dtype:
-    """Common floating type of the arrays, at least float32 (bfloat16 and integers are widened)."""
+    """Return the common floating type, at least float32 (bfloat16 and integers are widened)."""
     return jnp.dtype(jnp.promote_types(jnp.result_type(*arrays), jnp.float32))
 
 
 def signed_sqrt(v: ArrayLike) -> Array:
-    """Signed square root ``sign(v) sqrt(|v|)``, elementwise; its gradient at 0 is 0, not inf.
+    """Return ``sign(v) sqrt(|v|)``, elementwise; its gradient at 0 is 0, not inf.
 
     Perronnin, Sánchez and Mensink, "Improving the Fisher Kernel for Large-Scale Image
     Classification" (2010), section 3.2, with alpha = 1/2.
@@ -39,7 +39,7 @@ def signed_sqrt(v: ArrayLike) -> Array:
 
 
 def l2_normalize(v: ArrayLike, axis: int = -1, *, smallest: float = 1e-12) -> Array:
-    """``v / max(||v||_2, smallest)`` along ``axis``; a zero vector stays zero, with gradient 0.
+    """Return ``v / max(||v||_2, smallest)`` along `axis`; zero stays zero, with gradient 0.
 
     The guard is VLFeat's. The norm is taken after division by the largest magnitude, so that
     vectors whose squares overflow or underflow are normalised as well.
@@ -53,7 +53,7 @@ def l2_normalize(v: ArrayLike, axis: int = -1, *, smallest: float = 1e-12) -> Ar
 
 
 def power_l2(v: ArrayLike, axis: int = -1) -> Array:
-    """Signed square root, then L2 along ``axis``: the "improved" Fisher vector's normalisation."""
+    """Apply `signed_sqrt`, then L2 along `axis`: the normalisation of "improved" Fisher vectors."""
     return l2_normalize(signed_sqrt(v), axis=axis)
 
 
@@ -72,7 +72,7 @@ def over_pictures(function: Callable[[Any], Any], arguments: Any) -> Any:
 
 
 def mask_rows(x: Array, mask: Array | None, fill: Array) -> Array:
-    """Rows of ``x`` (..., N, D) outside ``mask`` (..., N) replaced by ``fill`` (D,).
+    """Replace the rows of `x` (..., N, D) outside `mask` (..., N) by `fill` (D,).
 
     Padding may hold anything, NaN too: it must not meet arithmetic, not even times zero, or it
     returns through the gradient.
@@ -121,7 +121,7 @@ def stack_unit_vectors(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def check_matrix(x: ArrayLike, name: str, columns: int | None = None) -> None:
-    """Raise unless ``x`` is a non-empty real (N, D) array (with D = ``columns``)."""
+    """Raise unless `x` is a non-empty real (N, D) array (with D = `columns`)."""
     shape = np.shape(x)
     if len(shape) != 2 or 0 in shape:
         raise ValueError(
@@ -135,7 +135,7 @@ def check_matrix(x: ArrayLike, name: str, columns: int | None = None) -> None:
 
 
 def check_set(x: Array, dimension: int, owner: str, mask: Array | None = None) -> None:
-    """Raise unless ``x`` is one set (N, D) with the D of ``owner``, and ``mask`` (N,).
+    """Raise unless `x` is one set (N, D) with the D of `owner`, and `mask` (N,).
 
     It looks at shapes alone, so that it holds under a trace as well.
     """
@@ -149,7 +149,7 @@ def check_set(x: Array, dimension: int, owner: str, mask: Array | None = None) -
 
 
 def check_key(key: Any, name: str = "key") -> None:
-    """Raise unless ``key`` is one PRNG key, of the new or of the old style."""
+    """Raise unless `key` is one PRNG key, of the new or of the old style."""
     given = jnp.asarray(key) if isinstance(key, jax.Array | np.ndarray) else None
     typed = given is not None and jnp.issubdtype(given.dtype, jax.dtypes.prng_key)
     old = given is not None and given.dtype == jnp.uint32 and given.ndim == 1
@@ -158,7 +158,7 @@ def check_key(key: Any, name: str = "key") -> None:
 
 
 def check_values(largest: float, name: str) -> None:
-    """Raise unless ``largest``, the largest magnitude in ``name``, is finite and of a sane size."""
+    """Raise unless `largest`, the largest magnitude in `name`, is finite and of a sane size."""
     if not np.isfinite(largest):
         raise ValueError(f"{name} holds NaN or infinity; remove those rows, or mask them out.")
     if largest > LARGEST_VALUE:
@@ -169,7 +169,7 @@ def check_values(largest: float, name: str) -> None:
 
 
 def check_positive_integer(value: Any, name: str) -> int:
-    """``value`` as an int, or an error naming the argument."""
+    """Return `value` as an int, or raise an error naming the argument."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer; got {value!r}.")
     if value < 1:

@@ -2,11 +2,11 @@
 
     make_pipeline(FisherVectorEncoder(64, pca_components=32), LinearSVMClassifier(C=10))
 
-All work is done by the modules ``pca``, ``gmm``, ``fisher`` and ``svm``. scikit-learn itself is an
+All work is done by `mpp_jax.stats`, `mpp_jax.encoders` and `mpp_jax.svm`. scikit-learn itself is an
 optional dependency of this module alone.
 
 ``sklearn.utils.estimator_checks.check_estimator`` passes for both, but for the checks named in
-``EXPECTED_FAILED_CHECKS``, which states why each cannot apply; hand it over as
+`EXPECTED_FAILED_CHECKS`, which states why each cannot apply; hand it over as
 ``check_estimator(estimator, expected_failed_checks=EXPECTED_FAILED_CHECKS[type(estimator)])``.
 """
 
@@ -44,26 +44,26 @@ except ImportError as error:
 
 
 class LinearSVMClassifier(ClassifierMixin, BaseEstimator):
-    """One-vs-rest linear SVM of ``mpp_jax.svm.machines.fit_svm`` as a scikit-learn classifier.
+    """One-vs-rest linear SVM of `mpp_jax.svm.machines.fit_svm` as a scikit-learn classifier.
 
     Two classes make one machine, L > 2 classes make L. The objective of ``loss="hinge"`` is that of
     ``LinearSVC(loss="hinge", C=C, intercept_scaling=bias_multiplier)``.
 
     Args:
-        C: Weight of the losses.
-        loss: "hinge", "squared_hinge" or "logistic".
-        bias_multiplier: The constant feature whose regularised weight is the bias; 0 for none.
+        C: weight of the losses.
+        loss: see `mpp_jax.svm.SVMOptions`.
+        bias_multiplier: see there.
         class_weight: None, "balanced" or a mapping from label to weight: each example's loss is
             multiplied by the weight of its own class, in all one-vs-rest problems.
-        tolerance: Relative duality gap to stop at.
-        max_iterations: Bound on the iterations; reaching it raises a ``ConvergenceWarning``.
+        tolerance: see there.
+        max_iterations: see there; reaching it raises a ``ConvergenceWarning``.
 
     Attributes:
         classes_: (L,) the labels.
         coef_: (L, D) float32 weights; (1, D) for two classes.
         intercept_: (L,) or (1,) float32.
         relative_gap_: (L,) or (1,), certified relative duality gap.
-        n_iter_: Iterations of the slowest class.
+        n_iter_: iterations of the slowest class.
         n_features_in_: D.
     """
 
@@ -85,7 +85,7 @@ class LinearSVMClassifier(ClassifierMixin, BaseEstimator):
         self.max_iterations = max_iterations
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearSVMClassifier:
-        """Train on ``X`` (N, D) with labels ``y`` (N,) and optional ``sample_weight`` (N,)."""
+        """Train on `X` (N, D) with labels `y` (N,) and optional `sample_weight` (N,)."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
@@ -123,14 +123,14 @@ class LinearSVMClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores (N, L), or (N,) for two classes: positive for the second label."""
+        """Return scores (N, L), or (N,) for two classes: positive for the second label."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         scores = np.asarray(svm_scores(LinearSVM(self.coef_, self.intercept_), X))
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> np.ndarray:
-        """Labels (N,) of the highest scores."""
+        """Return the labels (N,) of the highest scores."""
         scores = self.decision_function(X)
         index = (scores > 0).astype(int) if scores.ndim == 1 else np.argmax(scores, axis=1)
         return self.classes_[index]
@@ -139,21 +139,21 @@ class LinearSVMClassifier(ClassifierMixin, BaseEstimator):
 class FisherVectorEncoder(TransformerMixin, BaseEstimator):
     """Descriptor sets to improved Fisher vectors: optional PCA, diagonal mixture, power and L2.
 
-    ``X`` is a list of sets (n_i, C), whose lengths may differ; a three-dimensional array
+    `X` is a list of sets (n_i, C), whose lengths may differ; a three-dimensional array
     (N, n, C); or a matrix (N, C), each row being a set of one descriptor.
 
     Args:
         n_components: Gaussians K of the mixture.
-        pca_components: Dimension P after PCA; None leaves the descriptors as they are (P = C).
-        samples: Most descriptors that PCA and mixture are fitted to, drawn over all sets.
-        improved: Whether power and L2 normalisation finish the vector.
-        tolerance: Stop EM when the mean log-likelihood changes by less.
+        pca_components: dimension P after PCA; None leaves the descriptors as they are (P = C).
+        samples: most descriptors that PCA and mixture are fitted to, drawn over all sets.
+        improved: whether power and L2 normalisation finish the vector.
+        tolerance: stop EM when the mean log-likelihood changes by less.
         max_iterations: EM steps at most.
-        random_state: Seed or ``RandomState`` for the sample and the start of EM.
+        random_state: seed or ``RandomState`` for the sample and the start of EM.
 
     Attributes:
-        pca_: The projection, or None.
-        gmm_: The mixture.
+        pca_: the projection, or None.
+        gmm_: the mixture.
         n_features_in_: C.
     """
 
@@ -183,7 +183,7 @@ class FisherVectorEncoder(TransformerMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any = None) -> FisherVectorEncoder:
-        """Fit projection and mixture to descriptors sampled from the sets; ``y`` is ignored."""
+        """Fit projection and mixture to descriptors sampled from the sets; `y` is ignored."""
         rows = np.concatenate(self._sets(X, reset=True))
         random = check_random_state(self.random_state)
         if len(rows) > self.samples:
@@ -209,7 +209,7 @@ class FisherVectorEncoder(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Fisher vectors (N, 2 K P) float32, in VLFeat's layout."""
+        """Return Fisher vectors (N, 2 K P) float32, in VLFeat's layout."""
         check_is_fitted(self)
         sets = self._sets(X, reset=False)
         # Sets are padded to powers of two and masked: a few programs serve all lengths.
@@ -233,7 +233,7 @@ class FisherVectorEncoder(TransformerMixin, BaseEstimator):
         return out
 
     def _sets(self, X: Any, *, reset: bool) -> list[np.ndarray]:
-        """``X`` as a list of float32 sets (n_i, C), checked."""
+        """Return `X` as a list of float32 sets (n_i, C), checked."""
         if isinstance(X, Sequence):
             is_sets = len(X) > 0 and all(np.ndim(s) == 2 for s in X)
         else:
@@ -264,7 +264,7 @@ class FisherVectorEncoder(TransformerMixin, BaseEstimator):
 def _encode(
     x: jax.Array, mask: jax.Array, pca: PCA | None, gmm: GMM, *, improved: bool
 ) -> jax.Array:
-    """Padded sets (N, T, C) with mask (N, T) to Fisher vectors (N, 2 K P)."""
+    """Encode padded sets (N, T, C) with mask (N, T) as Fisher vectors (N, 2 K P)."""
 
     def one(x: jax.Array, mask: jax.Array) -> jax.Array:
         vector = fisher_vector(x if pca is None else pca_transform(pca, x), gmm, mask)

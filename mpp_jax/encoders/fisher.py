@@ -41,11 +41,11 @@ from mpp_jax.stats.mixture import (
     with_squares,
 )
 
-#: Components lighter than this are left out (VLFeat's VL_GMM_MIN_PRIOR).
 SMALLEST_WEIGHT = 1e-6
+"""Components lighter than this are left out (VLFeat's VL_GMM_MIN_PRIOR)."""
 
-#: Responsibilities smaller than this count as 0 (the threshold in VLFeat's ``fisher.c``).
 SMALLEST_POSTERIOR = 1e-6
+"""Responsibilities smaller than this count as 0 (the threshold in VLFeat's ``fisher.c``)."""
 
 
 class FisherStatistics(NamedTuple):
@@ -60,7 +60,7 @@ class FisherStatistics(NamedTuple):
 def fisher_statistics(
     x: ArrayLike, gmm: GMM, mask: ArrayLike | None = None, *, prune: float = SMALLEST_POSTERIOR
 ) -> FisherStatistics:
-    """Statistics of the descriptors ``x`` (N, D). Pure; batches are ``vmap``.
+    """Return the statistics of the descriptors `x` (N, D). Pure; batches are ``vmap``.
 
     Args:
         x: (N, D), any real dtype; the arithmetic is float32 at least.
@@ -69,7 +69,7 @@ def fisher_statistics(
         prune: responsibilities below it count as 0, without renormalisation; 0 keeps them all.
 
     Raises:
-        ValueError: ``x`` that is no set of the mixture's dimension, or a mask of other rows.
+        ValueError: `x` that is no set of the mixture's dimension, or a mask of other rows.
     """
     x = jnp.asarray(x)
     valid = None if mask is None else jnp.asarray(mask) != 0
@@ -89,9 +89,9 @@ def fisher_statistics(
 
 
 def weighted_sums(q: Array, z: Array, gmm: GMM) -> tuple[Array, Array, Array]:
-    """``s0, s1, s2`` of :class:`FisherStatistics` for weights ``q`` (K, N); linear in ``q``.
+    """Return `s0`, `s1`, `s2` of `FisherStatistics` for weights `q` (K, N); linear in `q`.
 
-    ``z`` (N, D) and ``gmm`` are in one frame, and ``gmm`` is :func:`mpp_jax.stats.mixture.living`.
+    `z` (N, D) and `gmm` are in one frame, `gmm` as `mpp_jax.stats.mixture.living` gives it.
     """
     sigma = jnp.sqrt(gmm.variances)
 
@@ -119,10 +119,10 @@ def weighted_sums(q: Array, z: Array, gmm: GMM) -> tuple[Array, Array, Array]:
 def fisher_from_statistics(
     stats: FisherStatistics, gmm: GMM, *, blocks: tuple[str, ...] = ("mean", "sigma")
 ) -> Array:
-    """The plain Fisher vector (no power, no L2) from statistics; of no descriptor at all, 0. Pure.
+    """Return the plain Fisher vector (no power, no L2) of statistics; of no descriptor, 0. Pure.
 
     Args:
-        stats: from :func:`fisher_statistics` under the same ``gmm``, or a sum of such.
+        stats: from `fisher_statistics` under the same `gmm`, or a sum of such.
         gmm: the mixture.
         blocks: which gradients, in this order: "weight" (K numbers), "mean" (K D), "sigma" (K D).
     """
@@ -149,11 +149,11 @@ def fisher_vector(
     blocks: tuple[str, ...] = ("mean", "sigma"),
     prune: float = SMALLEST_POSTERIOR,
 ) -> Array:
-    """The plain Fisher vector of ``x``, ``(N, D) -> (2 K D,)``: VLFeat's layout, no power, no L2.
+    """Return the plain Fisher vector of `x`, ``(N, D) -> (2 K D,)``, in VLFeat's layout.
 
-    Pure and differentiable with respect to ``x`` and ``gmm``; a batch of sets is ``vmap``. Finish
-    it with :func:`power_l2` for the "improved" Fisher vector. Arguments as for
-    :func:`fisher_statistics` and :func:`fisher_from_statistics`.
+    Plain: no power, no L2; finish it with `mpp_jax.numerics.power_l2` for the "improved" Fisher
+    vector. Pure and differentiable with respect to `x` and `gmm`; a batch of sets is ``vmap``.
+    Arguments as for `fisher_statistics` and `fisher_from_statistics`.
     """
     stats = fisher_statistics(x, gmm, mask, prune=prune)
     return fisher_from_statistics(stats, gmm, blocks=blocks)
@@ -168,12 +168,11 @@ def fisher_vectors(
     prune: float = SMALLEST_POSTERIOR,
     batch: int | None = None,
 ) -> Array:
-    """Plain Fisher vectors of many sets, ``(B, N, D) -> (B, 2 K D)``. Pure; jit it.
+    """Return plain Fisher vectors of many sets, ``(B, N, D) -> (B, 2 K D)``. Pure; jit it.
 
-    ``vmap`` of :func:`fisher_vector` over groups of ``batch`` sets, one group after the other. By
-    default the groups are single sets on CPUs, where the responsibilities of one set stay in the
-    cache (a ``vmap`` over eight takes half as long again), and the whole batch elsewhere. ``mask``
-    is (B, N).
+    ``vmap`` of `fisher_vector` over groups of `batch` sets, one group after the other. By default
+    the groups are single sets on CPUs, where the responsibilities of one set stay in the cache (a
+    ``vmap`` over eight takes half as long again), and the whole batch elsewhere. `mask` is (B, N).
     """
     x = jnp.asarray(x)
     mask = jnp.ones(x.shape[:2], bool) if mask is None else jnp.asarray(mask) != 0

@@ -5,19 +5,19 @@ Mathematics
 Of the N descriptors ``x_i`` in D dimensions, with assignments ``a_ik`` to centres ``c_k``, k =
 1..K:
 
-* :func:`bag_of_words`: ``h_k = sum_i a_ik / N`` (Csurka et al. 2004; soft: van Gemert et al. 2010).
-* :func:`super_vector`: with ``p_k = sum_i a_ik / N``, the blocks
+* `bag_of_words`: ``h_k = sum_i a_ik / N`` (Csurka et al. 2004; soft: van Gemert et al. 2010).
+* `super_vector`: with ``p_k = sum_i a_ik / N``, the blocks
   ``[s sqrt(p_k), sum_i a_ik (x_i - c_k) / (N sqrt(p_k))]`` (Zhou et al., "Image Classification
   using Super-Vector Coding of Local Image Descriptors", 2010).
-* :func:`mean_pooling`, :func:`max_pooling`; :func:`gem_pooling`, ``(sum_i x_i^p / N)^(1/p)``
-  (Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018).
-* :func:`second_order_pooling`: the square root of the covariance matrix, flattened (Carreira et
-  al., "Semantic Segmentation with Second-Order Pooling", 2012; Li et al., "Is Second-order
-  Information Helpful for Large-scale Visual Recognition?", 2017).
-* :func:`generalized_max_pooling` of encodings ``phi_i``: the vector ``xi`` that is about equally
-  similar to each, ``argmin |Phi xi - 1|^2 + lambda |xi|^2`` (Murray and Perronnin, "Generalized Max
-  Pooling", 2014); :func:`fisher_gmp` does so for one-descriptor Fisher vectors, of which none is
-  ever stored.
+* `mean_pooling`, `max_pooling`; `gem_pooling`, ``(sum_i x_i^p / N)^(1/p)`` (Radenović et al.,
+  "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018).
+* `second_order_pooling`: the square root of the covariance matrix, flattened (Carreira et al.,
+  "Semantic Segmentation with Second-Order Pooling", 2012; Li et al., "Is Second-order Information
+  Helpful for Large-scale Visual Recognition?", 2017).
+* `generalized_max_pooling` of encodings ``phi_i``: the vector ``xi`` that is about equally similar
+  to each, ``argmin |Phi xi - 1|^2 + lambda |xi|^2`` (Murray and Perronnin, "Generalized Max
+  Pooling", 2014); `fisher_gmp` does so for one-descriptor Fisher vectors, of which none is ever
+  stored.
 
 All are pure; a batch of sets is ``vmap``; a set without descriptors gives 0.
 """
@@ -48,7 +48,7 @@ __all__ = [
 
 
 def _rows(x: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array]:
-    """Descriptors (N, D) with rows outside the mask at 0, and the mask (N,), both floating."""
+    """Return descriptors (N, D), 0 outside the mask, and the mask (N,), both floating."""
     x = jnp.asarray(x)
     dtype = real_dtype(x)
     weight = jnp.ones(x.shape[0], bool) if mask is None else jnp.asarray(mask) != 0
@@ -63,7 +63,7 @@ def _assigned(
     neighbours: int,
     sharpness: float,
 ) -> tuple[Array, Array, Array, Array]:
-    """Descriptors and centres moved near the origin, weights (N, K), number of descriptors."""
+    """Return descriptors and centres near the origin, weights (N, K), number of descriptors."""
     x, weight = _rows(x, mask)
     c = jnp.asarray(centres, real_dtype(x, centres))
     origin = lax.stop_gradient(jnp.mean(c, axis=0))
@@ -82,9 +82,9 @@ def bag_of_words(
     neighbours: int = 1,
     sharpness: float = 1.0,
 ) -> Array:
-    """Histogram of assignments, ``(N, D) -> (K,)``; options as for `vlad`.
+    """Return the histogram of assignments, ``(N, D) -> (K,)``; options as for `vlad`.
 
-    It sums to 1 (times ``neighbours``, where a descriptor has several with "hard").
+    It sums to 1 (times `neighbours`, where a descriptor has several with "hard").
     """
     _, _, a, count = _assigned(x, centres, mask, assignment, neighbours, sharpness)
     return jnp.sum(a, axis=0) / count
@@ -100,10 +100,11 @@ def super_vector(
     neighbours: int = 1,
     sharpness: float = 1.0,
 ) -> Array:
-    """Super-vector coding, ``(N, D) -> (K (D + 1),)``, the block of cluster k first its mass.
+    """Return the super-vector coding, ``(N, D) -> (K (D + 1),)``, cluster by cluster.
 
-    ``scale`` is the paper's s, the weight of the masses against the residuals; the other options
-    are those of :func:`mpp_jax.encoders.vlad.vlad`. The block of an empty cluster is 0.
+    The block of cluster k is its mass, then its residuals; that of an empty cluster is 0. `scale`
+    is the paper's s, the weight of the masses against the residuals; the other options are those of
+    `mpp_jax.encoders.vlad.vlad`.
     """
     z, c, a, count = _assigned(x, centres, mask, assignment, neighbours, sharpness)
     mass = jnp.sum(a, axis=0)
@@ -115,13 +116,13 @@ def super_vector(
 
 
 def mean_pooling(x: ArrayLike, params: None = None, mask: ArrayLike | None = None) -> Array:
-    """Mean of the descriptors, ``(N, D) -> (D,)``; there are no parameters."""
+    """Return the mean of the descriptors, ``(N, D) -> (D,)``; there are no parameters."""
     x, weight = _rows(x, mask)
     return jnp.sum(x, axis=0) / jnp.maximum(jnp.sum(weight), 1)
 
 
 def max_pooling(x: ArrayLike, params: None = None, mask: ArrayLike | None = None) -> Array:
-    """Largest value of each dimension, ``(N, D) -> (D,)``; there are no parameters."""
+    """Return the largest value of each dimension, ``(N, D) -> (D,)``; there are no parameters."""
     x, weight = _rows(x, mask)
     largest = jnp.max(jnp.where(weight[:, None] > 0, x, -jnp.inf), axis=0, initial=-jnp.inf)
     return jnp.where(jnp.sum(weight) > 0, largest, 0)
@@ -130,10 +131,10 @@ def max_pooling(x: ArrayLike, params: None = None, mask: ArrayLike | None = None
 def gem_pooling(
     x: ArrayLike, power: ArrayLike = 3.0, mask: ArrayLike | None = None, *, smallest: float = 1e-6
 ) -> Array:
-    """Generalised mean of non-negative descriptors, ``(N, D) -> (D,)``.
+    """Return the generalised mean of non-negative descriptors, ``(N, D) -> (D,)``.
 
     Args:
-        x: (N, D); values below ``smallest`` count as it.
+        x: (N, D); values below `smallest` count as it.
         power: p, () or (D,), not 0: 1 is the mean, infinity in the limit the maximum.
         mask: (N,), rows where it is 0 or False are left out.
         smallest: a positive bound that keeps powers and gradients finite.
@@ -151,7 +152,7 @@ def gem_pooling(
 
 @jax.custom_jvp
 def matrix_sqrt(matrix: ArrayLike) -> Array:
-    """The positive semi-definite square root of a symmetric (D, D) matrix, by ``eigh``.
+    """Return the positive semi-definite square root of a symmetric (D, D) matrix, by ``eigh``.
 
     Negative eigenvalues (rounding) count as 0. The derivative holds at equal eigenvalues too, where
     that of ``eigh`` does not; in the null space, where the root has none, it is 0.
@@ -190,7 +191,7 @@ def second_order_pooling(
     root: bool = True,
     ridge: float = 0.0,
 ) -> Array:
-    """Square root of the covariance of the descriptors, ``(N, D) -> (D (D + 1) / 2,)``.
+    """Return the root of the descriptors' covariance, ``(N, D) -> (D (D + 1) / 2,)``.
 
     The upper triangle row by row, off-diagonal entries times sqrt(2), so that inner products of two
     vectors are those of the matrices.
@@ -201,7 +202,7 @@ def second_order_pooling(
         mask: (N,), rows where it is 0 or False are left out.
         centred: the covariance about the mean; False, the second moments about 0.
         root: take the matrix square root.
-        ridge: added to the diagonal first, in squared units of ``x``.
+        ridge: added to the diagonal first, in squared units of `x`.
     """
     x, weight = _rows(x, mask)
     count = jnp.maximum(jnp.sum(weight), 1)
@@ -226,7 +227,7 @@ def generalized_max_pooling(
     *,
     unit: bool = True,
 ) -> Array:
-    """Generalised max pooling of the encodings of single descriptors, ``(N, E) -> (E,)``.
+    """Pool the encodings of single descriptors by generalised max, ``(N, E) -> (E,)``.
 
     ``xi = Phi^T (Phi Phi^T + strength I)^-1 1``, with the encodings ``Phi`` in rows.
 
@@ -255,11 +256,11 @@ def fisher_gmp(
     tolerance: float = 1e-5,
     max_iterations: int = 200,
 ) -> Array:
-    """Generalised max pooling of one-descriptor Fisher vectors, ``(N, D) -> (2 K D,)``.
+    """Pool one-descriptor Fisher vectors by generalised max, ``(N, D) -> (2 K D,)``.
 
-    The same as :func:`generalized_max_pooling` of ``fisher_vector(x[i:i+1], gmm, prune=0)``, by
-    conjugate gradients: the product of ``Phi^T`` with a vector is a weighted Fisher encoding of the
-    set, so no (N, 2 K D) array exists.
+    The same as `generalized_max_pooling` of ``fisher_vector(x[i:i+1], gmm, prune=0)``, by conjugate
+    gradients: the product of ``Phi^T`` with a vector is a weighted Fisher encoding of the set, so
+    no (N, 2 K D) array exists.
 
     Args:
         x: (N, D).
@@ -292,7 +293,7 @@ def fisher_gmp(
         factor = jnp.ones_like(factor)
 
     def pool(alpha: Array) -> Array:
-        """``Phi^T alpha`` (2 K D,)."""
+        """Return ``Phi^T alpha`` (2 K D,)."""
         _, s1, s2 = weighted_sums(q * (factor * alpha)[None, :], z, inner)
         return jnp.concatenate([s1.ravel(), s2.ravel() / math.sqrt(2)])
 

@@ -37,7 +37,7 @@ def vlad(
     intra: bool = False,
     l2: bool = True,
 ) -> Array:
-    """VLAD of the descriptors ``x``, ``(N, D) -> (K D,)``. Pure; a batch of sets is ``vmap``.
+    """Return the VLAD of descriptors `x`, ``(N, D) -> (K D,)``. Pure; a batch of sets is ``vmap``.
 
     Args:
         x: (N, D), any real dtype; the arithmetic is float32 at least.
@@ -47,7 +47,7 @@ def vlad(
             weights themselves, (N, K).
         neighbours: how many of the nearest centres a descriptor is assigned to; "hard" gives each
             of them weight 1, "soft" renormalises among them. 0 with "soft" is all of them.
-        sharpness: of the soft assignment, in inverse squared units of ``x``.
+        sharpness: of the soft assignment, in inverse squared units of `x`.
         residual: normalise each residual.
         mass: divide by the assigned mass; an empty cluster stays 0.
         power: signed square root.
@@ -55,7 +55,7 @@ def vlad(
         l2: L2-normalise the whole.
 
     Raises:
-        ValueError: ``x`` that is no set of the centres' dimension, or a mask of other rows.
+        ValueError: `x` that is no set of the centres' dimension, or a mask of other rows.
     """
     x, centres = jnp.asarray(x), jnp.asarray(centres)
     valid = None if mask is None else jnp.asarray(mask) != 0
@@ -89,7 +89,7 @@ def vlad(
 def assignment_weights(
     z: Array, c: Array, assignment: str | ArrayLike, neighbours: int, sharpness: float
 ) -> Array:
-    """Weights (N, K) of descriptors (N, D) on centres (K, D); see :func:`vlad`."""
+    """Return weights (N, K) of descriptors (N, D) on centres (K, D); see `vlad`."""
     k = c.shape[0]
     if not isinstance(assignment, str):
         given = jnp.asarray(assignment, z.dtype)
@@ -116,7 +116,7 @@ def assignment_weights(
 
 
 def _residual_sums(z: Array, c: Array, a: Array) -> Array:
-    """``sum_i a_ik (z_i - c_k) / |z_i - c_k|`` (K, D), centre by centre: (N, K, D) never exists."""
+    """Return ``sum_i a_ik (z_i - c_k) / |z_i - c_k|`` (K, D); (N, K, D) never exists."""
 
     def one(centre: Array, weight: Array) -> Array:
         return jnp.matmul(weight, l2_normalize(z - centre[None, :]), precision=PRECISION)
@@ -127,7 +127,7 @@ def _residual_sums(z: Array, c: Array, a: Array) -> Array:
 def finish_blocks(
     sums: Array, masses: Array, *, mass: bool, power: bool, intra: bool, l2: bool
 ) -> Array:
-    """The normalisations of :func:`vlad`, in VLFeat's order, of blocks (K, D); flattened."""
+    """Normalise blocks (K, D) as `vlad` does, in VLFeat's order, and flatten them."""
     if mass:
         some = masses > 0
         sums = jnp.where(some[:, None], sums / jnp.where(some, masses, 1)[:, None], 0)

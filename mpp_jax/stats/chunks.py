@@ -1,9 +1,9 @@
 """Sums over the rows of a data matrix, in bounded memory, on one device or many.
 
 Every fit in this package needs only *additive* statistics of its data: ``S = sum_i f(params,
-x_i)``. :func:`sum_over_rows` takes such a sum over an array chunk by chunk (so that an (N, K)
-intermediate never exists whole), and over a sharded array shard by shard; :class:`ChunkStream`
-gives an iterable of arrays of any lengths the same fixed shapes. The three agree up to rounding.
+x_i)``. `sum_over_rows` takes such a sum over an array chunk by chunk (so that an (N, K) matrix
+never exists whole), and over a sharded array shard by shard; `ChunkStream` gives an iterable of
+arrays of any lengths the same fixed shapes. The three agree up to rounding.
 """
 
 import itertools
@@ -27,23 +27,23 @@ from mpp_jax.numerics import (
     real_dtype,
 )
 
-#: ``(mesh, axes)`` of an array whose rows are spread over devices; ``None`` for an ordinary array.
 Layout = tuple[Mesh, tuple[str, ...]] | None
+"""``(mesh, axes)`` of an array whose rows are spread over devices; None for an ordinary array."""
 
-#: Numbers in a chunk of an elementwise pass on a CPU: its intermediates then stay in the cache.
 CACHED = 2**18
+"""Numbers in a chunk of an elementwise pass on a CPU: its intermediates then stay in the cache."""
 
-#: A pure function ``(params, x (n, D), mask (n,)) -> pytree of sums over the unmasked rows``.
 Summand = Callable[[Any, Array, Array], Any]
+"""A pure function ``(params, x (n, D), mask (n,)) -> pytree of sums over the unmasked rows``."""
 
 
 def default_rows() -> int:
-    """Rows per chunk: what stays in the cache of a CPU, what fills a GPU."""
+    """Return the rows of a chunk: what stays in the cache of a CPU, what fills a GPU."""
     return 2048 if jax.default_backend() == "cpu" else 65536
 
 
 def row_layout(x: ArrayLike) -> Layout:
-    """How the rows of ``x`` are spread over devices, from its sharding (``None``: not at all)."""
+    """Return how the rows of `x` are spread over devices, from its sharding; None: not at all."""
     sharding = getattr(x, "sharding", None)
     if not isinstance(sharding, NamedSharding) or len(sharding.spec) == 0:
         return None
@@ -60,10 +60,10 @@ def row_layout(x: ArrayLike) -> Layout:
 def sum_over_rows(
     function: Summand, params: Any, x: Array, mask: Array, rows: int, layout: Layout = None
 ) -> Any:
-    """``function`` summed over row chunks of ``x`` (N, D) with ``mask`` (N,), compensated.
+    """Sum `function` over row chunks of `x` (N, D) with `mask` (N,), compensated.
 
-    ``layout`` (static, from :func:`row_layout`) sums each device's rows where they lie and adds the
-    results. Pure: traces under ``jit``, and under ``vmap`` over ``params``.
+    `layout` (static, from `row_layout`) sums each device's rows where they lie and adds the
+    results. Pure: traces under ``jit``, and under ``vmap`` over `params`.
     """
     if layout is None:
         return _sum_over_chunks(function, params, x, mask, rows)
@@ -102,7 +102,7 @@ def _sum_over_chunks(function: Summand, params: Any, x: Array, mask: Array, rows
 
 
 def sum_stream(function: Summand, params: Any, data: "ChunkStream") -> Any:
-    """``function`` summed over the blocks of a stream, compensated; the host drives the loop."""
+    """Sum `function` over the blocks of a stream, compensated; the host drives the loop."""
     total = carry = None
     for block, mask in data:
         value = _block_value(function, params, block, mask)
@@ -122,7 +122,7 @@ _add_block = jax.jit(compensated_add)
 
 
 class ChunkStream:
-    """Arrays of any lengths, re-cut to blocks of ``rows`` rows and a mask (the last one padded).
+    """Arrays of any lengths, re-cut to blocks of `rows` rows and a mask (the last one padded).
 
     Args:
         source: an iterable of arrays (n_i, D), such as a list of memory maps; or a callable that
@@ -154,7 +154,7 @@ class ChunkStream:
             )
 
     def peek(self) -> tuple["ChunkStream", int]:
-        """A stream over the same rows, none lost, and the number of columns."""
+        """Return a stream over the same rows, none lost, and the number of columns."""
         chunks = iter(self._source() if callable(self._source) else self._source)
         first = next(chunks, None)
         if first is None:
@@ -167,7 +167,7 @@ class ChunkStream:
         ]
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Blocks ``(x (rows, D), mask (rows,) float32)``."""
+        """Yield blocks ``(x (rows, D), mask (rows,) float32)``."""
         held: list[np.ndarray] = []
         count, columns = 0, None
         for chunk in self._source() if callable(self._source) else self._source:
@@ -226,7 +226,7 @@ def open_data(
     *,
     several_passes: bool = True,
 ) -> ArrayData | ChunkStream:
-    """One array (N, D) with an optional row ``mask`` (N,), or an iterable of chunks, checked."""
+    """Check and open an array (N, D) with an optional row `mask` (N,), or an iterable of chunks."""
     rows = rows or default_rows()
     if not (hasattr(x, "shape") and hasattr(x, "dtype")):
         if mask is not None:
@@ -251,7 +251,7 @@ def _mask_sharding(layout: Layout) -> NamedSharding | None:
 
 
 def data_stats(data: ArrayData | ChunkStream) -> DataStats:
-    """Statistics of the unmasked rows, in two passes; raises on NaN, infinity and huge values."""
+    """Return statistics of the unmasked rows, or raise on NaN, infinity and huge values."""
     if isinstance(data, ChunkStream):
         return _stream_stats(data)
     dtype = real_dtype(data.x)
@@ -308,7 +308,7 @@ def _stream_stats(data: ChunkStream) -> DataStats:
 
 
 def sample_rows(data: ArrayData | ChunkStream, seed: Array, count: int) -> np.ndarray:
-    """``count`` unmasked rows (all, if there are fewer) without replacement, in their order.
+    """Draw `count` unmasked rows (all, if there are fewer) without replacement, in their order.
 
     Array or stream, the same rows of the same data are drawn for the same key.
     """

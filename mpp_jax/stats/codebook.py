@@ -109,7 +109,7 @@ def fit_codebook(
         mixture: False for k-means centres, as components of equal weight and variance 1.
 
     Returns:
-        The codebook and a `CodebookInfo`.
+        the codebook and a `CodebookInfo`.
 
     Raises:
         ValueError: fewer descriptors than components or dimensions, or NaN among them.

@@ -14,11 +14,11 @@ x_i^2``,
 
 The sums are additive, so chunks, masks and devices only add. No responsibility is pruned: this is
 exact EM (VLFeat's drops those below 0.01/K), and the mean log-likelihood never falls, except where
-a variance meets its floor or a component is re-seeded; :class:`EMInfo` says where.
+a variance meets its floor or a component is re-seeded; `EMInfo` says where.
 
 The exponent is expanded, ``-x^2/2v + x mu/v - mu^2/2v``, to be one matrix product. So everything
-here runs in a frame in which the data have mean 0 and variances near 1 (:func:`fit_gmm` of
-``mpp_jax.stats.gmm`` gives it), and the evaluation in one in which the mixture has.
+here runs in a frame in which the data have mean 0 and variances near 1 (`mpp_jax.stats.gmm.fit_gmm`
+gives it), and the evaluation in one in which the mixture has.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class SuffStats(NamedTuple):
 
 
 class EMInfo(NamedTuple):
-    """How a fit went; of the best restart, where there were several. T is ``max_iterations``."""
+    """How a fit went; of the best restart, where there were several. T is `max_iterations`."""
 
     log_likelihood: Array  # (T + 1,) mean over descriptors after t M-steps; NaN after the last
     iterations: Array  # () M-steps done
@@ -54,7 +54,7 @@ class EMInfo(NamedTuple):
 
 
 def e_step(gmm: GMM, z: Array, mask: Array) -> SuffStats:
-    """Statistics of rows ``z`` (N, D) near the origin; rows outside ``mask`` (N,) do not count."""
+    """Return statistics of rows `z` (N, D) near the origin; outside `mask` (N,) none counts."""
     known, alive = living(gmm)
     q, log_p = posteriors(expanded_log_joint(z, known, alive))
     q = q * mask[None, :]
@@ -72,14 +72,14 @@ def e_step(gmm: GMM, z: Array, mask: Array) -> SuffStats:
 def m_step(
     stats: SuffStats, gmm: GMM, floor: Array, smallest_share: float | Array = 0.01
 ) -> tuple[GMM, Array, Array]:
-    """The mixture that maximises the expected log-likelihood, with floors.
+    """Return the mixture that maximises the expected log-likelihood, with floors.
 
     A component with less than ``smallest_share max(1, N/K)`` descriptors (VLFeat's measure) is
     dead: too little is left of it to estimate a variance from, and EM cannot bring it back. It
-    takes half of the widest component (:func:`mpp_jax.stats.kmeans.split_widest`).
+    takes half of the widest component (`mpp_jax.stats.kmeans.split_widest`).
 
     Args:
-        stats: from :func:`e_step`, summed.
+        stats: from `e_step`, summed.
         gmm: the mixture of that E-step.
         floor: (D,) smallest variance.
         smallest_share: 0 lets components die.

@@ -33,7 +33,7 @@ from mpp_jax.stats.seeding import starting_centres
 
 @jax.jit
 def _pooled_start(centres: Array, stats: ClusterStats, floor: Array) -> GMM:
-    """A mixture from clusters (K, D): each gets one descriptor's worth of the pooled variance.
+    """Make a mixture of clusters (K, D): each gets a descriptor's worth of the pooled variance.
 
     A cluster of one or two descriptors says next to nothing about its variance.
     """
@@ -55,7 +55,7 @@ def _starts(
     init_rows: int | None,
     restarts: int,
 ) -> GMM:
-    """First mixtures, leaves with a leading R, relative to the mean of the data (not scaled)."""
+    """Return first mixtures, leaves with a leading R, relative to the data's mean (not scaled)."""
     if isinstance(init, GMM):
         if restarts != 1:
             raise ValueError("restarts need random starts: give restarts=1 with a GMM as init.")
@@ -96,7 +96,7 @@ def fit_gmm(
     smallest_share: float = 0.01,
     rows: int | None = None,
 ) -> tuple[GMM, EMInfo]:
-    """A mixture of ``n_components`` diagonal Gaussians for ``x``, by EM.
+    """Fit a mixture of `n_components` diagonal Gaussians to `x`, by EM.
 
     Args:
         key: PRNG key; the same key and data give the same mixture.
@@ -108,7 +108,7 @@ def fit_gmm(
         tolerance: stop when an M-step changes the mean log-likelihood (nats per descriptor) by
             less.
         max_iterations: M-steps at most.
-        variance_floor: smallest variance, () or (D,), in squared units of ``x``.
+        variance_floor: smallest variance, () or (D,), in squared units of `x`.
         relative_variance_floor: smallest variance as a share of the largest variance that the data
             have in any dimension. The larger of the two floors holds.
         init: "kmeans" (k-means++ and Lloyd), "random" (distinct rows as means, the variances of the
@@ -120,11 +120,11 @@ def fit_gmm(
         rows: rows per chunk.
 
     Returns:
-        :class:`GMM` in float32 (float64 where that is enabled and given), and :class:`EMInfo`.
+        `GMM` in float32 (float64 where that is enabled and given), and `EMInfo`.
 
     Raises:
         ValueError: an argument out of range, fewer rows than components, NaN, infinity or values
-            above 1e15, or data without any variance and no ``variance_floor``.
+            above 1e15, or data without any variance and no `variance_floor`.
         TypeError: a generator, which can be read only once; a key that is none.
     """
     check_key(key)
@@ -182,7 +182,7 @@ def fit_gmm(
 
 @jax.jit
 def _scaled(starts: GMM, frame: Frame) -> GMM:
-    """Mixtures relative to the mean of the data, in the frame's scale too."""
+    """Bring mixtures relative to the mean of the data into the frame's scale too."""
     scale = frame.scale[None, None, :]
     return GMM(starts.weights, starts.means / scale, starts.variances / jnp.square(scale))
 

@@ -5,10 +5,10 @@ Mathematics
 Given descriptors ``x_i`` (N, D), find centres ``c_k`` (K, D) with a locally smallest inertia
 ``sum_i min_k |x_i - c_k|^2``.
 
-* Seeding: :mod:`mpp_jax.stats.seeding`.
-* Lloyd: assign, then average, until the centres move by less than ``tolerance``, or no inertia is
+* Seeding: `mpp_jax.stats.seeding`.
+* Lloyd: assign, then average, until the centres move by less than `tolerance`, or no inertia is
   gained.
-* An empty cluster takes half of the widest one (:func:`split_widest`).
+* An empty cluster takes half of the widest one (`split_widest`).
 
 Squared distances are ``|x|^2 - 2 x.c + |c|^2`` by one matrix product, of data moved to its mean:
 far from the origin the expanded square has no correct digit left in float32.
@@ -33,10 +33,10 @@ from mpp_jax.stats.chunks import (
 from mpp_jax.stats.fixed_point import Method, State, Valued, run
 from mpp_jax.stats.seeding import starting_centres
 
-#: A split component's halves stand this many standard deviations from its mean. The pair then has
-#: the mean, the variance and (to fourth order in SPLIT) the density of the one, so a mixture's
-#: likelihood hardly changes; EM and Lloyd pull the halves apart.
 SPLIT = 0.25
+"""A split component's halves stand this many standard deviations from its mean. The pair then has
+the mean, the variance and (to fourth order in SPLIT) the density of the one, so a mixture's
+likelihood hardly changes; EM and Lloyd pull the halves apart."""
 
 
 class ClusterStats(NamedTuple):
@@ -59,7 +59,7 @@ class KMeansInfo(NamedTuple):
 
 
 def nearest(x: Array, centres: Array) -> tuple[Array, Array]:
-    """Index (N,) and squared distance (N,) of the nearest of ``centres`` (K, D); first on ties.
+    """Return index and squared distance (N,) of the nearest of `centres` (K, D); first on ties.
 
     Move both near the origin first. ``min`` and a comparison: XLA's ``argmin`` is several times
     slower on CPUs, as its pair-wise reduction is not vectorised.
@@ -73,7 +73,7 @@ def nearest(x: Array, centres: Array) -> tuple[Array, Array]:
 
 
 def assign_step(centres: Array, x: Array, mask: Array) -> ClusterStats:
-    """Assign rows ``x`` (N, D) to ``centres`` (K, D); those outside ``mask`` (N,) count nothing."""
+    """Assign rows `x` (N, D) to `centres` (K, D); those outside `mask` (N,) count nothing."""
     index, _ = nearest(x, centres)
     k, d = centres.shape
     # Moments about the centre, not the origin: a narrow cluster far out keeps its digits.
@@ -85,7 +85,7 @@ def assign_step(centres: Array, x: Array, mask: Array) -> ClusterStats:
 
 
 def cluster_moments(stats: ClusterStats, centres: Array) -> tuple[Array, Array]:
-    """Mean and variance (K, D) of each cluster; an empty one keeps its centre, with variance 0."""
+    """Return mean and variance (K, D) of clusters; an empty one keeps its centre, variance 0."""
     some = (stats.s0 > 0)[:, None]
     count = jnp.where(some, stats.s0[:, None], 1)
     moved = stats.s1 / count
@@ -99,7 +99,7 @@ def cluster_moments(stats: ClusterStats, centres: Array) -> tuple[Array, Array]:
 def split_widest(
     weights: Array, means: Array, variances: Array, dead: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Give each ``dead`` (K,) component half of the widest living one, one after the other.
+    """Give each `dead` (K,) component half of the widest living one, one after the other.
 
     The widest is the one with the largest share ``w_k sum_d var_kd`` of the total variance. It is
     cut at its mean across its dimension of largest variance, and the mixture's mean and covariance
@@ -112,7 +112,7 @@ def split_widest(
         dead: (K,) bool.
 
     Returns:
-        the new weights, means and variances, and ``dead`` of those that could not be revived,
+        the new weights, means and variances, and `dead` of those that could not be revived,
         because no living component has any width.
     """
     k, d = means.shape
@@ -139,7 +139,7 @@ def split_widest(
 
 
 def lloyd_step(centres: Array, stats: ClusterStats) -> tuple[Array, Array]:
-    """New centres (K, D) from the statistics under the old ones, and the number re-seeded."""
+    """Return centres (K, D) from the statistics under the old ones, and the number re-seeded."""
     means, variances = cluster_moments(stats, centres)
     dead = stats.s0 <= 0
     _, split, _, still = lax.cond(
@@ -202,7 +202,7 @@ def fit_kmeans(
     restarts: int = 1,
     rows: int | None = None,
 ) -> tuple[Array, KMeansInfo]:
-    """Centres of ``x`` by k-means.
+    """Fit centres to `x` by k-means.
 
     Args:
         key: PRNG key; the same key and data give the same centres.
@@ -220,7 +220,7 @@ def fit_kmeans(
         rows: rows per chunk.
 
     Returns:
-        centres (K, D) float32 (float64 where that is enabled and given), and :class:`KMeansInfo`.
+        centres (K, D) float32 (float64 where that is enabled and given), and `KMeansInfo`.
 
     Raises:
         ValueError: an argument out of range, fewer rows than clusters, NaN, infinity or values

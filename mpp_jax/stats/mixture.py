@@ -7,10 +7,9 @@ Mathematics
 
 * expanded, ``-x^2/2v + x mu/v - mu^2/2v``: one matrix product for all components. It loses digits
   with the square of the distance of x and mu from the origin in units of sigma, so it is evaluated
-  in the mixture's own frame (:func:`gmm_frame`), in which the mixture has mean 0 and variances near
-  1.
+  in the mixture's own frame (`gmm_frame`), in which the mixture has mean 0 and variances near 1.
 * direct, component by component, some ten times slower: where even in that frame a component is far
-  from the origin and narrow (:data:`WORST_CONDITION`), the expansion would leave too few digits.
+  from the origin and narrow (`WORST_CONDITION`), the expansion would leave too few digits.
 
 Arrays of components by descriptors are (K, N): XLA multiplies them a fifth faster on CPUs than (N,
 K).
@@ -32,13 +31,13 @@ from mpp_jax.stats.chunks import ArrayData, Layout, open_data, sum_over_rows, su
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
-#: Coordinates in a frame are clipped here, beyond which float32 squares could overflow.
 FARTHEST = 1e14
+"""Coordinates in a frame are clipped here, beyond which float32 squares could overflow."""
 
-#: Largest ``sum_d mu_kd^2 / v_kd`` for which the exponent is expanded. Times the rounding unit of
-#: float32, 6e-8, it bounds the error of a log-density: about 1e-3 in the worst case, 1e-4 as a
-#: rule.
 WORST_CONDITION = 1e4
+"""Largest ``sum_d mu_kd^2 / v_kd`` for which the exponent is expanded. Times the rounding unit of
+float32, 6e-8, it bounds the error of a log-density: about 1e-3 in the worst case, 1e-4 as a rule.
+"""
 
 Result = TypeVar("Result")
 
@@ -58,24 +57,24 @@ class Frame(NamedTuple):
     scale: Array  # (D,)
 
     def enter(self, x: Array, mask: Array | None = None) -> Array:
-        """Rows of ``x`` (N, D) in this frame, clipped; rows outside ``mask`` (N,) become 0."""
+        """Return rows of `x` (N, D) in this frame, clipped; those outside `mask` (N,) become 0."""
         x = mask_rows(x.astype(self.centre.dtype), mask, self.centre)
         z = (x - self.centre[None, :]) * (1 / self.scale)[None, :]
         return jnp.clip(z, -FARTHEST, FARTHEST)
 
     def enter_gmm(self, gmm: GMM) -> GMM:
-        """``gmm`` in this frame."""
+        """Return `gmm` in this frame."""
         means = (gmm.means - self.centre[None, :]) / self.scale[None, :]
         return GMM(gmm.weights, means, gmm.variances / jnp.square(self.scale)[None, :])
 
     def leave_gmm(self, gmm: GMM) -> GMM:
-        """``gmm`` out of this frame."""
+        """Return `gmm` out of this frame."""
         means = gmm.means * self.scale[None, :] + self.centre[None, :]
         return GMM(gmm.weights, means, gmm.variances * jnp.square(self.scale)[None, :])
 
 
 def gmm_frame(gmm: GMM) -> Frame:
-    """The frame of a mixture: its mean, and the root of its mean variance per dimension.
+    """Return the frame of a mixture: its mean, and the root of its mean variance per dimension.
 
     Components of weight 0 do not count, whatever they hold.
     """
@@ -88,9 +87,9 @@ def gmm_frame(gmm: GMM) -> Frame:
 
 
 def living(gmm: GMM, smallest_weight: float = 0.0) -> tuple[GMM, Array]:
-    """``gmm`` with harmless stand-ins for components that do not count, and which ones do (K,).
+    """Put harmless stand-ins for components that do not count, and tell which ones do (K,).
 
-    Those of weight 0, or lighter than ``smallest_weight``, do not; they may hold anything.
+    Those of weight 0, or lighter than `smallest_weight`, do not; they may hold anything.
     """
     alive = (gmm.weights > 0) & (gmm.weights >= smallest_weight)
     column = alive[:, None]
@@ -102,7 +101,7 @@ def living(gmm: GMM, smallest_weight: float = 0.0) -> tuple[GMM, Array]:
 
 
 def expanded_log_joint(z: Array, gmm: GMM, alive: Array) -> Array:
-    """``log w_k + log N(z_i; mu_k, v_k)`` (K, N) as one matrix product; -inf if not ``alive``."""
+    """Return ``log w_k + log N(z_i; mu_k, v_k)`` (K, N) by one product; -inf if not `alive`."""
     precisions = 1 / gmm.variances
     linear = jnp.concatenate([gmm.means * precisions, -0.5 * precisions], axis=1)
     exponent = jnp.matmul(linear, with_squares(z).T, precision=PRECISION)
@@ -111,7 +110,7 @@ def expanded_log_joint(z: Array, gmm: GMM, alive: Array) -> Array:
 
 
 def direct_log_joint(z: Array, gmm: GMM, alive: Array) -> Array:
-    """:func:`expanded_log_joint` without the expansion, component by component."""
+    """Return what `expanded_log_joint` does without the expansion, component by component."""
 
     def exponent(component: tuple[Array, Array]) -> Array:
         mean, precision = component
@@ -122,30 +121,30 @@ def direct_log_joint(z: Array, gmm: GMM, alive: Array) -> Array:
 
 
 def _log_peak(gmm: GMM, alive: Array) -> Array:
-    """Weighted log-density (K,) of each component at its mean."""
+    """Return the weighted log-density (K,) of each component at its mean."""
     volume = jnp.sum(LOG_TWO_PI + jnp.log(gmm.variances), axis=1)
     return jnp.where(alive, jnp.log(gmm.weights) - 0.5 * volume, -jnp.inf)
 
 
 def with_squares(z: Array) -> Array:
-    """``[z, z^2]`` (N, 2 D)."""
+    """Return ``[z, z^2]`` (N, 2 D)."""
     return jnp.concatenate([z, jnp.square(z)], axis=1)
 
 
 def well_conditioned(gmm: GMM) -> Array:
-    """Whether (), in this frame, float32 can afford the expanded square for every component."""
+    """Return whether (), in this frame, float32 can afford the expanded square everywhere."""
     condition = jnp.max(jnp.sum(jnp.square(gmm.means) / gmm.variances, axis=1))
     spare = jnp.finfo(jnp.float32).eps / jnp.finfo(gmm.means.dtype).eps
     return condition <= WORST_CONDITION * spare
 
 
 def choose(gmm: GMM, expanded: Callable[[], Result], direct: Callable[[], Result]) -> Result:
-    """The formulation for ``gmm``, chosen on the device."""
+    """Choose the formulation for `gmm` on the device, and return its result."""
     return lax.cond(well_conditioned(gmm), expanded, direct)
 
 
 def log_joint(z: Array, gmm: GMM, alive: Array) -> Array:
-    """``log w_k + log N(z_i; mu_k, v_k)`` (K, N), by the formulation that suits ``gmm``."""
+    """Return ``log w_k + log N(z_i; mu_k, v_k)`` (K, N), by the formulation that suits `gmm`."""
     return choose(
         gmm,
         lambda: expanded_log_joint(z, gmm, alive),
@@ -154,7 +153,7 @@ def log_joint(z: Array, gmm: GMM, alive: Array) -> Array:
 
 
 def posteriors(joint: Array) -> tuple[Array, Array]:
-    """Responsibilities (K, N) and ``log p`` (N,) of joint log-densities (K, N), by log-sum-exp."""
+    """Return responsibilities (K, N) and ``log p`` (N,) of joint log-densities, by log-sum-exp."""
     largest = lax.stop_gradient(jnp.max(joint, axis=0))
     scaled = jnp.exp(joint - largest[None, :])
     total = jnp.sum(scaled, axis=0)
@@ -162,13 +161,13 @@ def posteriors(joint: Array) -> tuple[Array, Array]:
 
 
 def log_prob(x: ArrayLike, gmm: GMM) -> Array:
-    """``log p(x_i)`` (..., N) of descriptors ``x`` (..., N, D). Pure; finite for finite ``x``."""
+    """Return ``log p(x_i)`` (..., N) of descriptors (..., N, D). Pure; finite for finite ones."""
     x = jnp.asarray(x)
     return _evaluate(x, gmm)[1].reshape(x.shape[:-1])
 
 
 def responsibilities(x: ArrayLike, gmm: GMM) -> Array:
-    """``q_ik = p(k | x_i)`` (..., N, K) of descriptors ``x`` (..., N, D). Pure; rows sum to 1."""
+    """Return ``q_ik = p(k | x_i)`` (..., N, K) of descriptors (..., N, D). Pure; rows sum to 1."""
     x = jnp.asarray(x)
     return _evaluate(x, gmm)[0].T.reshape(*x.shape[:-1], -1)
 
@@ -179,7 +178,7 @@ def _evaluate(x: Array, gmm: GMM) -> tuple[Array, Array]:
 
 
 def evaluate(x: Array, gmm: GMM, mask: Array | None = None) -> tuple[Array, Array]:
-    """Responsibilities (K, N) and ``log p`` (N,) of ``x`` (N, D); meaningless outside ``mask``."""
+    """Return responsibilities (K, N) and ``log p`` (N,) of `x`; meaningless outside `mask`."""
     frame = gmm_frame(gmm)
     inner, alive = living(frame.enter_gmm(gmm))
     q, log_p = posteriors(log_joint(frame.enter(x, mask), inner, alive))
@@ -187,13 +186,13 @@ def evaluate(x: Array, gmm: GMM, mask: Array | None = None) -> tuple[Array, Arra
 
 
 def widened(gmm: GMM, x: Array) -> GMM:
-    """``gmm`` in the dtype in which it meets ``x``: float32 at least."""
+    """Return `gmm` in the dtype in which it meets `x`: float32 at least."""
     dtype = real_dtype(x, *gmm)
     return GMM(*(jnp.asarray(leaf, dtype) for leaf in gmm))
 
 
 def sample(key: Array, gmm: GMM, n: int) -> tuple[Array, Array]:
-    """``n`` draws: descriptors (n, D) and the components (n,) that they come from. Pure."""
+    """Draw `n` descriptors (n, D), and the components (n,) that they come from. Pure."""
     pick, noise = jax.random.split(key)
     index = jax.random.categorical(pick, jnp.log(gmm.weights), shape=(n,))
     shape = (n, gmm.means.shape[1])
@@ -202,7 +201,7 @@ def sample(key: Array, gmm: GMM, n: int) -> tuple[Array, Array]:
 
 
 def check_gmm(gmm: GMM, name: str, dimensions: int, components: int | None = None) -> GMM:
-    """``gmm`` if its shapes and values make it a mixture in ``dimensions``; else an error."""
+    """Return `gmm` if shapes and values make it a mixture in `dimensions`; else raise."""
     weights, means, variances = (np.asarray(leaf) for leaf in gmm)
     k = len(weights) if components is None else components
     if weights.shape != (k,) or means.shape != (k, dimensions) or variances.shape != means.shape:
@@ -220,7 +219,7 @@ def check_gmm(gmm: GMM, name: str, dimensions: int, components: int | None = Non
 
 
 def n_parameters(gmm: GMM) -> int:
-    """Free parameters of a mixture: K - 1 weights, K D means and K D variances."""
+    """Return the free parameters of a mixture: K - 1 weights, K D means and K D variances."""
     k, d = gmm.means.shape
     return k - 1 + 2 * k * d
 
@@ -228,7 +227,7 @@ def n_parameters(gmm: GMM) -> int:
 def mean_log_likelihood(
     x: Any, gmm: GMM, *, mask: ArrayLike | None = None, rows: int | None = None
 ) -> tuple[float, int]:
-    """Mean of ``log p(x_i)`` and the number of descriptors; ``x`` and ``mask`` as for a fit."""
+    """Return the mean of ``log p(x_i)`` and how many descriptors; `x` and `mask` as for a fit."""
     check_gmm(gmm, "gmm", np.shape(gmm.means)[1])
     data = open_data(x, mask, rows)
     if isinstance(data, ArrayData):
@@ -252,12 +251,12 @@ def _total_log_prob(
 
 
 def bic(x: Any, gmm: GMM, *, mask: ArrayLike | None = None) -> float:
-    """Bayesian information criterion on ``x``, ``p log N - 2 log L``: lower is better."""
+    """Return the Bayesian information criterion on `x`, ``p log N - 2 log L``: lower is better."""
     mean, count = mean_log_likelihood(x, gmm, mask=mask)
     return n_parameters(gmm) * float(np.log(count)) - 2 * mean * count
 
 
 def aic(x: Any, gmm: GMM, *, mask: ArrayLike | None = None) -> float:
-    """Akaike information criterion on ``x``, ``2 p - 2 log L``: lower is better."""
+    """Return the Akaike information criterion on `x`, ``2 p - 2 log L``: lower is better."""
     mean, count = mean_log_likelihood(x, gmm, mask=mask)
     return 2 * n_parameters(gmm) - 2 * mean * count

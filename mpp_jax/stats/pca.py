@@ -46,14 +46,15 @@ from mpp_jax.stats.chunks import (
     sum_stream,
 )
 
-#: "auto" takes LAPACK's whole spectrum up to this many dimensions, and a covariance up to that
-#: many.
 EIGH_SIZE = 1024
-COVARIANCE_SIZE = 16384
+"""Up to this many dimensions "auto" takes LAPACK's whole spectrum."""
 
-#: An eigenpair has converged when ``|C v - lambda v| <= RESIDUAL lambda``; its eigenvalue is then
-#: right to about the square of that.
+COVARIANCE_SIZE = 16384
+"""And up to this many a covariance."""
+
 RESIDUAL = 1e-4
+"""An eigenpair has converged when ``|C v - lambda v| <= RESIDUAL lambda``; its eigenvalue is then
+right to about the square of that."""
 
 
 class PCA(NamedTuple):
@@ -65,7 +66,7 @@ class PCA(NamedTuple):
 
 
 def pca_transform(pca: PCA, x: ArrayLike) -> Array:
-    """Project ``x`` (..., D) to (..., P), in float32 at least. Pure."""
+    """Project `x` (..., D) to (..., P), in float32 at least. Pure."""
     x = jnp.asarray(x)
     dtype = real_dtype(x, pca.components)
     row = (1,) * (x.ndim - 1) + pca.mean.shape
@@ -74,7 +75,7 @@ def pca_transform(pca: PCA, x: ArrayLike) -> Array:
 
 
 def pca_inverse(pca: PCA, y: ArrayLike) -> Array:
-    """The point (..., D) of the principal subspace that projects to ``y`` (..., P). Pure."""
+    """Return the point (..., D) of the principal subspace that projects to `y` (..., P). Pure."""
     y = jnp.asarray(y)
     # Rows have norm 1, or 1 / sqrt(explained variance) where the components are whitened.
     square = jnp.sum(jnp.square(pca.components), axis=1)
@@ -83,12 +84,12 @@ def pca_inverse(pca: PCA, y: ArrayLike) -> Array:
     return jnp.matmul(y, back, precision=PRECISION) + pca.mean.reshape(row)
 
 
-#: Columns per block of the covariance: one triangle of blocks is half of the work.
 BLOCK = 512
+"""Columns per block of the covariance: one triangle of blocks is half of the work."""
 
 
 def _scatter_blocks(mean: Array, x: Array, mask: Array) -> tuple[tuple[Array, ...], Array]:
-    """``sum_i z_i z_i^T``, ``z = x - mean``, as rows of blocks from the diagonal; ``sum_i z_i``."""
+    """Return ``sum_i z_i z_i^T``, ``z = x - mean``, as rows of blocks, and ``sum_i z_i``."""
     z = (mask_rows(x.astype(mean.dtype), mask, mean) - mean[None, :]) * mask[:, None]
     d = z.shape[1]
     blocks = tuple(
@@ -106,7 +107,7 @@ _block_scatter = jax.jit(_scatter_blocks)
 
 
 def _assemble(blocks: tuple[Array, ...], d: int) -> np.ndarray:
-    """The symmetric float64 matrix (D, D) from rows of blocks."""
+    """Return the symmetric float64 matrix (D, D) from rows of blocks, each from the diagonal on."""
     full = np.empty((d, d))
     for i, block in zip(range(0, d, BLOCK), blocks, strict=True):
         full[i : i + block.shape[0], i:] = block
@@ -115,7 +116,7 @@ def _assemble(blocks: tuple[Array, ...], d: int) -> np.ndarray:
 
 
 def covariance(data: ArrayData | ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
-    """Count, mean (D,) and covariance (D, D), divided by ``count - 1``, both float64."""
+    """Return count, mean (D,) and covariance (D, D), divided by ``count - 1``, both float64."""
     if isinstance(data, ArrayData):
         stats = data_stats(data)
         count, mean = stats.count, np.asarray(stats.mean, np.float64)
@@ -153,18 +154,18 @@ def _stream_scatter(data: ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
     return count, mean, scatter
 
 
-#: ``(Q (D, L)) -> C Q``, the covariance as an operator.
 Operator = Callable[[np.ndarray], np.ndarray]
+"""``(Q (D, L)) -> C Q``, the covariance as an operator."""
 
 
 def _top_by_eigh(matrix: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest eigenvalues (P,), descending, and their eigenvectors (P, D), by LAPACK."""
+    """Return the largest eigenvalues (P,), descending, and their eigenvectors (P, D), by LAPACK."""
     values, vectors = np.linalg.eigh(matrix)
     return values[::-1][:n_components], vectors.T[::-1][:n_components]
 
 
 def _orthonormal(block: np.ndarray, against: np.ndarray | None = None) -> np.ndarray:
-    """An orthonormal basis of ``block`` (D, L), orthogonal to the orthonormal ``against``."""
+    """Return an orthonormal basis of `block` (D, L), orthogonal to the orthonormal `against`."""
     for _ in range(2):
         size = np.max(np.abs(block))
         if against is not None:
@@ -179,7 +180,7 @@ def _orthonormal(block: np.ndarray, against: np.ndarray | None = None) -> np.nda
 def _top_by_krylov(
     apply: Operator, start: np.ndarray, n_components: int, steps: int, cycles: int
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """The largest eigenvalues and their eigenvectors, and whether they have converged.
+    """Return the largest eigenvalues and their eigenvectors, and whether they have converged.
 
     Block Krylov iteration (Musco and Musco, "Randomized Block Krylov Methods", 2015) with restarts:
     Rayleigh-Ritz in the span of ``Q, C Q, ..., C^steps Q``, then again from its best vectors.
@@ -209,7 +210,7 @@ def _top_by_krylov(
 
 
 def _implicit(data: ArrayData | ChunkStream, mean: np.ndarray, count: int) -> Operator:
-    """The covariance as an operator that reads the data once per product."""
+    """Return the covariance as an operator that reads the data once per product."""
     dtype = jnp.float32 if isinstance(data, ChunkStream) else real_dtype(data.x)
     centre = jnp.asarray(mean, dtype)
 
@@ -246,7 +247,7 @@ def fit_pca(
     passes: int = 4,
     rows: int | None = None,
 ) -> PCA:
-    """Principal components of the rows of ``x``.
+    """Fit principal components to the rows of `x`.
 
     Args:
         x: (N, D) array of any real dtype, which may be sharded over devices by rows; or an iterable
@@ -263,7 +264,7 @@ def fit_pca(
         rows: rows per chunk.
 
     Returns:
-        :class:`PCA` in float32 (float64 where that is enabled and given).
+        `PCA` in float32 (float64 where that is enabled and given).
 
     Raises:
         ValueError: an argument out of range, NaN, infinity or values above 1e15, one row only.

@@ -23,7 +23,7 @@ from mpp_jax.stats.chunks import ArrayData, ChunkStream, DataStats, sample_rows
 
 
 def kmeans_plus_plus(key: Array, x: ArrayLike, n_clusters: int, *, candidates: int = 0) -> Array:
-    """Seeds (K, D) for k-means, drawn from the rows of ``x`` (N, D). Pure; jit it with static ints.
+    """Draw seeds (K, D) for k-means from the rows of `x` (N, D). Pure; jit it with static ints.
 
     Args:
         key: PRNG key.
@@ -73,7 +73,7 @@ def starting_centres(
     init_rows: int | None,
     restarts: int,
 ) -> Array:
-    """Starts (R, K, D), relative to the mean of the data, for Lloyd's iteration."""
+    """Return starts (R, K, D), relative to the mean of the data, for Lloyd's iteration."""
     origin = stats.mean
     if not isinstance(init, str):
         check_matrix(init, "init", columns=len(origin))

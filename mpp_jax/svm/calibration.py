@@ -8,10 +8,8 @@ method with backtracking in the stable form of Lin, Lin & Weng (2007, "A note on
 probabilistic outputs for support vector machines"); all classes at once, in float64.
 
 Fit on scores of examples that the machine was *not* trained on: an SVM's training scores crowd at
-the margin and make the sigmoid far too steep. ``cross_validate_svm(...).scores`` are such scores.
+the margin and make the sigmoid far too steep. `CrossValidation.scores` are such scores.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -54,7 +52,7 @@ def fit_platt(scores: ArrayLike, targets: ArrayLike) -> PlattScaling:
         targets: (N, L) in {-1, 0, +1}; 0 ignores the example for that class.
 
     Raises:
-        ValueError: Shapes disagree, a score is not finite, a target is outside {-1, 0, +1}, or a
+        ValueError: shapes disagree, a score is not finite, a target is outside {-1, 0, +1}, or a
             class lacks a side.
     """
     s = np.asarray(scores, np.float64)
@@ -86,16 +84,16 @@ def fit_platt(scores: ArrayLike, targets: ArrayLike) -> PlattScaling:
 def platt_probabilities(
     platt: PlattScaling, scores: ArrayLike, *, exclusive: bool = False
 ) -> np.ndarray:
-    """Probabilities (N, L) float64 of the classes.
+    """Return probabilities (N, L) float64 of the classes.
 
     Args:
-        platt: Sigmoids of L classes.
+        platt: sigmoids of L classes.
         scores: (N, L).
-        exclusive: Whether exactly one class holds for each row; the probabilities are then scaled
+        exclusive: whether exactly one class holds for each row; the probabilities are then scaled
             to sum to one.
 
     Raises:
-        ValueError: ``scores`` has another number of classes.
+        ValueError: `scores` has another number of classes.
     """
     s = np.asarray(scores, np.float64)
     slope, offset = np.asarray(platt.slope), np.asarray(platt.offset)

@@ -41,8 +41,6 @@ not: steps multiply the float32 K with float32 differences, accumulate in float6
 check recomputes s from K with float64 products.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 
@@ -81,7 +79,7 @@ class DualSolution(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """L one-class problems over one kernel; ``pose`` makes it."""
+    """L one-class problems over one kernel; `pose` makes it."""
 
     kernel: jax.Array  # (N, N) float32
     y: jax.Array  # (N, L) targets
@@ -125,9 +123,9 @@ def solve(
         targets: (N, L) in {-1, 0, +1}.
         upper: (N, L), u; zero where the target is.
         initial: (N, L) a warm start for alpha, or zeros.
-        loss: One of ``LOSSES``.
-        tolerance: Relative duality gap to stop at.
-        max_iterations: Stop here in any case.
+        loss: one of `LOSSES`.
+        tolerance: relative duality gap to stop at.
+        max_iterations: stop here in any case.
     """
     # float64 for the accumulators only, and only within this call: see the module's head.
     with jax.enable_x64(True):
@@ -189,9 +187,9 @@ def _solve(
 
 
 def pose(kernel: jax.Array, y: jax.Array, u: jax.Array, loss: Loss) -> Problem:
-    """The problem with its metric.
+    """Return the problem with its metric.
 
-    ``ceiling``: the row sums of absolute values bound the eigenvalues of a symmetric matrix, here
+    `ceiling`: the row sums of absolute values bound the eigenvalues of a symmetric matrix, here
     of what is left of K beside the leading eigenpair, in units of its diagonal.
     """
     if loss == "logistic":
@@ -212,7 +210,7 @@ def pose(kernel: jax.Array, y: jax.Array, u: jax.Array, loss: Loss) -> Problem:
 
 
 def _leading(kernel: jax.Array) -> jax.Array:
-    """(N,) the leading eigenvector times the root of its eigenvalue, nearly: 8 power iterations.
+    """Return the leading eigenvector (N,) times its eigenvalue's root, nearly: 8 power iterations.
 
     A poor one costs speed only. The start is the mean of all rows' images, with a ripple.
     """
@@ -229,7 +227,7 @@ def _leading(kernel: jax.Array) -> jax.Array:
 
 
 def begin(problem: Problem, alpha: jax.Array, scores: jax.Array) -> Iterate:
-    """The state at a feasible ``alpha`` (N, L) with its ``scores`` (N, L)."""
+    """Return the state at a feasible `alpha` (N, L) with its `scores` (N, L)."""
     momentum = jnp.ones_like(problem.ceiling)
     return Iterate(alpha, scores, alpha, scores, momentum, problem.ceiling)
 
@@ -237,7 +235,7 @@ def begin(problem: Problem, alpha: jax.Array, scores: jax.Array) -> Iterate:
 def accelerate(
     problem: Problem, iterate: Iterate, steps: ArrayLike, loss: Loss, done: jax.Array | bool = False
 ) -> Iterate:
-    """``steps`` accelerated projected gradient steps; classes that are ``done`` (1, L) stay put.
+    """Take accelerated projected gradient steps; classes that are `done` (1, L) stay put.
 
     Scores enter only as a start and through their changes, so they may hold a fixed part besides
     K (alpha o y): that of the rows that a mini-batch leaves out.
@@ -296,9 +294,9 @@ def accelerate(
 def _project(
     problem: Problem, ahead: jax.Array, target: jax.Array, inverse: jax.Array, loss: Loss
 ) -> jax.Array:
-    """The point of the box nearest to the gradient step, in the metric of the step.
+    """Return the point of the box nearest to the gradient step, in the metric of the step.
 
-    ``target`` is the step of the diagonal part alone, diag(``inverse``) its metric. With r the
+    `target` is the step of the diagonal part alone, diag(`inverse`) its metric. With r the
     stiff vector, alpha(nu) = clip(target - r nu / inverse), where nu = r.(alpha(nu) - ahead): the
     right side minus the left falls with slope -1 at most, so the root lies between 0 and its value
     at 0.
@@ -346,7 +344,7 @@ def _project(
 def _certificate(
     problem: Problem, alpha: jax.Array, scores: jax.Array, loss: Loss
 ) -> tuple[jax.Array, jax.Array]:
-    """Primal and dual objective (L,) at ``alpha`` with its exact ``scores``."""
+    """Return primal and dual objective (L,) at `alpha` with its exact `scores`."""
     kernel, y, u = problem.kernel, problem.y, problem.u
     q = 0.5 * jnp.sum(alpha * y * scores, axis=0)
     primal = q + loss_sums(y * scores, u, loss)
@@ -362,7 +360,7 @@ def _certificate(
 
 
 def exact_product(kernel: jax.Array, columns: jax.Array) -> jax.Array:
-    """K @ columns with float64 products and sums, without a float64 copy of the whole K."""
+    """Return K @ columns with float64 products and sums, without a float64 copy of K."""
     return jax.lax.map(
         lambda row: jnp.dot(row.astype(columns.dtype), columns, precision=PRECISION),
         kernel,
@@ -371,7 +369,7 @@ def exact_product(kernel: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def _fast_product(kernel: jax.Array, columns: jax.Array) -> jax.Array:
-    """K @ columns in float32, widened: right to 1e-7 of ``columns``, a small difference."""
+    """Return K @ columns in float32, widened: right to 1e-7 of `columns`, a small difference."""
     product = jnp.matmul(kernel, columns.astype(kernel.dtype), precision=PRECISION)
     return product.astype(columns.dtype)
 

@@ -10,15 +10,13 @@ All three are sums over blocks of columns (G, W) or rows (S), so a memory map of
 through the device a block at a time. G is symmetric: only the block triangle on and below the
 diagonal is multiplied, 1/2 + 1/(2 panels) of the full work.
 
-``vectors`` is everywhere one of
+`vectors` is everywhere one of
 
 - an (N, D) array: NumPy, ``np.memmap`` or JAX, of any real dtype (computed in float32);
 - a re-iterable of (N_i, D) row blocks, such as a list of ``np.load(path, mmap_mode="r")``; the
   blocks are the rows in order. It is passed over once per column block, so it must not be a
   one-pass iterator.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -43,7 +41,7 @@ PANEL_ROWS = 512
 
 
 def widest_block() -> int:
-    """Most columns in one block: what stays in the cache of a CPU, what fills a GPU."""
+    """Return the most columns of a block: what stays in the cache of a CPU, what fills a GPU."""
     return 1024 if jax.default_backend() == "cpu" else 4096
 
 
@@ -51,10 +49,10 @@ def widest_block() -> int:
 
 
 def vectors_shape(vectors: Vectors, name: str = "vectors") -> tuple[int, int]:
-    """(rows, columns) of ``vectors``, after checking that it is one of the accepted forms.
+    """Return (rows, columns) of `vectors`, after checking that it is of an accepted form.
 
     Raises:
-        TypeError: ``vectors`` is a one-pass iterator or not numeric.
+        TypeError: `vectors` is a one-pass iterator or not numeric.
         ValueError: it is not two-dimensional, is empty, or its row blocks differ in width.
     """
     if _is_array(vectors):
@@ -87,7 +85,7 @@ def vectors_shape(vectors: Vectors, name: str = "vectors") -> tuple[int, int]:
 def column_blocks(
     vectors: Vectors, width: int | None = None, name: str = "vectors"
 ) -> Iterator[tuple[int, Any]]:
-    """Yield ``(first column, block (N, <= width))`` over ``vectors``, as a float32 array each."""
+    """Yield ``(first column, block (N, <= width))`` over `vectors`, as a float32 array each."""
     n, d = vectors_shape(vectors, name)
     if width is None:
         width = max(64, min(widest_block(), CHUNK_BYTES // (4 * n)))
@@ -108,7 +106,7 @@ def column_blocks(
 def row_blocks(
     vectors: Vectors, height: int | None = None, name: str = "vectors"
 ) -> Iterator[tuple[int, Any]]:
-    """Yield ``(first row, block (<= height, D))`` over ``vectors``, as a float32 array each."""
+    """Yield ``(first row, block (<= height, D))`` over `vectors`, as a float32 array each."""
     _, d = vectors_shape(vectors, name)
     if height is None:
         height = max(1, CHUNK_BYTES // (4 * d))
@@ -155,22 +153,22 @@ def _check_real(dtype: Any, name: str) -> None:
 
 
 def gram_matrix(vectors: Vectors, *, block_columns: int | None = None) -> jax.Array:
-    """All inner products of the rows of ``vectors``: ``G[i, j] = <x_i, x_j>``.
+    """Return all inner products of the rows of `vectors`: ``G[i, j] = <x_i, x_j>``.
 
     Gram matrices of several representations of the same pictures add up to that of the stacked
-    representation: ``gram_matrix(a) + gram_matrix(b)`` is ``gram_matrix`` of ``[a, b]``.
+    representation: ``gram_matrix(a) + gram_matrix(b)`` is `gram_matrix` of ``[a, b]``.
 
     Args:
         vectors: (N, D), see the module's head for the accepted forms.
-        block_columns: Columns sent to the device at a time; by default at most 1,024 on a CPU,
+        block_columns: columns sent to the device at a time; by default at most 1,024 on a CPU,
             4,096 elsewhere, and 64 MiB.
 
     Returns:
         (N, N) float32, exactly symmetric.
 
     Raises:
-        TypeError: ``vectors`` is a one-pass iterator or not numeric.
-        ValueError: ``vectors`` is not two-dimensional, is empty, or holds NaN, infinity, or rows
+        TypeError: `vectors` is a one-pass iterator or not numeric.
+        ValueError: `vectors` is not two-dimensional, is empty, or holds NaN, infinity, or rows
             whose squared norm exceeds float32 (the rows are named).
     """
     n, _ = vectors_shape(vectors)
@@ -184,7 +182,7 @@ def gram_matrix(vectors: Vectors, *, block_columns: int | None = None) -> jax.Ar
 
 
 def dual_to_weights(coefficients: ArrayLike, vectors: Vectors) -> np.ndarray:
-    """Weight vectors ``W = A^T X`` from dual coefficients, a block of columns at a time.
+    """Return weight vectors ``W = A^T X`` from dual coefficients, a block of columns at a time.
 
     Args:
         coefficients: (N, L), signed dual coefficients (alpha * y).
@@ -210,16 +208,16 @@ def dual_to_weights(coefficients: ArrayLike, vectors: Vectors) -> np.ndarray:
 
 
 def row_products(vectors: Vectors, weights: ArrayLike) -> jax.Array:
-    """``X W^T``, (N, D) x (L, D) -> (N, L) float32, a block of rows at a time."""
+    """Return ``X W^T``, (N, D) x (L, D) -> (N, L) float32, a block of rows at a time."""
     w = jnp.asarray(weights, dtype=jnp.float32)
     parts = [_rows_times(block, w) for _, block in row_blocks(vectors)]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 def check_finite_rows(finite: np.ndarray, name: str, rows: np.ndarray | None = None) -> None:
-    """Raise a ValueError naming the first rows that ``finite`` (N,) marks as unusable.
+    """Raise a ValueError naming the first rows that `finite` (N,) marks as unusable.
 
-    ``rows`` (N,) are the rows' numbers if they are not 0..N-1.
+    `rows` (N,) are the rows' numbers if they are not 0..N-1.
     """
     bad = np.flatnonzero(~finite) if rows is None else np.unique(rows[~finite])
     if bad.size:
@@ -232,7 +230,7 @@ def check_finite_rows(finite: np.ndarray, name: str, rows: np.ndarray | None = N
 
 @partial(jax.jit, donate_argnums=0)
 def _accumulate_triangle(gram: jax.Array, block: jax.Array) -> jax.Array:
-    """``gram += block @ block.T`` on the block triangle; above it ``gram`` stays untouched."""
+    """Add ``block @ block.T`` to `gram` on the block triangle; above it nothing changes."""
     n = gram.shape[0]
     parts = min(16, max(1, round(n / PANEL_ROWS)))
     edges = [round(i * n / parts) for i in range(parts + 1)]

@@ -1,10 +1,8 @@
-"""The losses of ``mpp_jax.svm.dual``: their weighted sums, conjugates and gradients.
+"""The losses of `mpp_jax.svm.dual`: their weighted sums, conjugates and gradients.
 
 Arrays are (N, L), examples by classes; ``u`` are the weights of the losses, 0 where an example is
 ignored.
 """
-
-from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
@@ -16,13 +14,13 @@ LOSSES: tuple[Loss, ...] = ("hinge", "squared_hinge", "logistic")
 
 
 def bounds(u: jax.Array, loss: Loss) -> tuple[jax.Array, jax.Array]:
-    """The box of alpha; for the logistic loss its open interior holds the optimum."""
+    """Return the box of alpha; for the logistic loss its open interior holds the optimum."""
     upper = jnp.where(u > 0, jnp.inf, 0.0) if loss == "squared_hinge" else u
     return jnp.zeros_like(u), upper
 
 
 def loss_sums(margins: jax.Array, u: jax.Array, loss: Loss) -> jax.Array:
-    """(L,) sums of the weighted losses at ``margins`` (N, L)."""
+    """Return the sums (L,) of the weighted losses at `margins` (N, L)."""
     if loss == "logistic":
         return jnp.sum(u * jax.nn.softplus(-margins), axis=0)
     hinge = jax.nn.relu(1 - margins)
@@ -30,7 +28,7 @@ def loss_sums(margins: jax.Array, u: jax.Array, loss: Loss) -> jax.Array:
 
 
 def dual_sums(alpha: jax.Array, u: jax.Array, loss: Loss) -> jax.Array:
-    """(L,) the dual objective without its quadratic term: minus the conjugate losses."""
+    """Return the dual objective (L,) without its quadratic term: minus the conjugate losses."""
     if loss == "logistic":
         return jnp.sum(_xlogx(u) - _xlogx(alpha) - _xlogx(u - alpha), axis=0)
     if loss == "squared_hinge":
@@ -41,7 +39,7 @@ def dual_sums(alpha: jax.Array, u: jax.Array, loss: Loss) -> jax.Array:
 def gradient(
     alpha: jax.Array, scores: jax.Array, y: jax.Array, u: jax.Array, loss: Loss
 ) -> jax.Array:
-    """(N, L) gradient at ``alpha`` with its ``scores``: of -D, or, logistic, of P in K's metric."""
+    """Return the gradient (N, L) at `alpha`: of -D, or, logistic, of P in K's metric."""
     margins = y * scores
     if loss == "logistic":
         return alpha - u * jax.nn.sigmoid(-margins)
@@ -51,7 +49,7 @@ def gradient(
 
 
 def over_u(v: jax.Array, u: jax.Array) -> jax.Array:
-    """``v / u``, and 0 where u is 0: there alpha is held at 0."""
+    """Return ``v / u``, and 0 where u is 0: there alpha is held at 0."""
     return jnp.where(u > 0, v / jnp.where(u > 0, u, 1.0), 0.0)
 
 

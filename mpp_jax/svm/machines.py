@@ -4,18 +4,16 @@ For every class l, with targets y in {-1, 0, +1} (0: this picture is ignored for
 
     minimise over w, b   1/2 (|w|^2 + (b / B)^2) + C sum_i max(0, 1 - y_i (w.x_i + b))
 
-the bias being the regularised weight of a constant feature B (``bias_multiplier``). This is the
+the bias being the regularised weight of a constant feature B (`bias_multiplier`). This is the
 objective of liblinear (``sklearn.svm.LinearSVC(loss="hinge", C=C, intercept_scaling=B)``), and,
 times lambda = 1 / (n C), that of VLFeat's ``vl_svm``. The squared hinge and the logistic loss are
 options. With N vectors of D >> N dimensions the work is one Gram matrix, shared by all classes
-(``mpp_jax.svm.gram``); each class's dual is then solved to a certified relative duality gap
-(``mpp_jax.svm.dual``).
+(`mpp_jax.svm.gram`); each class's dual is then solved to a certified relative duality gap
+(`mpp_jax.svm.dual`).
 
-Several C and folds from one Gram matrix: ``mpp_jax.svm.select``. More vectors than a Gram matrix
-can hold: ``mpp_jax.svm.primal``. Probabilities: ``mpp_jax.svm.calibration``.
+Several C and folds from one Gram matrix: `mpp_jax.svm.select`. More vectors than a Gram matrix
+can hold: `mpp_jax.svm.primal`. Probabilities: `mpp_jax.svm.calibration`.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple, Unpack
 
@@ -79,23 +77,23 @@ def fit_svm(
     initial: ArrayLike | None = None,
     **options: Unpack[SVMOptions],
 ) -> tuple[LinearSVM, SVMInfo]:
-    """Train one linear machine per class (column of ``targets``), all from one Gram matrix.
+    """Train one linear machine per class (column of `targets`), all from one Gram matrix.
 
     Deterministic: equal input gives equal bytes on one machine. The certificate holds for the Gram
     matrix as rounded to float32, and so for the returned weights to about 1e-7 x C x |x|^2 per
     violated margin: nothing for L2-normalised encodings, but centre and scale raw features.
 
     Args:
-        vectors: (N, D) array, memory map, or list of row blocks (see ``mpp_jax.svm.gram``);
+        vectors: (N, D) array, memory map, or list of row blocks (see `mpp_jax.svm.gram`);
             computed in float32.
         targets: (N, L) or (N,) in {-1, 0, +1}; 0 ignores the vector for that class.
-            ``one_vs_rest_targets`` makes them from labels.
+            `one_vs_rest_targets` makes them from labels.
         c: weight C of the losses, a scalar or one per class.
         initial: (N, L) signed dual coefficients of an earlier fit on the same vectors.
         options: see `SVMOptions`.
 
     Returns:
-        The machines (weights (L, D), bias (L,)), and the certificate.
+        the machines (weights (L, D), bias (L,)), and the certificate.
 
     Raises:
         TypeError: `vectors` is a one-pass iterator or not numeric; an option is unknown.
@@ -117,7 +115,7 @@ def fit_svm_gram(
     initial: ArrayLike | None = None,
     **options: Unpack[SVMOptions],
 ) -> tuple[np.ndarray, SVMInfo]:
-    """``fit_svm`` from a Gram matrix (which may be a sum of several representations' matrices).
+    """Train as `fit_svm` does, from a Gram matrix (it may be a sum of several representations').
 
     Args:
         gram: (N, N) inner products, symmetric, without the bias feature.
@@ -127,11 +125,11 @@ def fit_svm_gram(
         options: see `SVMOptions`.
 
     Returns:
-        Signed dual coefficients alpha * y (N, L) float64, and the certificate. The weights are
-        ``coefficients.T @ vectors`` (``dual_to_weights``), the bias ``B^2 coefficients.sum(0)``.
+        signed dual coefficients alpha * y (N, L) float64, and the certificate. The weights are
+        ``coefficients.T @ vectors`` (`dual_to_weights`), the bias ``B^2 coefficients.sum(0)``.
 
     Raises:
-        ValueError: As for ``fit_svm``.
+        ValueError: as for `fit_svm`.
     """
     n = check_gram(gram)
     kernel = jnp.asarray(gram, dtype=jnp.float32)
@@ -165,19 +163,19 @@ def fit_svm_gram(
 def svm_from_dual(
     coefficients: ArrayLike, vectors: Vectors, *, bias_multiplier: float = 1.0
 ) -> LinearSVM:
-    """The machines that signed dual coefficients (N, L) stand for, given the training vectors."""
+    """Return the machines that signed dual coefficients (N, L) stand for, given the vectors."""
     weights = dual_to_weights(coefficients, vectors)
     bias = bias_multiplier**2 * np.sum(np.asarray(coefficients, np.float64), axis=0)
     return LinearSVM(jnp.asarray(weights), jnp.asarray(bias, dtype=jnp.float32))
 
 
 def svm_scores(svm: LinearSVM, vectors: Vectors) -> jax.Array:
-    """Scores ``vectors @ weights.T + bias``: (N, D) -> (N, L) float32, at full float32 precision.
+    """Return ``vectors @ weights.T + bias``: (N, D) -> (N, L) float32, at full precision.
 
     Memory maps and lists of row blocks pass through the device a block of rows at a time.
 
     Raises:
-        ValueError: The dimension is not the machine's, or a score is not finite.
+        ValueError: the dimension is not the machine's, or a score is not finite.
     """
     _, d = vectors_shape(vectors)
     wanted = np.shape(svm.weights)[1]
@@ -192,13 +190,13 @@ def svm_scores(svm: LinearSVM, vectors: Vectors) -> jax.Array:
 
 
 def check_gram(gram: ArrayLike) -> int:
-    """The number of rows of a square Gram matrix, after checking that it is one."""
+    """Return the number of rows of a square Gram matrix, after checking that it is one."""
     if np.ndim(gram) != 2 or np.shape(gram)[0] != np.shape(gram)[1] or np.size(gram) == 0:
         raise ValueError(f"gram must be a square matrix, got shape {np.shape(gram)}")
     return int(np.shape(gram)[0])
 
 
 def relative_gap(primal: np.ndarray, dual: np.ndarray) -> np.ndarray:
-    """(primal - dual) / dual, infinite where the dual bound is still not positive."""
+    """Return (primal - dual) / dual, infinite where the dual bound is still not positive."""
     positive = np.maximum(dual, np.finfo(np.float64).tiny)
     return np.where(dual > 0, (primal - dual) / positive, np.inf)

@@ -20,7 +20,7 @@ class ObjectiveOptions(TypedDict, total=False):
 
 
 class SVMOptions(ObjectiveOptions, total=False):
-    """Keywords that every fit of `mpp_jax.svm` takes.
+    """Keywords that every fit of `mpp_jax.svm` takes (`fit_svm_primal` has its own for stopping).
 
     Attributes:
         bias_multiplier: the constant feature B; 0 trains without bias. 1 by default.
@@ -81,7 +81,7 @@ def resolve(options: ObjectiveOptions, **own: Unpack[SVMOptions]) -> SVMOptions:
 def loss_weights(
     y: np.ndarray, c: Any, class_weight: ClassWeight = None, sample_weight: ArrayLike | None = None
 ) -> np.ndarray:
-    """(N, L) float64 weights u of the losses: C x class weight x sample weight, 0 if ignored."""
+    """Return weights u (N, L) float64 of the losses: C x class x sample weight, 0 if ignored."""
     n, classes = y.shape
     c = np.asarray(c, np.float64)
     if c.shape not in ((), (1,), (classes,)):

@@ -1,6 +1,6 @@
 """Linear machines for more vectors than a Gram matrix can hold: primal weights, mini-batches.
 
-The objective P(w) is that of ``mpp_jax.svm.dual``. The state is the primal weights W (L, D) and,
+The objective P(w) is that of `mpp_jax.svm.dual`. The state is the primal weights W (L, D) and,
 for each example and class, one remembered loss derivative a (N, L): W = sum_i a_i y_i z_i at all
 times. A mini-batch b of rows takes its scores from W, improves its own a_b by accelerated
 projected gradient steps (optax: update rule and box projection) on the small problem whose kernel
@@ -17,8 +17,6 @@ each epoch one more pass gives the primal objective, and D(a) <= P* is at hand.
 Memory: W, a, and one batch. Vectors are read by rows from an array, a memory map, or a list of row
 blocks; per epoch they are read twice.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -45,7 +43,7 @@ class PrimalInfo(NamedTuple):
     """How the mini-batched training went.
 
     Attributes:
-        certificate: Objectives and gap of each class, as of ``fit_svm``; ``iterations`` counts
+        certificate: objectives and gap of each class, as of `fit_svm`; `iterations` counts
             epochs.
         history: (epochs, L) primal objective after each epoch.
     """
@@ -68,27 +66,27 @@ def fit_svm_primal(
 ) -> tuple[LinearSVM, PrimalInfo]:
     """Train one linear machine per class by mini-batches, without an N x N matrix.
 
-    Same objective as ``fit_svm``, which is faster where its Gram matrix fits. Deterministic for
+    Same objective as `fit_svm`, which is faster where its Gram matrix fits. Deterministic for
     a given key.
 
     Args:
         vectors: (N, D) array, memory map, or list of row blocks; computed in float32.
         targets: (N, L) or (N,) in {-1, 0, +1}; 0 ignores the vector for that class.
-        c: Weight C of the losses, a scalar or one per class.
-        key: Key for the order of the examples.
-        tolerance: Relative duality gap at which all classes are done. float32 sums let it go down
+        c: weight C of the losses, a scalar or one per class.
+        key: key for the order of the examples.
+        tolerance: relative duality gap at which all classes are done. float32 sums let it go down
             to about 1e-4.
-        max_epochs: Stop here in any case; ``certificate.converged`` tells.
-        batch_size: Rows per mini-batch. Larger ones need fewer epochs and cost more each.
+        max_epochs: stop here in any case; `certificate.converged` tells.
+        batch_size: rows per mini-batch. Larger ones need fewer epochs and cost more each.
         on_epoch: called after each epoch with its number (from 1) and the relative gaps (L,).
         options: `bias_multiplier`, `loss`, `class_weight` and `sample_weight`, see `SVMOptions`.
 
     Returns:
-        The machines (weights (L, D), bias (L,)), and how the training went.
+        the machines (weights (L, D), bias (L,)), and how the training went.
 
     Raises:
-        TypeError: ``vectors`` is not an array or a sequence of row blocks.
-        ValueError: As for ``fit_svm``; or a count is not positive.
+        TypeError: `vectors` is not an array or a sequence of row blocks.
+        ValueError: as for `fit_svm`; or a count is not positive.
     """
     n, d = vectors_shape(vectors)
     read = _row_reader(vectors)
@@ -110,7 +108,7 @@ def fit_svm_primal(
             check_finite_rows(np.isfinite(block).all(axis=1), "vectors", rows)
             # Rows that pad the last batch count for nothing.
             problem = (np.where(real[:, None], v[rows], 0) for v in (y, u))
-            with jax.enable_x64(True):  # for the dual variables, see svm_dual
+            with jax.enable_x64(True):  # for the dual variables, see `dual`
                 weights, improved = _improve_batch(
                     weights, block, alpha[rows], *problem, bias, loss=loss
                 )
@@ -139,7 +137,7 @@ def _improve_batch(
     *,
     loss: Loss,
 ) -> tuple[jax.Array, jax.Array]:
-    """New weights (L, D + 1) and dual variables (b, L) of the batch ``block`` (b, D)."""
+    """Return new weights (L, D + 1) and dual variables (b, L) of the batch `block` (b, D)."""
     z = _with_bias(block, bias)
     kernel = jnp.matmul(z, z.T, precision=PRECISION)
     scores = jnp.matmul(z, weights.T, precision=PRECISION).astype(alpha.dtype)
@@ -166,7 +164,7 @@ def _objectives(
     bias: float,
     loss: Loss,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Primal and dual objective (L,): one pass over the vectors."""
+    """Return primal and dual objective (L,): one pass over the vectors."""
     with jax.enable_x64(True):  # sums over all examples
         q = 0.5 * jnp.sum(weights.astype(jnp.float64) ** 2, axis=1)
         losses = jnp.zeros_like(q)
@@ -183,14 +181,14 @@ def _with_bias(block: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _batches(order: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """``(rows (size,), real (size,) bool)``: the last batch is padded by repeating its rows."""
+    """Yield ``(rows (size,), real (size,) bool)``: the last batch repeats rows to be full."""
     for start in range(0, len(order), size):
         rows = np.resize(order[start : start + size], size)
         yield rows, np.arange(size) < len(order) - start
 
 
 def _row_reader(vectors: Vectors) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from row numbers (b,) to those rows (b, D), float32, on the host."""
+    """Return a function from row numbers (b,) to those rows (b, D), float32, on the host."""
     if isinstance(vectors, np.ndarray | jax.Array):
         blocks: Sequence[Any] = (vectors,)
     elif isinstance(vectors, Sequence):

@@ -6,8 +6,6 @@ one matrix product per iteration serves them all. Along the path each C starts f
 of the one before. The scores of held-out rows are K (alpha o y), so no weight vector is formed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
 
@@ -31,8 +29,8 @@ class SVMPath(NamedTuple):
 
     Attributes:
         cs: (P,) the values of C, ascending.
-        coefficients: (P, N, L) signed dual coefficients, as of ``fit_svm_gram``.
-        info: The certificates, each field (P, L).
+        coefficients: (P, N, L) signed dual coefficients, as of `fit_svm_gram`.
+        info: the certificates, each field (P, L).
     """
 
     cs: np.ndarray
@@ -47,11 +45,11 @@ class CrossValidation(NamedTuple):
         cs: (P,) the values of C, ascending.
         values: (P, F) the metric on each fold's held-out rows; NaN where a fold cannot be judged.
         mean: (P,) mean over the folds that can be judged.
-        best_c: The C of the highest mean; the smallest one among equals.
+        best_c: the C of the highest mean; the smallest one among equals.
         scores: (P, N, L) held-out scores: row i is scored by the machines that did not see it.
             Calibrate probabilities on these.
         folds: (N,) the fold that held out each row.
-        info: The certificates, each field (P, F, L).
+        info: the certificates, each field (P, F, L).
     """
 
     cs: np.ndarray
@@ -69,16 +67,16 @@ def svm_path(
     cs: Sequence[float],
     **options: Unpack[SVMOptions],
 ) -> SVMPath:
-    """Train at every C of ``cs``, each warm-started from the next smaller one.
+    """Train at every C of `cs`, each warm-started from the next smaller one.
 
     Args:
-        gram: (N, N) inner products, as ``gram_matrix`` gives them.
+        gram: (N, N) inner products, as `gram_matrix` gives them.
         targets: (N, L) in {-1, 0, +1}.
-        cs: Values of C, in any order; the result is ascending.
+        cs: values of C, in any order; the result is ascending.
         options: see `SVMOptions`.
 
     Raises:
-        ValueError: As for ``fit_svm_gram``; or ``cs`` is empty.
+        ValueError: as for `fit_svm_gram`; or `cs` is empty.
     """
     values = _ascending(cs)
     coefficients: list[np.ndarray] = []
@@ -103,22 +101,22 @@ def cross_validate_svm(
     metric: Metric = mean_average_precision,
     **options: Unpack[SVMOptions],
 ) -> CrossValidation:
-    """k-fold cross-validation of C for all classes at once.
+    """Cross-validate C in k folds, for all classes at once.
 
     Args:
         gram: (N, N) inner products of all rows.
         targets: (N, L) in {-1, 0, +1}.
-        cs: Values of C.
-        folds: The number of folds (drawn by ``stratified_folds`` with ``key``), or (N,) integers
+        cs: values of C.
+        folds: the number of folds (drawn by `stratified_folds` with `key`), or (N,) integers
             0..F-1 naming the fold that holds out each row, for groups that must stay together.
-        key: Key for drawing folds; needed if ``folds`` is a number.
+        key: key for drawing folds; needed if `folds` is a number.
         metric: (scores, targets) of held-out rows -> figure, by default the mean 11-point AP;
-            ``accuracy_metric`` is the top-1 accuracy of exclusive classes.
+            `accuracy_metric` is the top-1 accuracy of exclusive classes.
         options: see `SVMOptions`.
 
     Raises:
-        ValueError: As for ``fit_svm_gram``; a fold's training rows lack a side of some class; a
-            fold is empty; ``key`` is missing.
+        ValueError: as for `fit_svm_gram`; a fold's training rows lack a side of some class; a
+            fold is empty; `key` is missing.
     """
     n = check_gram(gram)
     y = check_targets(targets, n)
@@ -174,15 +172,15 @@ def cross_validate_svm(
 def gram_scores(
     gram: ArrayLike, coefficients: ArrayLike, bias_multiplier: float = 1.0
 ) -> np.ndarray:
-    """Scores (M, L) float64 from inner products (M, N) with the training rows, bias included."""
-    with jax.enable_x64(True):  # large coefficients cancel, see svm_dual
+    """Return scores (M, L) float64 from products (M, N) with the training rows, bias included."""
+    with jax.enable_x64(True):  # large coefficients cancel, see `mpp_jax.svm.dual`
         a = jnp.asarray(coefficients, jnp.float64)
         products = exact_product(jnp.asarray(gram), a)
         return np.asarray(products + bias_multiplier**2 * jnp.sum(a, axis=0, keepdims=True))
 
 
 def accuracy_metric(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Top-1 accuracy of rows that have exactly one positive; NaN if there is none such."""
+    """Return the top-1 accuracy of rows that have exactly one positive; NaN if none has."""
     single = (targets > 0).sum(axis=1) == 1
     if not single.any():
         return float("nan")
@@ -191,14 +189,14 @@ def accuracy_metric(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def stratified_folds(targets: ArrayLike, n_folds: int, key: jax.Array) -> np.ndarray:
-    """Folds (N,) int64 that share out each class's positives evenly, several labels allowed.
+    """Return folds (N,) int64 that share out each class's positives evenly, labels many or one.
 
     Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011) in its greedy form: classes from
     the rarest on, each not yet placed positive goes where that class has the fewest, then where
     there are the fewest rows. For exclusive classes the counts within a fold differ by at most one.
 
     Raises:
-        ValueError: Fewer than 2 folds or more folds than rows.
+        ValueError: fewer than 2 folds or more folds than rows.
     """
     y = np.asarray(targets)
     n = y.shape[0]
@@ -226,7 +224,7 @@ def stratified_folds(targets: ArrayLike, n_folds: int, key: jax.Array) -> np.nda
 
 
 def _check_folds(columns: np.ndarray) -> None:
-    """``columns`` (N, F, L): training targets of each fold."""
+    """Raise unless `columns` (N, F, L), training targets of each fold, hold both sides."""
     for value, side in ((1, "positive"), (-1, "negative")):
         lacking = np.argwhere(~(columns == value).any(axis=0))
         if lacking.size:

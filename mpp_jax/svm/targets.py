@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 
 
 def one_vs_rest_targets(labels: ArrayLike, n_classes: int | None = None) -> np.ndarray:
-    """Targets (N, L) in {-1, +1}, int8, from class indices (N,) in 0..L-1.
+    """Return targets (N, L) in {-1, +1}, int8, of class indices (N,) in 0..L-1.
 
     Raises:
         ValueError: A label is not an integer in range, or there are fewer than two classes.
@@ -24,7 +24,7 @@ def one_vs_rest_targets(labels: ArrayLike, n_classes: int | None = None) -> np.n
 
 
 def check_targets(targets: ArrayLike, n: int, *, need_both_sides: bool = True) -> np.ndarray:
-    """``targets`` as (N, L) float64 after checking values, shape, and both sides of each class."""
+    """Return `targets` as (N, L) float64 after checking values, shape and sides of each class."""
     y = np.asarray(targets)
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or y.shape[0] != n or y.shape[1] == 0:
