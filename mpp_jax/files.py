@@ -9,10 +9,13 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO
 
 STALE_SECONDS = 24 * 3600
@@ -96,6 +99,11 @@ def replaced_folder(folder: Path, own: Collection[str] | None = None) -> Iterato
     Raises:
         OSError: the folder cannot be written or moved.
     """
+    with undisturbed():
+        yield from _replaced(folder, own)
+
+
+def _replaced(folder: Path, own: Collection[str] | None) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(folder)
     fresh, old = _fresh(folder), _old(folder)
@@ -115,6 +123,38 @@ def replaced_folder(folder: Path, own: Collection[str] | None = None) -> Iterato
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM until the body is done; the second one ends the process at once.
+
+    For writing that libraries do in threads of their own, which an exception in the middle would
+    leave behind, complaining.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if arrived:
+            os._exit(128 + number)
+        arrived.append((number, frame))
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, old in before.items():
+        if callable(old):  # neither ignored nor the system's own
+            signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+        for late, frame in arrived:
+            handler = before[signal.Signals(late)]
+            if callable(handler):
+                handler(late, frame)
 
 
 def restore_folder(folder: Path) -> None:

@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def one_line(text: str) -> str:
+    """Return text on one line: file names may hold line breaks and other control characters."""
+    return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in text)
+
+
 class Watcher:
     """Watches one piece of work: says lines, shows bars, and adds up the seconds of its stages.
 

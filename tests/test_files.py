@@ -1,6 +1,7 @@
 """Whole files and folders: killed, failed, shared, and what else lies there."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -130,6 +131,19 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with files.exclusive(tmp_path / "file" / "x"):
         pass
+
+
+def test_an_interrupt_waits_until_a_folder_is_written(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with files.replaced_folder(tmp_path / "model") as fresh:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            (fresh / "ours.txt").write_text("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (tmp_path / "model" / "ours.txt").read_text() == "whole"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="asks for a process that dies")

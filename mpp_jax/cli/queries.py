@@ -12,6 +12,7 @@ from mpp_jax.cli.opening import open_network
 from mpp_jax.data import Skipped
 from mpp_jax.maps.accumulation import Reading
 from mpp_jax.maps.picture_maps import check_free, free_names, map_pictures, save_maps
+from mpp_jax.progress import one_line
 from mpp_jax.runs.model import load_model, picture_item
 from mpp_jax.runs.provenance import Provenance, open_codebooks_of
 from mpp_jax.runs.search import Neighbour, nearest
@@ -46,12 +47,13 @@ def predict(
             }
             for i, path in enumerate(pictures)
         ]
-        console.result(json.dumps(entries, indent=1))
+        console.result(json.dumps(entries, indent=1, allow_nan=False))
     else:
         for i, path in enumerate(pictures):
             if i not in reasons:
                 console.result(
-                    f"{path}: " + ", ".join(f"{name} {value:+.3f}" for name, value in ranked[i])
+                    f"{one_line(path)}: "
+                    + ", ".join(f"{name} {value:+.3f}" for name, value in ranked[i])
                 )
     return console.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
 
@@ -95,7 +97,9 @@ def confidence(
         scores = ", ".join(
             f"{name} {value:+.3f}" for name, value in zip(maps.classes, maps.scores, strict=True)
         )
-        console.result(f"{pictures[maps.position]}: {place}.png ({scores})")
+        console.result(
+            f"{one_line(pictures[maps.position])}: {one_line(str(place))}.png ({scores})"
+        )
     return console.skipped([(pictures[entry.position], entry.reason) for entry in skipped])
 
 
@@ -134,15 +138,17 @@ def search(
             }
             for i, path in enumerate(pictures)
         ]
-        console.result(json.dumps(entries, indent=1))
+        console.result(json.dumps(entries, indent=1, allow_nan=False))
     else:
         for i, path in enumerate(pictures):
             if i not in reasons:
-                console.result(f"{path}:")
+                console.result(f"{one_line(path)}:")
                 for neighbour in found[i]:
                     entry = _entry(neighbour, store)
                     classes = ", ".join(entry["classes"])
-                    console.result(f"  {entry['similarity']:.4f}  {entry['path']}  ({classes})")
+                    console.result(
+                        f"  {entry['similarity']:.4f}  {one_line(entry['path'])}  ({classes})"
+                    )
     return console.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
 
 

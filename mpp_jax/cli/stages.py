@@ -1,5 +1,6 @@
 """What the commands of the method's stages do, once the command line has been read."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from mpp_jax.cli.console import DONE, Console, Skips, made_with, results_table
 from mpp_jax.cli.opening import open_network
-from mpp_jax.data import Dataset
+from mpp_jax.data import Dataset, decodable
 from mpp_jax.describe.extraction import ActivationSource
 from mpp_jax.describe.memory_cache import MemoryCache
 from mpp_jax.files import exclusive
@@ -25,6 +26,7 @@ from mpp_jax.runs.provenance import (
     check_same_run,
     check_store,
     fit_settings,
+    fitted_without,
     load_codebooks,
     open_codebooks_of,
     save_codebooks,
@@ -43,6 +45,7 @@ from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.stats.em import EMInfo
 from mpp_jax.storage.bundle import check_place, holds_bundle
 from mpp_jax.storage.store import Store
+from mpp_jax.storage.store_format import MANIFEST
 
 
 def run(job: Job, console: Console, *, maps: int = 0) -> int:
@@ -58,6 +61,7 @@ def _run(job: Job, console: Console, maps: int) -> int:
     check_features(job.data, job.config, job.extras.features)
     made, activations = job.made, _watched(job, console)
     codebooks: Codebooks = {}
+    skips: Skips = []
     if recipes_of(job.config):
         check_same_run(job.out, made)
         fitting = activations
@@ -65,11 +69,15 @@ def _run(job: Job, console: Console, maps: int) -> int:
             later = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
             activations = cache = MemoryCache(activations, job.config.cache_bytes, later)
             fitting = cache.recorder
-        codebooks, _ = _codebooks_or_fit(job, job.out / "codebook", fitting, console)
+        codebooks, skips = _codebooks_or_fit(job, job.out / "codebook", fitting, console)
     store = _encode(job, job.out / "encodings", codebooks, activations, console)
     write_config(job.out, made)
     console.wrote("encodings", store.path)
-    skips = _store_skips(store) + _dataset_skips(job.data)
+    known = _store_skips(store)
+    names = {name for name, _ in known}
+    skips = [(name, reason) for name, reason in skips if name not in names]
+    skips = [(name, f"while the codebook was fitted: {reason}") for name, reason in skips]
+    skips = known + skips + _dataset_skips(job.data)
     try:
         model = _train(store, codebooks, made, job.config.pooling, job.out / "model", console)
         gallery = None
@@ -95,15 +103,31 @@ def _codebooks_or_fit(
 ) -> tuple[Codebooks, Skips]:
     """Take the codebooks of the same settings that are in ``folder``, or fit and save them.
 
-    Returns them, and the pictures that could not be read for them.
+    Where a training picture that they were fitted without can be read by now, they are fitted
+    again, unless encodings rest on them; then it is among the pictures that are returned.
+
+    Returns:
+        The codebooks, and the pictures that could not be read for them.
     """
     made = job.made
     check_place(folder, CODEBOOK)
     if holds_bundle(folder):
         codebooks, old = load_codebooks(folder)
         if codebooks and fit_settings(old) == fit_settings(made):
-            console.say(f"codebook: taken from {folder}")
-            return codebooks, []
+            without = fitted_without(folder)
+            mended = _readable(job, [name for name, _ in without])
+            used = (folder.parent / "encodings" / MANIFEST).exists()
+            if used or not mended:
+                console.say(f"codebook: taken from {folder}")
+                note = "it can be read by now, but encodings rest on the codebook; a new folder"
+                return codebooks, [
+                    (name, f"{reason} ({note} would use it)" if name in mended else reason)
+                    for name, reason in without
+                ]
+            console.say(
+                f"codebook: {len(mended)} training pictures that {folder} was fitted without can "
+                f"be read by now ({mended[0]} for one); it is fitted again"
+            )
     skips: Skips = []
     try:
         codebooks, infos = pipeline.fit(
@@ -125,11 +149,18 @@ def _codebooks_or_fit(
             f"codebook {key}: {info.samples} descriptors, PCA keeps {info.explained:.1%} of their "
             f"variance, {steps} steps{'' if info.em.converged else ' (limit reached)'}"
         )
-    save_codebooks(folder, codebooks, made)
+    save_codebooks(folder, codebooks, made, skips)
     write_config(folder, made)
     console.say(f"codebook of {made_with(made.network, made.weights_sha256)}")
     console.wrote("codebook", folder)
     return codebooks, skips
+
+
+def _readable(job: Job, names: Sequence[str]) -> list[str]:
+    """Return those of some training pictures that can be decoded now."""
+    chosen = set(names)
+    items = [item for item in job.data.split("train") if item.id in chosen]
+    return [item.id for item in items if decodable(item)]
 
 
 def fit(job: Job, console: Console) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from mpp_jax import metrics as measures
 from mpp_jax.config import Run
 from mpp_jax.data import DataError, Dataset, Item, Skipped, decodable
+from mpp_jax.data.dataset import listed_classes
 from mpp_jax.data.features import Features
 from mpp_jax.describe.dense import describer
 from mpp_jax.describe.extraction import (
@@ -239,18 +240,26 @@ def train(
 
 
 def score(model: Model, store: Store, *, watcher: Watcher | None = None) -> dict[str, np.ndarray]:
-    """Return {method: (N, L) scores} of the stored test vectors.
+    """Return {method: (N, L) scores} of the stored test vectors, L the store's classes.
 
     Raises:
-        DataError: other classes, or no test picture.
+        DataError: a class that the model does not know, or no test picture.
     """
-    if store.classes != model.classes:
-        raise DataError("the store has other classes than the model; encode and train on one set")
+    unknown = [name for name in store.classes if name not in model.classes]
+    if unknown:
+        raise DataError(
+            f"the store has {listed_classes(unknown)}, which the model does not know; encode and "
+            "train on one set, or evaluate on some of the model's classes"
+        )
+    columns = [model.classes.index(name) for name in store.classes]
     if not store.items("test"):
         raise DataError("no test picture could be read, so there is nothing to evaluate")
     return {
         method: np.concatenate(
-            [np.asarray(svm_scores(svm, part)) for part in store.iter_vectors(method, "test")]
+            [
+                np.asarray(svm_scores(svm, part))[:, columns]
+                for part in store.iter_vectors(method, "test")
+            ]
         )
         for method, svm in (watcher or Watcher()).bar(model.svms.items(), "evaluate", "method")
     }

@@ -261,13 +261,26 @@ def open_codebooks_of(store: Store) -> tuple[Codebooks, Provenance]:
 # ------------------------------------------------------------------------------ codebook folders
 
 
-def save_codebooks(folder: Path, codebooks: Codebooks, provenance: Provenance) -> None:
+def save_codebooks(
+    folder: Path,
+    codebooks: Codebooks,
+    provenance: Provenance,
+    skipped: Sequence[tuple[str, str]] = (),
+) -> None:
     """Write a codebook folder; none at all says that these settings need none.
+
+    Args:
+        folder: its place.
+        codebooks: by key.
+        provenance: what they were made of.
+        skipped: (id, reason) of the training pictures that could not be read for them.
 
     Raises:
         BundleError: the place is taken by something else.
     """
     record = provenance.to_dict() | {"codebooks": codebook_record(codebooks)}
+    if skipped:
+        record["skipped"] = [{"path": name, "reason": reason} for name, reason in skipped]
     write_bundle(folder, CODEBOOK, codebook_arrays(codebooks), record)
 
 
@@ -280,6 +293,17 @@ def load_codebooks(folder: Path) -> tuple[Codebooks, Provenance]:
     arrays, record = read_bundle(folder, CODEBOOK)
     with damage_reported(folder):
         return codebooks_from(arrays, record), Provenance.from_dict(record)
+
+
+def fitted_without(folder: Path) -> list[tuple[str, str]]:
+    """Return (id, reason) of the training pictures that a codebook was fitted without.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    _, record = read_bundle(folder, CODEBOOK)
+    with damage_reported(folder):
+        return [(entry["path"], entry["reason"]) for entry in record.get("skipped", ())]
 
 
 @contextmanager

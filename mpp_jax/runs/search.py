@@ -53,7 +53,10 @@ def nearest(store: Store, method: str, queries: np.ndarray, top: int = 10) -> li
             place = np.take_along_axis(place, order, axis=1)
             first += len(chunk)
     return [
-        [Neighbour(items[i], float(value)) for i, value in zip(row, values, strict=True)]
+        [
+            Neighbour(items[i], min(max(float(value), -1.0), 1.0))
+            for i, value in zip(row, values, strict=True)
+        ]
         for row, values in zip(place, best, strict=True)
     ]
 
