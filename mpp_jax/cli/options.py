@@ -196,7 +196,7 @@ plugin_option = click.option(
     multiple=True,
     type=PATH,
     metavar="FILE",
-    help="Python file that registers pooling variants of your own. May be repeated.",
+    help="Python file that registers pooling variants or networks of your own. May be repeated.",
 )
 extra_options = _options(
     click.option(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mpp_jax.files import file_digest
+from mpp_jax.files import file_digest, is_open_file, try_lock
 from mpp_jax.nets.weight_files import WeightPlace
 from mpp_jax.weights.source import WeightsError
 
@@ -101,36 +101,15 @@ def _part_file(target: Path) -> Iterator[Path]:
     part = target.with_name(target.name + ".part")
     with part.open("ab") as handle:
         # Whoever held it may have moved the file to its destination since it was opened here.
-        if _lock(handle.fileno()) and _is_open_file(handle.fileno(), part):
+        if try_lock(handle.fileno()) and is_open_file(handle.fileno(), part):
             try:
                 yield part
             finally:
-                if _is_open_file(handle.fileno(), part) and part.stat().st_size == 0:
+                if is_open_file(handle.fileno(), part) and part.stat().st_size == 0:
                     part.unlink()
             return
     with tempfile.TemporaryDirectory(prefix=target.name + ".", dir=target.parent) as own:
         yield Path(own) / part.name
-
-
-def _is_open_file(descriptor: int, path: Path) -> bool:
-    """Return whether the path still names the open file."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(descriptor: int) -> bool:
-    """Take hold of the file; return whether that went well, True where there are no locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _download(url: str, part: Path, place: WeightPlace, progress: bool, timeout: float) -> None:
