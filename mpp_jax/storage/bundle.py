@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mpp_jax.checkpoint import CheckpointError, restore_arrays, save_arrays
 from mpp_jax.files import folder_digests, replaced_folder, restore_folder
 
 VERSION = 1
@@ -87,8 +88,6 @@ def write_bundle(
     Raises:
         BundleError: the place is taken by something else.
     """
-    import orbax.checkpoint as ocp
-
     folder = folder.resolve()
     check_place(folder, kind)
     leaves = jax.tree.map(np.asarray, dict(arrays))
@@ -96,8 +95,7 @@ def write_bundle(
     text = json.dumps(head | dict(record), indent=1, allow_nan=False) + "\n"
     with replaced_folder(folder, OWN) as place:
         if leaves:
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                checkpointer.save(place / "arrays", leaves)
+            save_arrays(place / "arrays", leaves)
             (place / CHECKSUMS).write_text(file_checksums(place / "arrays"), encoding="utf-8")
         (place / RECORD).write_text(text, encoding="utf-8")
 
@@ -108,8 +106,6 @@ def read_bundle(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
         BundleError: nothing there, of another kind, or damaged.
     """
-    import orbax.checkpoint as ocp
-
     folder = folder.resolve()
     restore_folder(folder)
     record = _read_record(folder, kind)
@@ -126,13 +122,9 @@ def read_bundle(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]
             f"{folder}: its arrays do not match their checksum ({CHECKSUMS}); make it anew"
         )
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            arrays = checkpointer.restore(folder / "arrays")
-    except Exception as error:  # orbax and tensorstore raise many kinds for a damaged checkpoint
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BundleError(
-            f"{folder}: its arrays cannot be read ({reason}); make it anew"
-        ) from error
+        arrays = restore_arrays(folder / "arrays")
+    except CheckpointError as error:
+        raise BundleError(f"{folder}: its arrays cannot be read ({error}); make it anew") from error
     if arrays_digest(arrays) != record["arrays_sha256"]:
         raise BundleError(f"{folder}: its arrays do not match their checksum; make it anew")
     return arrays, record

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mpp_jax.checkpoint import check_devices
 from mpp_jax.nets.network import Network, prepare
 from mpp_jax.nets.registry import DEFAULT_NETWORK, get_spec
 from mpp_jax.nets.sift_spec import SIFT_SPEC
@@ -69,6 +70,7 @@ def _sift(dtype: Any) -> Network:
 
     if jnp.dtype(dtype) != jnp.float32:
         raise ValueError(f"dtype: dense SIFT computes in float32, not {dtype!r}")
+    check_devices()
     return sift_network()
 
 
@@ -146,7 +148,12 @@ def naming(path: Path) -> Iterator[None]:
 def as_network(
     converted: Converted, sha256: str, dtype: Any = jnp.float32, precision: str = "highest"
 ) -> Network:
-    """Return a network with jax arrays of parameters in NumPy."""
+    """Return a network with jax arrays of parameters in NumPy.
+
+    Raises:
+        RuntimeError: JAX has no device.
+    """
+    check_devices()
     image = converted.mean_image
     network = Network(
         params=jax.tree.map(lambda x: jnp.asarray(x, dtype), converted.params),

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from mpp_jax.checkpoint import CheckpointError, declared_arrays, restore_arrays, save_arrays
 from mpp_jax.files import folder_digests, replaced_folder
 from mpp_jax.nets.network import Network
 from mpp_jax.nets.spec import LRN, NetSpec, Preprocessing, convolutions
@@ -67,7 +67,7 @@ def save_network(network: Network, folder: str | os.PathLike[str]) -> Path:
     }
     try:
         with replaced_folder(target) as fresh:
-            _checkpointer().save(fresh / ARRAYS_NAME, arrays)
+            save_arrays(fresh / ARRAYS_NAME, arrays)
             header["files"] = folder_digests(fresh / ARRAYS_NAME)
             header["seal"] = seal(header)
             (fresh / JSON_NAME).write_text(json.dumps(header, indent=1) + "\n")
@@ -122,12 +122,6 @@ def seal(header: Mapping[str, Any]) -> str:
     """Return the SHA-256 of all entries of ``network.json`` but the seal itself."""
     entries = {name: value for name, value in header.items() if name != "seal"}
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-
-
-def _checkpointer() -> Any:
-    import orbax.checkpoint as ocp  # takes a second: only where a folder is read or written
-
-    return ocp.PyTreeCheckpointer()
 
 
 def _arrays_of(network: Network) -> dict[str, np.ndarray]:
@@ -193,11 +187,9 @@ def _restore(folder: Path, spec: NetSpec) -> dict[str, np.ndarray]:
     """Read the arrays, after their declared names, shapes and dtypes were found harmless."""
     wanted = {rule.name: rule.shape for rule in rules(spec, "native")}
     wanted |= {"mean": (3,), "scale": (3,)}
-    checkpointer = _checkpointer()
     try:
-        metadata = checkpointer.metadata(folder).item_metadata.tree
-        declared = {name: (tuple(m.shape), np.dtype(m.dtype)) for name, m in metadata.items()}
-    except Exception as error:  # orbax and tensorstore raise whatever they like on damaged files
+        declared = declared_arrays(folder)
+    except CheckpointError as error:
         raise WeightsError("the checkpoint is damaged: its metadata cannot be read") from error
     shape, _ = declared.get("mean_image", ((1, 1, 3), None))
     if len(shape) == 3 and shape[2] == 3 and max(shape) <= MAX_IMAGE_SIDE:
@@ -213,11 +205,10 @@ def _restore(folder: Path, spec: NetSpec) -> dict[str, np.ndarray]:
     if errors:
         raise WeightsError(f"the checkpoint does not fit {spec.name!r}: {summary(errors)}", errors)
     try:
-        restored = checkpointer.restore(folder)
-        arrays = {name: np.asarray(value) for name, value in restored.items()}
-    except Exception as error:
+        arrays = restore_arrays(folder)
+    except CheckpointError as error:
         raise WeightsError("the checkpoint is damaged: its arrays cannot be read") from error
     for name, (shape, dtype) in declared.items():
         if name not in arrays or arrays[name].shape != shape or arrays[name].dtype != dtype:
             raise WeightsError(f"the checkpoint is damaged: {name!r} is not what it declares")
-    return jax.tree.map(np.asarray, arrays)
+    return arrays

@@ -1,0 +1,106 @@
+"""Dicts of NumPy arrays on disk, by orbax, whose errors are told apart here, once.
+
+What orbax and tensorstore raise for damaged files is of any type, and so is what JAX raises where
+there is no device. The first is a `CheckpointError`; the second, and whatever says nothing about
+the files, comes through as it is. Relative paths are resolved, which orbax wants.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+Declared = dict[str, tuple[tuple[int, ...], np.dtype]]
+"""Shape and dtype of each array, by name."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read."""
+
+
+def check_devices() -> None:
+    """Raise unless JAX has the devices that it was told to use.
+
+    Raises:
+        RuntimeError: it has not.
+    """
+    try:
+        jax.devices()
+    except AssertionError as error:  # jax 0.10 asserts where JAX_PLATFORMS names a missing GPU
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        raise RuntimeError(f"Unable to initialize backend {wanted!r}: no such device") from error
+
+
+def save_arrays(folder: Path, arrays: Any) -> None:
+    """Write a nested dict of NumPy arrays to a folder that is not there yet.
+
+    Raises:
+        OSError, ValueError: it cannot be written; tensorstore says so by a `ValueError`.
+        RuntimeError: JAX has no device.
+    """
+    with _quiet(), _checkpointer() as checkpointer:
+        checkpointer.save(folder.resolve(), arrays)
+
+
+def declared_arrays(folder: Path) -> Declared:
+    """Return what a flat checkpoint says it holds, without reading the arrays.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        RuntimeError: JAX has no device.
+    """
+    with _checkpointer() as checkpointer, _damage():
+        metadata = checkpointer.metadata(folder.resolve()).item_metadata.tree
+        return {name: (tuple(m.shape), np.dtype(m.dtype)) for name, m in metadata.items()}
+
+
+def restore_arrays(folder: Path) -> dict[str, Any]:
+    """Read a nested dict of NumPy arrays.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        RuntimeError: JAX has no device.
+    """
+    with _checkpointer() as checkpointer, _damage():
+        arrays: dict[str, Any] = jax.tree.map(np.asarray, checkpointer.restore(folder.resolve()))
+        return arrays
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp  # takes a second: only where a folder is read or written
+
+    check_devices()
+    return ocp.PyTreeCheckpointer()
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # orbax and tensorstore raise whatever they like on damaged files
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise CheckpointError(reason) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep orbax's threads from logging tracebacks of errors that are raised anyway."""
+    logger = logging.getLogger("absl")
+    logger.addFilter(_told_anyway)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_told_anyway)
+
+
+def _told_anyway(record: logging.LogRecord) -> bool:
+    return "raised an exception" not in str(record.msg)
