@@ -6,8 +6,10 @@ the files, comes through as it is. Relative paths are resolved, which orbax want
 """
 
 import contextlib
+import errno
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,10 @@ def save_arrays(folder: Path, arrays: Any) -> None:
         OSError, ValueError: it cannot be written; tensorstore says so by a `ValueError`.
         RuntimeError: JAX has no device.
     """
+    # Asked before: threads of tensorstore that run out of space go on, complaining, after the error.
+    needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
+    if needed > shutil.disk_usage(folder.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     with _quiet(), _checkpointer() as checkpointer:
         checkpointer.save(folder.resolve(), arrays)
 

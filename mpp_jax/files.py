@@ -6,8 +6,10 @@ Formats are not this module's business.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import shutil
 import signal
 import threading
@@ -20,6 +22,12 @@ from typing import Any, BinaryIO
 
 STALE_SECONDS = 24 * 3600
 """Age at which what a killed process left of a file is nobody's any more."""
+
+REMOVALS = 20
+"""Tries to remove a folder, a twentieth of a second apart."""
+
+# What tensorstore, and NumPy's `tofile`, say in words alone.
+_NO_SPACE = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
 
 
 class BusyError(ValueError):
@@ -60,11 +68,12 @@ def write_file(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
         content: the bytes, or a function that writes them to an open file.
 
     Raises:
-        OSError: it cannot be written; what was there before is untouched.
+        OSError: it cannot be written; what was there before is untouched. A full disk is told by
+            its number, with the path, whatever wrote the content.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with full_disk_named(path), temporary.open("wb") as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
@@ -74,6 +83,25 @@ def write_file(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk or quota is full, by its number or in words."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    numbered = getattr(error, "errno", None) is not None
+    return not numbered and _NO_SPACE.search(str(error)) is not None
+
+
+@contextlib.contextmanager
+def full_disk_named(place: Path) -> Iterator[None]:
+    """Raise what says that the disk is full as one `OSError` that names a place."""
+    try:
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)) from error
         raise
 
 
@@ -97,9 +125,9 @@ def replaced_folder(folder: Path, own: Collection[str] | None = None) -> Iterato
             somebody's and is carried over. None: everything is this program's.
 
     Raises:
-        OSError: the folder cannot be written or moved.
+        OSError: the folder cannot be written or moved; a full disk as by `write_file`.
     """
-    with undisturbed():
+    with undisturbed(), full_disk_named(folder):
         yield from _replaced(folder, own)
 
 
@@ -117,7 +145,7 @@ def _replaced(folder: Path, own: Collection[str] | None) -> Iterator[Path]:
                 if entry.name not in own and not (fresh / entry.name).exists():
                     _copy(entry, fresh / entry.name)
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _remove(fresh)
         raise
     if folder.exists():
         folder.rename(old)
@@ -155,6 +183,15 @@ def undisturbed() -> Iterator[None]:
             handler = before[signal.Signals(late)]
             if callable(handler):
                 handler(late, frame)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that threads of a library which failed may still be writing to."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def restore_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mpp_jax.files import file_digest, is_open_file, try_lock
+from mpp_jax.files import file_digest, full_disk_named, is_full, is_open_file, try_lock
 from mpp_jax.nets.weight_files import WeightPlace
 from mpp_jax.weights.source import WeightsError
 
@@ -68,6 +68,7 @@ def fetch(
 
     Raises:
         WeightsError: no mirror gave the right file; what was there before is untouched.
+        OSError: the disk is full; what was had of the file is kept.
     """
     target = cached_path(place, folder)
     if matches(target, place):
@@ -75,16 +76,20 @@ def fetch(
     failures = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _part_file(target) as part:
+        with full_disk_named(target.parent), _part_file(target) as part:
             for url in place.urls:
                 try:
                     _download(url, part, place, progress, timeout)
                 except (OSError, http.client.HTTPException, WeightsError) as error:
+                    if is_full(error):
+                        raise
                     failures.append(f"{url}: {_reason(error)}")
                 else:
                     os.replace(part, target)
                     return target
     except OSError as error:
+        if is_full(error):
+            raise
         raise WeightsError(
             f"cannot write to the cache folder {target.parent}: {_reason(error)}; "
             f"set {CACHE_VARIABLE} to another"

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from mpp_jax.checkpoint import CheckpointError, declared_arrays, restore_arrays, save_arrays
-from mpp_jax.files import folder_digests, replaced_folder
+from mpp_jax.files import folder_digests, is_full, replaced_folder
 from mpp_jax.nets.network import Network
 from mpp_jax.nets.spec import LRN, NetSpec, Preprocessing, convolutions
 from mpp_jax.weights.fit import rules
@@ -53,6 +53,7 @@ def save_network(network: Network, folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         WeightsError: the place holds something that is no network, or cannot be written.
+        OSError: the disk is full.
     """
     target = Path(folder).absolute()
     if target.exists() and not looks_native(target):
@@ -72,6 +73,8 @@ def save_network(network: Network, folder: str | os.PathLike[str]) -> Path:
             header["seal"] = seal(header)
             (fresh / JSON_NAME).write_text(json.dumps(header, indent=1) + "\n")
     except OSError as error:
+        if is_full(error):
+            raise
         raise WeightsError(f"cannot write {target}: {error.strerror or error}") from error
     return target
 

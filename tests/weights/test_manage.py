@@ -147,9 +147,15 @@ def test_what_was_there_survives_a_write_that_fails(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
+    def forbidden(_):
+        raise OSError(13, "Permission denied")
+
     with monkeypatch.context() as patch:
+        patch.setattr("mpp_jax.weights.native.seal", forbidden)
+        with pytest.raises(WeightsError, match=r"cannot write .*own: Permission denied"):
+            save_network(new, folder)
         patch.setattr("mpp_jax.weights.native.seal", full)
-        with pytest.raises(WeightsError, match=r"cannot write .*own: No space left on device"):
+        with pytest.raises(OSError, match=r"No space left on device: .*own"):
             save_network(new, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
     assert folder_digests(folder) == before
