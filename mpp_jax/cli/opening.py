@@ -1,5 +1,7 @@
 """What the user names on the command line, opened: pictures, network, features."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,12 @@ import jax.numpy as jnp
 
 from mpp_jax.cli.console import Console, made_with
 from mpp_jax.cli.options import read_config
-from mpp_jax.data import Dataset, open_dataset
+from mpp_jax.data import Dataset, Item, open_dataset
 from mpp_jax.data.dataset import SPLITS
 from mpp_jax.data.features import Features
 from mpp_jax.nets import Network, get_spec
 from mpp_jax.pooling import parse_all
+from mpp_jax.runs.model import picture_item
 from mpp_jax.runs.settings import Extras, Job
 from mpp_jax.weights.load import load_network
 
@@ -63,6 +66,42 @@ def open_network(name: str, weights: str | None, dtype: str, console: Console) -
             f"{', '.join(network.spec.lacking)}; the default layer is {network.spec.default_layer}"
         )
     return network
+
+
+def open_pictures(named: Sequence[str], files: Sequence[Path]) -> list[Item]:
+    """Return the pictures that the user names: files, pipes, folders, "-", and lists of them.
+
+    Args:
+        named: paths; "-" is one picture from standard input, a folder all files in it, sorted.
+        files: lists with one of these a line; "-" is standard input.
+
+    Raises:
+        ValueError: none at all, or a list that cannot be read.
+    """
+    names = [*named]
+    for file in files:
+        try:
+            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file}: no list of pictures ({error})") from error
+        names += [line for line in text.splitlines() if line.strip()]
+    items: list[Item] = []
+    for name in names:
+        place = Path(name)
+        if name == "-":
+            items.append(Item("-", (), "test", read=sys.stdin.buffer.read))
+        elif place.is_dir():
+            inside = sorted(path for path in place.rglob("*") if path.is_file())
+            items += [picture_item(0, path) for path in inside if not _is_hidden(path, place)]
+        else:
+            items.append(picture_item(0, name))
+    if not items:
+        raise ValueError("no picture: name files, folders, - for standard input, or --list FILE")
+    return items
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def open_extras(options: dict[str, Any]) -> Extras:

@@ -190,6 +190,18 @@ fit_options = _options(
         help="Details as the paper has them, or as its first author's published experiments.",
     ),
 )
+pictures_arguments = _options(
+    click.argument("pictures", nargs=-1, metavar="PICTURE..."),
+    click.option(
+        "--list",
+        "lists",
+        multiple=True,
+        type=PATH,
+        metavar="FILE",
+        help="File that names pictures, one a line (- for standard input). PICTURE may be a file, "
+        "a folder, or - for one picture from standard input.",
+    ),
+)
 plugin_option = click.option(
     "--plugin",
     "plugins",

@@ -6,12 +6,19 @@ from typing import Any
 import click
 
 from mpp_jax.cli.errors import faces_user
-from mpp_jax.cli.options import PATH, plugin_option, quiet_option, read_scales, weights_option
+from mpp_jax.cli.options import (
+    PATH,
+    pictures_arguments,
+    plugin_option,
+    quiet_option,
+    read_scales,
+    weights_option,
+)
 
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@pictures_arguments
 @weights_option
 @click.option("--method", help="Representation. [default: the model's primary one]")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1))
@@ -22,6 +29,7 @@ from mpp_jax.cli.options import PATH, plugin_option, quiet_option, read_scales, 
 def predict(
     model: Path,
     pictures: tuple[str, ...],
+    lists: tuple[Path, ...],
     weights: str | None,
     method: str | None,
     top: int,
@@ -31,13 +39,15 @@ def predict(
     """Rank the classes of new pictures with a saved MODEL."""
     from mpp_jax.cli import queries
     from mpp_jax.cli.console import Console
+    from mpp_jax.cli.opening import open_pictures
 
-    return queries.predict(model, pictures, weights, method, top, as_json, Console(quiet))
+    items = open_pictures(pictures, lists)
+    return queries.predict(model, items, weights, method, top, as_json, Console(quiet))
 
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@pictures_arguments
 @click.option("--out", required=True, type=PATH, help="Folder for the maps.")
 @click.option(
     "--classes",
@@ -72,6 +82,7 @@ def predict(
 def confidence(
     model: Path,
     pictures: tuple[str, ...],
+    lists: tuple[Path, ...],
     weights: str | None,
     method: str | None,
     classes: str | None,
@@ -85,14 +96,16 @@ def confidence(
     """
     from mpp_jax.cli import queries
     from mpp_jax.cli.console import Console
+    from mpp_jax.cli.opening import open_pictures
 
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    return queries.confidence(model, pictures, weights, method, names, Console(quiet), **options)
+    items = open_pictures(pictures, lists)
+    return queries.confidence(model, items, weights, method, names, Console(quiet), **options)
 
 
 @click.command()
 @click.argument("store", type=PATH)
-@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@pictures_arguments
 @weights_option
 @click.option(
     "--method",
@@ -108,6 +121,7 @@ def confidence(
 def search(
     store: Path,
     pictures: tuple[str, ...],
+    lists: tuple[Path, ...],
     weights: str | None,
     method: str | None,
     top: int,
@@ -117,8 +131,10 @@ def search(
     """Find the pictures in STORE that are most similar to new ones (cosine of the encodings)."""
     from mpp_jax.cli import queries
     from mpp_jax.cli.console import Console
+    from mpp_jax.cli.opening import open_pictures
 
-    return queries.search(store, pictures, weights, method, top, as_json, Console(quiet))
+    items = open_pictures(pictures, lists)
+    return queries.search(store, items, weights, method, top, as_json, Console(quiet))
 
 
 @click.command()

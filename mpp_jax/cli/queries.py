@@ -1,7 +1,7 @@
 """What the commands about new pictures do: predict, confidence and search."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from mpp_jax.cli.console import Console, made_with
 from mpp_jax.cli.opening import open_network
-from mpp_jax.data import Skipped
+from mpp_jax.data import Item, Skipped
 from mpp_jax.maps.accumulation import Reading
 from mpp_jax.maps.picture_maps import check_free, free_names, map_pictures, save_maps
 from mpp_jax.progress import one_line
-from mpp_jax.runs.model import load_model, picture_item
+from mpp_jax.runs.model import load_model
 from mpp_jax.runs.provenance import Provenance, open_codebooks_of
 from mpp_jax.runs.search import Neighbour, nearest
 from mpp_jax.runs.vectors import encode_whole
@@ -23,7 +23,7 @@ from mpp_jax.storage.store import Store
 
 def predict(
     model_folder: Path,
-    pictures: Sequence[str],
+    items: Sequence[Item],
     weights: str | None,
     method: str | None,
     top: int,
@@ -34,33 +34,22 @@ def predict(
     model = load_model(model_folder, weights)
     made = model.provenance
     console.say(made_with(made.network, made.weights_sha256))
-    prediction = model.predict(pictures, method)
-    reasons = {entry.position: entry.reason for entry in prediction.skipped}
-    ranked = [prediction.ranked(i, top) for i in range(len(pictures))]
-    if as_json:
-        entries = [
-            {
-                "path": path,
-                "classes": [{"class": name, "score": value} for name, value in ranked[i]],
-                "error": reasons.get(i),
-                **_maker(made),
-            }
-            for i, path in enumerate(pictures)
-        ]
-        console.result(json.dumps(entries, indent=1, allow_nan=False))
-    else:
-        for i, path in enumerate(pictures):
-            if i not in reasons:
-                console.result(
-                    f"{one_line(path)}: "
-                    + ", ".join(f"{name} {value:+.3f}" for name, value in ranked[i])
-                )
-    return console.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
+    prediction = model.predict(items, method)
+    ranked = [prediction.ranked(i, top) for i in range(len(items))]
+
+    def entry(i: int) -> dict[str, Any]:
+        return {"classes": [{"class": name, "score": value} for name, value in ranked[i]]}
+
+    def lines(i: int) -> str:
+        scores = (f"{name} {value:+.3f}" for name, value in ranked[i])
+        return f"{one_line(items[i].id)}: " + ", ".join(scores)
+
+    return _answer(items, prediction.skipped, made, entry, lines, as_json, console)
 
 
 def confidence(
     model_folder: Path,
-    pictures: Sequence[str],
+    items: Sequence[Item],
     weights: str | None,
     method: str | None,
     classes: Sequence[str] | None,
@@ -75,8 +64,7 @@ def confidence(
     """Map the confidence in new pictures, as arrays and drawn over them."""
     model = load_model(model_folder, weights)
     check_place(out)
-    items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
-    names = free_names(pictures)
+    names = free_names([item.id for item in items])
     check_free(out, names)
     skipped: list[Skipped] = []
     found = map_pictures(
@@ -98,14 +86,14 @@ def confidence(
             f"{name} {value:+.3f}" for name, value in zip(maps.classes, maps.scores, strict=True)
         )
         console.result(
-            f"{one_line(pictures[maps.position])}: {one_line(str(place))}.png ({scores})"
+            f"{one_line(items[maps.position].id)}: {one_line(str(place))}.png ({scores})"
         )
-    return console.skipped([(pictures[entry.position], entry.reason) for entry in skipped])
+    return console.skipped([(items[entry.position].id, entry.reason) for entry in skipped])
 
 
 def search(
     store_folder: Path,
-    pictures: Sequence[str],
+    items: Sequence[Item],
     weights: str | None,
     method: str | None,
     top: int,
@@ -119,45 +107,59 @@ def search(
     dimension = store.dimension(name)  # refuses what is not stored
     network = open_network(made.network, made.find_weights(weights), made.config.dtype, console)
     made.check_network(network)
-    items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
     skipped: list[Skipped] = []
     vectors = np.zeros((len(items), dimension), np.float32)
     for index, part in encode_whole(
         network, items, codebooks, made.config, name, on_skip=skipped.append
     ):
         vectors[index] = part
-    reasons = {entry.position: entry.reason for entry in skipped}
+    left_out = {entry.position for entry in skipped}
     found = nearest(store, name, vectors, top)
+
+    def entry(i: int) -> dict[str, Any]:
+        return {"neighbours": [] if i in left_out else [_entry(n, store) for n in found[i]]}
+
+    def lines(i: int) -> str:
+        text = [f"{one_line(items[i].id)}:"]
+        for neighbour in (_entry(n, store) for n in found[i]):
+            classes = ", ".join(neighbour["classes"])
+            place = one_line(neighbour["path"])
+            text.append(f"  {neighbour['similarity']:.4f}  {place}  ({classes})")
+        return "\n".join(text)
+
+    return _answer(items, skipped, made, entry, lines, as_json, console)
+
+
+def _answer(
+    items: Sequence[Item],
+    skipped: Sequence[Skipped],
+    made: Provenance,
+    entry: Callable[[int], dict[str, Any]],
+    lines: Callable[[int], str],
+    as_json: bool,
+    console: Console,
+) -> int:
+    """Print what was found of each picture, as JSON or as lines; return the exit status.
+
+    Each JSON entry states network and weights, so that it can be read by itself.
+    """
+    reasons = {one.position: one.reason for one in skipped}
     if as_json:
+        maker = {"network": made.network, "weights_sha256": made.weights_sha256}
         entries = [
-            {
-                "path": path,
-                "neighbours": [] if i in reasons else [_entry(n, store) for n in found[i]],
-                "error": reasons.get(i),
-                **_maker(made),
-            }
-            for i, path in enumerate(pictures)
+            {"path": item.id, **entry(i), "error": reasons.get(i), **maker}
+            for i, item in enumerate(items)
         ]
         console.result(json.dumps(entries, indent=1, allow_nan=False))
     else:
-        for i, path in enumerate(pictures):
+        for i in range(len(items)):
             if i not in reasons:
-                console.result(f"{one_line(path)}:")
-                for neighbour in found[i]:
-                    entry = _entry(neighbour, store)
-                    classes = ", ".join(entry["classes"])
-                    console.result(
-                        f"  {entry['similarity']:.4f}  {one_line(entry['path'])}  ({classes})"
-                    )
-    return console.skipped([(pictures[i], reason) for i, reason in sorted(reasons.items())])
-
-
-def _maker(made: Provenance) -> dict[str, str]:
-    """Return network and weights, which each entry states so that it can be read by itself."""
-    return {"network": made.network, "weights_sha256": made.weights_sha256}
+                console.result(lines(i))
+    return console.skipped([(items[i].id, reason) for i, reason in sorted(reasons.items())])
 
 
 def _entry(neighbour: Neighbour, store: Store) -> dict[str, Any]:
+    """Return a neighbour as JSON values."""
     item, similarity = neighbour
     return {
         "path": item.id,

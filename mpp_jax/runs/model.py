@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image, ImageOps
 
 from mpp_jax.data import Item, Skipped
+from mpp_jax.data.content import ReadOnce, is_pipe
 from mpp_jax.describe.dense import DEFAULT
 from mpp_jax.nets import Network
 from mpp_jax.runs.provenance import Provenance, damage_reported
@@ -21,6 +23,9 @@ from mpp_jax.svm import LinearSVM, svm_scores
 from mpp_jax.weights.load import load_network
 
 MODEL = "mpp-jax-model"
+
+Picture = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+"""A picture that is asked about: a path, a file's content, pixels, or Pillow's."""
 
 
 class Prediction(NamedTuple):
@@ -93,21 +98,22 @@ class Model:
 
     def predict(
         self,
-        pictures: Sequence[str | os.PathLike[str] | np.ndarray] | np.ndarray,
+        pictures: Sequence[Picture | Item] | np.ndarray,
         method: str | None = None,
     ) -> Prediction:
         """Score pictures.
 
         Args:
-            pictures: paths, or uint8 RGB arrays (H, W, 3) of any sizes, or one array (B, H, W, 3).
+            pictures: paths, files' contents as bytes, PIL pictures, or uint8 RGB arrays (H, W, 3)
+                of any sizes; or one array (B, H, W, 3).
             method: representation; None for the primary one.
 
         Raises:
             ValueError: an unknown representation, no network, or arrays of another kind.
             TypeError: one path instead of a sequence.
         """
-        if isinstance(pictures, str | os.PathLike):
-            raise TypeError(f"pictures must be a sequence of paths or arrays, got {pictures!r}")
+        if isinstance(pictures, str | bytes | os.PathLike | Image.Image):
+            raise TypeError(f"pictures must be a sequence of pictures, got one: {pictures!r:.80}")
         name = self.method(method)
         network = self.opened_network()
         items = [picture_item(i, picture) for i, picture in enumerate(pictures)]
@@ -121,11 +127,19 @@ class Model:
         return Prediction(self.classes, scores, tuple(sorted(skipped)))
 
 
-def picture_item(number: int, picture: str | os.PathLike[str] | np.ndarray) -> Item:
-    """Return a picture without label as an item: a path, or an array (H, W, 3) uint8."""
-    if isinstance(picture, np.ndarray):
+def picture_item(number: int, picture: Picture | Item) -> Item:
+    """Return a picture without label as an item; a pipe is read once, when it is needed."""
+    if isinstance(picture, Item):
+        return picture
+    if isinstance(picture, np.ndarray | bytes):
         return Item(f"picture {number}", (), "test", read=lambda: picture)
-    return Item(os.fspath(picture), (), "test", path=Path(picture))
+    if isinstance(picture, Image.Image):
+        upright = ImageOps.exif_transpose(picture)
+        return Item(f"picture {number}", (), "test", read=lambda: np.array(upright.convert("RGB")))
+    name = os.fspath(picture)
+    if is_pipe(name):
+        return Item(name, (), "test", read=ReadOnce(name))
+    return Item(name, (), "test", path=Path(name))
 
 
 def save_model(folder: Path, model: Model) -> None:
