@@ -20,6 +20,8 @@ could be encoded has no files. ``manifest.json`` is one object::
                         "ignored": [class indices], "status": "done"|"skipped"|"pending",
                         "reason": null or one line, "shard": s, "row": row or null,
                         "cause": "encoding"}]
+    arrays            {"shard-00000.METHOD.npy": SHA-256}
+    seal              SHA-256 of all bytes before the comma that stands before it
 
 ``cause`` is there only where a picture was skipped although it could be decoded: its encoding is
 not finite. Resuming tries to decode the other skipped pictures again, and leaves these.
@@ -80,6 +82,7 @@ class Store:
         self.path = path
         self.manifest = manifest
         self.all_items = all_items
+        self._checked: set[str] = set()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -187,10 +190,13 @@ class Store:
 
     def _shard(self, shard: int, method: str) -> np.ndarray:
         dimension = self.manifest["methods"][method]
-        array = read_shard(self.path, shard, method, self._rows_of[shard], dimension)
+        name = shard_name(shard, method)
+        known = None if name in self._checked else self.manifest.get("arrays", {}).get(name)
+        array = read_shard(self.path, shard, method, self._rows_of[shard], dimension, known)
         if array is None:
             raise StoreError(
-                f"{self.path / shard_name(shard, method)}: missing or damaged; "
+                f"{self.path / name}: missing or damaged; "
                 "give the same encode command again to have it remade"
             )
+        self._checked.add(name)
         return array

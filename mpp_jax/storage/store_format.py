@@ -1,5 +1,6 @@
 """The file format of a store: manifest and shard files (schema: `mpp_jax.storage.store`)."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from mpp_jax.data.dataset import Item
+from mpp_jax.files import file_digest
 
 FORMAT: Final = "mpp-jax-store"
 VERSION: Final = 1
@@ -17,6 +19,8 @@ MANIFEST: Final = "manifest.json"
 NOT_FINITE: Final = "encoding"
 """Cause of a picture that was skipped although it could be decoded: its encoding is not finite."""
 
+_STATE = ("complete", "items", "arrays", "seal")
+"""Entries of a manifest that say how far a store is, not what it is."""
 _STATUSES = ("done", "skipped", "pending")
 
 
@@ -60,7 +64,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
         old, new = there.get(key), here.get(key)
         if key == "methods" and not prefix:
             old, new = [*(old or ())], [*(new or ())]  # dimensions are known only later
-        if key in ("complete", "items") and not prefix:
+        if key in _STATE and not prefix:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, f"{prefix}{key}.")
@@ -79,13 +83,52 @@ def shard_name(shard: int, method: str) -> str:
     return f"shard-{shard:05d}.{method}.npy"
 
 
+def seal(text: bytes) -> str:
+    """Return the SHA-256 of the manifest's text before its seal, see `with_seal`."""
+    return hashlib.sha256(text).hexdigest()
+
+
+def with_seal(text: str) -> bytes:
+    """Return a manifest's text with its seal, the last entry: the SHA-256 of all before it."""
+    body = text.rstrip().removesuffix("}").rstrip().encode()
+    return body + f',\n "seal": "{seal(body)}"\n}}\n'.encode()
+
+
+def _check_seal(content: bytes, manifest: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a manifest's text is not what was sealed.
+
+    Those of earlier versions of this program have neither a seal nor digests of arrays.
+    """
+    body, comma, rest = content.rpartition(b',\n "seal": "')
+    sealed = comma and rest.partition(b'"')[0].decode("ascii", "replace") == seal(body)
+    if not sealed and (comma or "arrays" in manifest):
+        raise ValueError("it was changed after it was written")
+
+
 def read_shard(
-    folder: Path, shard: int, method: str, rows: int, dimension: int | None
+    folder: Path,
+    shard: int,
+    method: str,
+    rows: int,
+    dimension: int | None,
+    sha256: str | None = None,
 ) -> np.ndarray | None:
-    """Return a memory map of a shard; None where it is missing, damaged or of another shape."""
+    """Return a memory map of a shard; None where it is missing, damaged or of another shape.
+
+    Args:
+        folder: of the store.
+        shard: its number.
+        method: which representation.
+        rows: that it has.
+        dimension: of its vectors.
+        sha256: of the file; None where an earlier version of this program did not record it.
+    """
+    place = folder / shard_name(shard, method)
     try:
-        array = np.load(folder / shard_name(shard, method), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        if sha256 is not None and file_digest(place) != sha256:
+            return None
+        array = np.load(place, mmap_mode="r", allow_pickle=False)
+    except Exception:  # a damaged header makes NumPy's parser raise whatever it likes
         return None
     return array if array.shape == (rows, dimension) and array.dtype == np.float32 else None
 
@@ -98,7 +141,8 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[StoredItem, ...]]
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        manifest = json.loads(content)
         if manifest["format"] != FORMAT:
             raise ValueError(f"format is {manifest['format']!r}")
         if manifest["version"] != VERSION:
@@ -106,6 +150,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[StoredItem, ...]]
                 f"{folder}: store version {manifest['version']}, this program reads {VERSION}; "
                 "encode again"
             )
+        _check_seal(content, manifest)
         items = tuple(
             StoredItem(**(r | {"labels": tuple(r["labels"]), "ignored": tuple(r["ignored"])}))
             for r in manifest.pop("items")
@@ -118,6 +163,6 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[StoredItem, ...]]
         raise
     except KeyError as error:
         raise StoreError(f"{path}: not a manifest of encodings, or damaged (no {error})") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}: not a manifest of encodings, or damaged ({error})") from error
     return manifest, items

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 
 from mpp_jax.data.dataset import Dataset, Item
-from mpp_jax.files import write_file
+from mpp_jax.files import file_digest, remove_leftovers, write_file
 from mpp_jax.storage.store_format import (
     FORMAT,
     MANIFEST,
@@ -25,6 +25,7 @@ from mpp_jax.storage.store_format import (
     read_manifest,
     read_shard,
     shard_name,
+    with_seal,
 )
 
 SHARD_SIZE: Final = 256
@@ -124,6 +125,7 @@ class StoreWriter:
         self._records = [
             pending_record(item, number // shard_size) for number, item in enumerate(dataset.items)
         ]
+        self._arrays: dict[str, str] = {}
         # Finished, but of a shard that is not complete yet: vectors by method, or why none.
         self._waiting: dict[int, dict[str, np.ndarray] | _Skip] = {}
         self._open_or_create(mended)
@@ -202,7 +204,9 @@ class StoreWriter:
         encoded = [value for value in values if not isinstance(value, _Skip)]
         for method in self._header["methods"] if encoded else ():
             matrix = np.stack([value[method] for value in encoded])
-            write_file(self.path / shard_name(shard, method), partial(np.save, arr=matrix))
+            name = shard_name(shard, method)
+            write_file(self.path / name, partial(np.save, arr=matrix))
+            self._arrays[name] = file_digest(self.path / name)
         row = 0
         for number, value in zip(numbers, values, strict=True):
             if isinstance(value, _Skip):
@@ -216,10 +220,11 @@ class StoreWriter:
 
     def _write_manifest(self) -> None:
         done = not any(record["status"] == "pending" for record in self._records)
-        head = json.dumps(self._header | {"complete": done}, indent=1)
+        state = {"complete": done, "arrays": dict(sorted(self._arrays.items()))}
+        head = json.dumps(self._header | state, indent=1)
         lines = ",\n".join("  " + json.dumps(record) for record in self._records)
         text = f'{head[: -len(chr(10) + "}")]},\n "items": [\n{lines}\n ]\n}}\n'
-        write_file(self.path / MANIFEST, text.encode())
+        write_file(self.path / MANIFEST, with_seal(text))
 
     def _open_or_create(self, mended: Callable[[Item], bool]) -> None:
         if not (self.path / MANIFEST).exists():
@@ -246,19 +251,27 @@ class StoreWriter:
                 "give a new folder or remove this one"
             )
         self._header["methods"] = header["methods"]
-        self._resume(items, mended)
+        self._resume(items, header.get("arrays", {}), mended)
 
-    def _resume(self, items: tuple[StoredItem, ...], mended: Callable[[Item], bool]) -> None:
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink()
+    def _resume(
+        self,
+        items: tuple[StoredItem, ...],
+        arrays: Mapping[str, str],
+        mended: Callable[[Item], bool],
+    ) -> None:
+        """Take over the shards that are complete and as they were written."""
+        remove_leftovers(self.path, seconds=0)
         for first in range(0, len(items), self.shard_size):
             block = items[first : first + self.shard_size]
-            rows = sum(item.status == "done" for item in block)
+            shard, rows = block[0].shard, sum(item.status == "done" for item in block)
+            methods = self._header["methods"].items() if rows else ()
+            files = [(method, shard_name(shard, method), size) for method, size in methods]
             intact = (
                 all(item.status != "pending" for item in block)
                 and all(
-                    read_shard(self.path, block[0].shard, method, rows, dimension) is not None
-                    for method, dimension in (self._header["methods"].items() if rows else ())
+                    read_shard(self.path, shard, method, rows, dimension, arrays.get(name))
+                    is not None
+                    for method, name, dimension in files
                 )
                 and not any(
                     mended(self._dataset_items[first + place])
@@ -266,6 +279,11 @@ class StoreWriter:
                     if item.status == "skipped" and item.cause is None
                 )
             )
+            if intact:
+                # Digests of shards that an earlier version of this program wrote are added.
+                self._arrays |= {
+                    name: arrays.get(name) or file_digest(self.path / name) for _, name, _ in files
+                }
             for record, item in zip(self._records[first:], block, strict=False):
                 if intact:
                     record.update(status=item.status, reason=item.reason, row=item.row)

@@ -16,6 +16,7 @@ from helpers.store_samples import (
     refusal,
     same_files,
     skipped_of,
+    unsealed,
     vectors_of,
     writer_of,
 )
@@ -213,7 +214,7 @@ def test_vectors_that_were_not_finite_are_not_made_again(tmp_path):
     assert writer_of(path, mended=lambda item: True).remaining == ()
     other = before.replace("encoding is not finite (mpp)", "NaN")
     assert other != before
-    (path / "manifest.json").write_text(other)
+    (path / "manifest.json").write_text(unsealed(other))
     assert writer_of(path, mended=lambda item: True).remaining == ()
     assert Store.open(path).skipped[0].cause == "encoding"
 
@@ -240,7 +241,7 @@ def test_a_manifest_without_causes_opens(tmp_path):
     writer.put(writer.remaining, made)
     shutil.copytree(path, tmp_path / "now")
     text = (path / "manifest.json").read_text()
-    (path / "manifest.json").write_text(text.replace(', "cause": "encoding"', ""))
+    (path / "manifest.json").write_text(unsealed(text).replace(', "cause": "encoding"', ""))
     assert Store.open(path).skipped[0].cause is None
     assert writer_of(path).remaining == ()
     writer = writer_of(path, mended=lambda item: True)
