@@ -1,0 +1,107 @@
+"""The tables of the pages say what the result files say."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from helpers import EXPERIMENTS, REPOSITORY
+
+PAGE = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+FRONT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def result(name: str) -> Any:
+    return json.loads((EXPERIMENTS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the first table of a section, its head among them."""
+    section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    assert lines is not None, heading
+    rows = [line.strip("|").split("|") for line in lines[0].splitlines()]
+    return [[cell.strip().strip("*") for cell in row] for row in rows if "---" not in row[0]]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading"), [(FRONT, "Results"), (PAGE, "Scene-15 by the number of scales")]
+)
+def test_scene15(page: str, heading: str) -> None:
+    found = {
+        (row["codebook_scales"], row["encoded_scales"]): row["methods"]
+        for row in result("scene15")["results"]
+    }
+    head, *rows = table(page, heading)
+    for name, *cells in rows:
+        n = int(name[-1])
+        methods = found[max(n, 4), n]
+        assert cells == [f"{100 * methods[method]['top1']:.2f}" for method in head[1:]], name
+
+
+def test_figure4() -> None:
+    found = result("figure4")
+    head, *rows = table(PAGE, "Figure 4: NFK against MPP by the number of scales")
+    assert len(rows) == 5
+    for n, (_, *cells) in enumerate(rows):
+        want = [f"{100 * found['top1_by_scales'][method][n]:.2f}" for method in head[1:-1]]
+        gain = {key: 100 * value for key, value in found["mpp_minus_nfk"][n].items()}
+        interval = f"{gain['difference']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+        assert cells == [*want, interval if n else "0"]
+
+
+def test_table1() -> None:
+    _, *rows = table(PAGE, "Table 1: dense against crop by crop")
+    for cells, row in zip(rows, result("table1")["rows"], strict=True):
+        assert cells == [
+            row["scales"],
+            f"{row['activations']:,}",
+            f"{row['naive_seconds']:.2f}",
+            f"{row['dense_seconds']:.3f}",
+            f"{row['ratio']:.1f}",
+            f"{row['paper']['ratio']:.1f}",
+        ]
+
+
+def test_core() -> None:
+    found = result("bench_core")
+    _, *rows = table(PAGE, "The statistical core")
+    for part, (_, _, _, ratio, share) in zip(
+        ("svm", "em", "fisher", "pca", "seeding"), rows, strict=True
+    ):
+        best = min(found[part]["ratio"].values())
+        assert float(ratio) == pytest.approx(best, abs=0.5 * 10 ** -len(ratio.partition(".")[2]))
+        assert share == f"{found[part]['share_of_matmul_peak']:.2f}"
+
+
+def test_mini() -> None:
+    head, *rows = table(PAGE, "caffenet_mini, the network in the package")
+    found = result("mini_scene15")["rows"]
+    assert len(rows) == len(found)
+    for (name, *cells), row in zip(rows, found, strict=True):
+        figures = row["top1_percent"]
+        want = [f"{figures[method]:.2f}" if method in figures else "" for method in head[1:]]
+        assert cells == want, name
+        assert row["layer"] in (None, "fc7") or row["layer"] in name
+        scales = row["options"][row["options"].index("--scales") + 1]
+        assert scales in (name if scales != "1-4" else head[0])
+
+
+def test_clutter() -> None:
+    found = list(result("clutter")["networks"].values())
+    _, *rows = table(PAGE, "Clutter")
+    for (_, *bands, pointing), entry in zip(rows, found, strict=True):
+        for cell, band in zip(bands, ("small", "medium", "large"), strict=True):
+            figures = entry["bands"][band]
+            values = [100 * figures[method]["map"] for method in ("mpp", "nfk", "fc7")]
+            assert cell == " / ".join(f"{value:.1f}" for value in values)
+        everything = entry["pointing"]["sum"]["all"]
+        shares = [100 * everything[key] for key in ("accuracy", "chance")]
+        assert pointing == " / ".join(f"{value:.1f}" for value in shares)
+
+
+def test_resized_pictures_are_named() -> None:
+    """Every section with figures of Scene-15 says that its copy was resized."""
+    for section in [*PAGE.split("\n## ")[1:], FRONT.split("\n## Results")[1].split("\n## ")[0]]:
+        if "Scene-15" in section or "scene15" in section:
+            assert "resized to 200 x 200 pixels" in " ".join(section.split()), section[:60]
