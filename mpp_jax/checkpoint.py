@@ -45,7 +45,7 @@ def save_arrays(folder: Path, arrays: Any) -> None:
         OSError, ValueError: it cannot be written; tensorstore says so by a `ValueError`.
         RuntimeError: JAX has no device.
     """
-    # Asked before: threads of tensorstore that run out of space go on, complaining, after the error.
+    # Asked before: when tensorstore runs out of space, its threads go on complaining afterwards.
     needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
     if needed > shutil.disk_usage(folder.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))

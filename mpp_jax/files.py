@@ -30,6 +30,20 @@ REMOVALS = 20
 _NO_SPACE = re.compile(r"No space left|Disk quota exceeded|\d+ requested and \d+ written")
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced by the home folder.
+
+    Raises:
+        ValueError: there is no such user, or this one has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{os.fspath(path)}: there is no such home folder; write the path out"
+        ) from error
+
+
 class BusyError(ValueError):
     """A place that another process is writing to."""
 

@@ -17,7 +17,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mpp_jax.files import file_digest, full_disk_named, is_full, is_open_file, try_lock
+from mpp_jax.files import (
+    expanded,
+    file_digest,
+    full_disk_named,
+    is_full,
+    is_open_file,
+    try_lock,
+)
 from mpp_jax.nets.weight_files import WeightPlace
 from mpp_jax.weights.source import WeightsError
 
@@ -28,14 +35,38 @@ USER_AGENT = "mpp-jax"
 
 
 def cache_folder() -> Path:
-    """Return where downloads are kept: ``$MPP_JAX_CACHE``, or the platform's place for caches."""
+    """Return where downloads and imported networks are kept, whether or not it is there.
+
+    ``$MPP_JAX_CACHE``, or the platform's place for caches; for a user without a home, a folder of
+    theirs among the temporary files.
+
+    Raises:
+        ValueError: a chosen folder in a home that there is not; a temporary folder of this name
+            that is another user's.
+    """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mpp_jax"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mpp_jax"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpp_jax"
+        return expanded(chosen)
+    stated, usual = {
+        "win32": (os.environ.get("LOCALAPPDATA"), "AppData/Local"),
+        "darwin": (None, "Library/Caches"),
+    }.get(sys.platform, (os.environ.get("XDG_CACHE_HOME"), ".cache"))
+    if stated:
+        return Path(stated) / "mpp_jax"
+    try:
+        return Path.home() / usual / "mpp_jax"
+    except RuntimeError:  # neither HOME nor an entry among the users
+        return _without_home()
+
+
+def _without_home() -> Path:
+    # Not by `tempfile`, which looks for a place by writing: there may be none, and no need of one.
+    temporary = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(temporary) / f"mpp_jax-{user}"
+    with contextlib.suppress(FileNotFoundError):
+        if folder.lstat().st_uid != user:  # networks found there would be another user's
+            raise ValueError(f"{folder}: is another user's; set {CACHE_VARIABLE} to a folder")
+    return folder
 
 
 def cached_path(place: WeightPlace, folder: Path | None = None) -> Path:
@@ -45,7 +76,7 @@ def cached_path(place: WeightPlace, folder: Path | None = None) -> Path:
 
 def matches(path: Path, place: WeightPlace) -> bool:
     """Return whether a file is there and has the place's digest."""
-    return path.is_file() and file_digest(path, place.algorithm).startswith(place.digest)
+    return os.path.isfile(path) and file_digest(path, place.algorithm).startswith(place.digest)
 
 
 def fetch(
@@ -71,10 +102,10 @@ def fetch(
         OSError: the disk is full; what was had of the file is kept.
     """
     target = cached_path(place, folder)
-    if matches(target, place):
-        return target
     failures = []
     try:
+        if matches(target, place):
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with full_disk_named(target.parent), _part_file(target) as part:
             for url in place.urls:

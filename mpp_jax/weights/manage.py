@@ -7,8 +7,9 @@ from pathlib import Path
 from mpp_jax.files import file_digest
 from mpp_jax.nets.registry import NETWORKS, get_spec
 from mpp_jax.nets.weight_files import DIGEST_LENGTHS, WeightPlace
-from mpp_jax.weights.cache import cached_path, fetch, matches
+from mpp_jax.weights.cache import cache_folder, cached_path, fetch
 from mpp_jax.weights.convert import Audit, convert
+from mpp_jax.weights.digests import Digests
 from mpp_jax.weights.fit import fit
 from mpp_jax.weights.formats import budget, parse_weights
 from mpp_jax.weights.load import (
@@ -54,10 +55,12 @@ def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
 
     Returns:
         One ``{"name", "network", "state", "path", "digest", "note", "url"}`` each; state is
-        ``"packaged"``, ``"here"``, ``"damaged"`` (there with another digest), ``"absent"`` or
-        ``"imported"``.
+        ``"packaged"``, ``"here"``, ``"damaged"`` (there with another digest), ``"unread"`` (there
+        and not readable), ``"absent"`` or ``"imported"``. Digests are remembered in the folder
+        (`mpp_jax.weights.digests`).
     """
     rows = []
+    digests = Digests(cache_folder() if folder is None else folder)
     for network in NETWORKS:
         packaged = packaged_file(network)
         if packaged.exists():
@@ -73,19 +76,19 @@ def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
                 }
             )
     for network, place in ((n, p) for n, spec in NETWORKS.items() for p in spec.files.places):
-        path = cached_path(place, folder)
-        state = "absent" if not path.exists() else "here" if matches(path, place) else "damaged"
+        path = cached_path(place, digests.folder)
         rows.append(
             {
                 "name": place.name,
                 "network": network,
-                "state": state,
+                "state": _state(path, place, digests),
                 "path": str(path),
                 "digest": f"{place.algorithm}:{place.digest}",
                 "note": place.note,
                 "url": place.urls[0],
             }
         )
+    digests.keep()
     for network in NETWORKS:
         own = imported_folder(network)
         if looks_native(own):
@@ -101,6 +104,16 @@ def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
                 }
             )
     return rows
+
+
+def _state(path: Path, place: WeightPlace, digests: Digests) -> str:
+    if not os.path.isfile(path):
+        return "absent"
+    try:
+        right = digests.of(path, place.algorithm).startswith(place.digest)
+    except OSError:
+        return "unread"
+    return "here" if right else "damaged"
 
 
 def download_weights(name: str, folder: Path | None = None, *, progress: bool = True) -> Path:

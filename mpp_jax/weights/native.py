@@ -37,8 +37,8 @@ MAX_IMAGE_SIDE = 4096
 
 
 def looks_native(path: Path) -> bool:
-    """Return whether a path is a folder of this form."""
-    return path.is_dir() and (path / JSON_NAME).is_file()
+    """Return whether a path is a folder of this form; one that may not be looked at is none."""
+    return os.path.isfile(path / JSON_NAME)
 
 
 def save_network(network: Network, folder: str | os.PathLike[str]) -> Path:
