@@ -83,6 +83,15 @@ def mask_rows(x: Array, mask: Array | None, fill: Array) -> Array:
     return jnp.where(mask[..., None] != 0, x, row)
 
 
+def all_finite(x: ArrayLike) -> Array:
+    """Return whether `x` holds neither NaN nor infinity, () bool. Pure.
+
+    Not by a maximum: over long arrays that of XLA on CPUs drops NaN. Nor by ``all(isfinite)``, of
+    which XLA stores every term. NaN and infinity times 0 are NaN, and a sum keeps it.
+    """
+    return jnp.isfinite(jnp.sum(jnp.asarray(x) * 0))
+
+
 def compensated_add(total: Any, carry: Any, value: Any) -> tuple[Any, Any]:
     """Add pytrees in about twice the working precision (Neumaier's variant of Kahan summation).
 

@@ -70,6 +70,8 @@ def _assigned(
     z = mask_rows(x.astype(c.dtype), weight, origin) - origin[None, :]
     c = c - origin[None, :]
     a = assignment_weights(z, c, assignment, neighbours, sharpness) * weight[:, None]
+    # The order of NaN among distances is anyone's: without this it would be counted as a word.
+    a = jnp.where(jnp.any(jnp.isnan(z), axis=1)[:, None], jnp.nan, a)
     return z, c, a, jnp.maximum(jnp.sum(weight), 1)
 
 
@@ -125,6 +127,8 @@ def max_pooling(x: ArrayLike, params: None = None, mask: ArrayLike | None = None
     """Return the largest value of each dimension, ``(N, D) -> (D,)``; there are no parameters."""
     x, weight = _rows(x, mask)
     largest = jnp.max(jnp.where(weight[:, None] > 0, x, -jnp.inf), axis=0, initial=-jnp.inf)
+    # XLA's maximum on CPUs may drop NaN.
+    largest = jnp.where(jnp.any(jnp.isnan(x), axis=0), jnp.nan, largest)
     return jnp.where(jnp.sum(weight) > 0, largest, 0)
 
 

@@ -258,12 +258,14 @@ def data_stats(data: ArrayData | ChunkStream) -> DataStats:
     rows = data.rows
     if jax.default_backend() == "cpu":
         rows = min(rows, max(1, CACHED // data.x.shape[1]))
-    count, mean, variance, largest = jax.device_get(
+    count, mean, variance, finite, largest = jax.device_get(
         _array_stats(data.x, data.mask, rows=rows, layout=data.layout)
     )
     if count == 0:
         raise ValueError(f"mask leaves no row of {data.name}.")
     check_values(float(largest), data.name)
+    if not finite:
+        check_values(np.nan, data.name)
     return DataStats(int(count), mean, variance, np.dtype(dtype))
 
 
@@ -280,10 +282,12 @@ def _array_stats(x: Array, mask: Array, rows: int, layout: Layout) -> tuple[Arra
         return jnp.sum(mask), jnp.sum(moved, axis=0), jnp.sum(jnp.square(moved), axis=0)
 
     count, sums, _ = sum_over_rows(total, first, x, mask, rows, layout)
+    # The maximum does not tell: over long arrays that of XLA on CPUs drops NaN. A sum keeps it.
+    finite = jnp.all(jnp.isfinite(sums))
     mean = first + sums / count
     _, rest, squares = sum_over_rows(total, mean, x, mask, rows, layout)
     variance = jnp.maximum(squares / count - jnp.square(rest / count), 0)
-    return count, mean + rest / count, variance, largest
+    return count, mean + rest / count, variance, finite, largest
 
 
 def _stream_stats(data: ChunkStream) -> DataStats:
@@ -292,7 +296,7 @@ def _stream_stats(data: ChunkStream) -> DataStats:
     for block, mask in data:
         dtype = np.promote_types(dtype, np.dtype(real_dtype(block)))
         x = np.asarray(block[: int(mask.sum())], np.float64)
-        check_values(float(np.max(np.abs(x))), data.name)
+        check_values(float(np.max(np.abs(x))), data.name)  # NumPy's maximum keeps NaN
         # Chan, Golub and LeVeque's pairwise update: no pass needs the mean beforehand.
         centre = x.mean(axis=0)
         change = centre - mean

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from mpp_jax.config import Encoder
-from mpp_jax.numerics import l2_normalize
+from mpp_jax.numerics import all_finite, l2_normalize
 from mpp_jax.stats.em import EMInfo
 from mpp_jax.stats.gmm import fit_gmm
 from mpp_jax.stats.kmeans import KMeansInfo, fit_kmeans
@@ -118,7 +118,7 @@ def fit_codebook(
         raise ValueError(f"x must be (N, C) descriptors, got shape {x.shape}")
     check_sizes(x.shape[0], x.shape[1], config)
     x = jnp.asarray(x)
-    if not np.isfinite(_largest(x)):
+    if not _all_finite(x):
         raise ValueError(
             "the descriptors hold NaN or infinity: the network overflows; check its weight file "
             "(mpp-jax weights verify FILE)"
@@ -148,7 +148,7 @@ def fit_codebook(
     return Codebook(pca, gmm, before, after), CodebookInfo(len(x), min(explained, 1.0), steps)
 
 
-_largest = jax.jit(lambda x: jnp.max(jnp.abs(x)))
+_all_finite = jax.jit(all_finite)
 _normalize = jax.jit(l2_normalize)
 _transform = jax.jit(pca_transform)
 _total_variance = jax.jit(lambda x: jnp.var(x, axis=0, ddof=1).sum())

@@ -79,6 +79,8 @@ def starting_centres(
         check_matrix(init, "init", columns=len(origin))
         if np.shape(init)[0] != n_clusters:
             raise ValueError(f"init must have {n_clusters} rows; got {np.shape(init)[0]}.")
+        if not np.isfinite(np.asarray(init, np.float64)).all():
+            raise ValueError("init holds NaN or infinity.")
         if restarts != 1:
             raise ValueError("restarts need random starts: give restarts=1 with an array as init.")
         return jnp.asarray((np.asarray(init, stats.dtype) - origin[None, :])[None])

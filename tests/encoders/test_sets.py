@@ -193,3 +193,15 @@ def test_dtype_and_gradient(encode):
     gradient = jax.grad(lambda x: jnp.sum(encode(x, np.ones(N, bool)) ** 3))(X)
     assert np.isfinite(gradient).all()
     assert np.asarray(gradient).any()
+
+
+@pytest.mark.parametrize("n", [5, 5_000])
+def test_nan_is_passed_on(n):
+    """XLA's maximum drops NaN over long arrays, and no order of NaN is a nearest word."""
+    x = np.random.default_rng(0).normal(size=(n, D)).astype(np.float32)
+    x[n // 2, 1] = np.nan
+    assert np.isnan(sets.max_pooling(x)[1])
+    assert np.isfinite(np.delete(sets.max_pooling(x), 1)).all()
+    for assignment in ("hard", "soft"):
+        words = sets.bag_of_words(x, x[:2], assignment=assignment)
+        assert np.isnan(words).all()

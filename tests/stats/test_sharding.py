@@ -73,6 +73,21 @@ close(vectors[3], fisher_vector(x[240:320], gmm), "batch")
 statistics = jax.vmap(fisher_statistics, in_axes=(0, None))(sets, gmm)
 total = jax.tree.map(lambda leaf: leaf.sum(0), statistics)
 close(fisher_from_statistics(total, gmm), fisher_vector(x, gmm), "sum of statistics")
+
+# One value that is none, on any device, is refused; under the mask it does no harm.
+tall = rng.normal(size=(40_000, 4)).astype(np.float32)
+for row in (0, 20_000, 39_999):
+    for value in (np.nan, np.inf, -np.inf):
+        bad = tall.copy()
+        bad[row, 2] = value
+        bad = jax.device_put(bad, layouts[0])
+        try:
+            fit_pca(bad, 2)
+        except ValueError as error:
+            assert "x holds NaN or infinity" in str(error)
+        else:
+            raise AssertionError(f"{value} in row {row} was not seen")
+    assert np.isfinite(fit_pca(bad, 2, mask=np.arange(40_000) != row).mean).all()
 print("sharded = whole")
 """
 
