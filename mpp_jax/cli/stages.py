@@ -18,6 +18,7 @@ from mpp_jax.report.map_section import MapGallery
 from mpp_jax.report.metrics_json import write_metrics
 from mpp_jax.report.page import check_results_place, write_report
 from mpp_jax.runs import pipeline
+from mpp_jax.runs.contents import Contents, joint_digest
 from mpp_jax.runs.model import MODEL, Model, open_model, save_model
 from mpp_jax.runs.provenance import (
     CODEBOOK,
@@ -26,7 +27,7 @@ from mpp_jax.runs.provenance import (
     check_same_run,
     check_store,
     fit_settings,
-    fitted_without,
+    fitted_on,
     load_codebooks,
     open_codebooks_of,
     save_codebooks,
@@ -45,7 +46,7 @@ from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.stats.em import EMInfo
 from mpp_jax.storage.bundle import check_place, holds_bundle
 from mpp_jax.storage.store import Store
-from mpp_jax.storage.store_format import MANIFEST
+from mpp_jax.storage.store_format import MANIFEST, read_manifest
 
 
 def run(job: Job, console: Console, *, maps: int = 0) -> int:
@@ -59,18 +60,20 @@ def _run(job: Job, console: Console, maps: int) -> int:
     check_results_place(job.out)
     check_evaluable(job)
     check_features(job.data, job.config, job.extras.features)
-    made, activations = job.made, _watched(job, console)
+    made, activations, contents = job.made, _watched(job, console), Contents()
     codebooks: Codebooks = {}
     skips: Skips = []
     if recipes_of(job.config):
         check_same_run(job.out, made)
+        _check_same_pictures(job, contents)
         fitting = activations
         if job.extras.cache is None:
             later = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
             activations = cache = MemoryCache(activations, job.config.cache_bytes, later)
             fitting = cache.recorder
-        codebooks, skips = _codebooks_or_fit(job, job.out / "codebook", fitting, console)
-    store = _encode(job, job.out / "encodings", codebooks, activations, console)
+        place = job.out / "codebook"
+        codebooks, skips = _codebooks_or_fit(job, place, fitting, contents, console)
+    store = _encode(job, job.out / "encodings", codebooks, activations, contents, console)
     write_config(job.out, made)
     console.wrote("encodings", store.path)
     known = _store_skips(store)
@@ -98,13 +101,33 @@ def _watched(job: Job, console: Console) -> ActivationSource:
     return job.activations
 
 
+def _check_same_pictures(job: Job, contents: Contents) -> None:
+    """Raise where encodings rest on a codebook of training pictures that have changed since."""
+    encodings = job.out / "encodings"
+    if not holds_bundle(job.out / "codebook") or not (encodings / MANIFEST).exists():
+        return
+    _, stored = read_manifest(encodings)
+    encoded = {item.id: item.sha256 for item in stored if item.sha256 is not None}
+    training = (item for item in job.data.split("train") if item.id in encoded)
+    changed = [i.id for i in training if contents.now(i) not in (None, encoded[i.id])]
+    if changed:
+        raise ValueError(
+            f"{job.out}: {len(changed)} training pictures changed since ({changed[0]} for one), "
+            "and its codebook rests on them; give a new folder or remove this one"
+        )
+
+
 def _codebooks_or_fit(
-    job: Job, folder: Path, activations: ActivationSource, console: Console
+    job: Job,
+    folder: Path,
+    activations: ActivationSource,
+    contents: Contents,
+    console: Console,
 ) -> tuple[Codebooks, Skips]:
     """Take the codebooks of the same settings that are in ``folder``, or fit and save them.
 
-    Where a training picture that they were fitted without can be read by now, they are fitted
-    again, unless encodings rest on them; then it is among the pictures that are returned.
+    Where a training picture has changed, or can be read by now that they were fitted without, they
+    are fitted again, unless encodings rest on them; then it is among the pictures returned.
 
     Returns:
         The codebooks, and the pictures that could not be read for them.
@@ -114,20 +137,21 @@ def _codebooks_or_fit(
     if holds_bundle(folder):
         codebooks, old = load_codebooks(folder)
         if codebooks and fit_settings(old) == fit_settings(made):
-            without = fitted_without(folder)
+            without, digest = fitted_on(folder)
             mended = _readable(job, [name for name, _ in without])
+            same = digest is None or digest == _digest_now(job, without, contents)
             used = (folder.parent / "encodings" / MANIFEST).exists()
-            if used or not mended:
+            if used or (same and not mended):
                 console.say(f"codebook: taken from {folder}")
                 note = "it can be read by now, but encodings rest on the codebook; a new folder"
                 return codebooks, [
                     (name, f"{reason} ({note} would use it)" if name in mended else reason)
                     for name, reason in without
                 ]
-            console.say(
-                f"codebook: {len(mended)} training pictures that {folder} was fitted without can "
-                f"be read by now ({mended[0]} for one); it is fitted again"
-            )
+            why = "training pictures changed"
+            if mended:
+                why = f"{len(mended)} training pictures can be read by now ({mended[0]} for one)"
+            console.say(f"codebook: {why} since {folder} was fitted; it is fitted again")
     skips: Skips = []
     try:
         codebooks, infos = pipeline.fit(
@@ -135,6 +159,7 @@ def _codebooks_or_fit(
             job.network,
             job.config,
             activations=activations,
+            contents=contents,
             watcher=console,
             on_skip=lambda name, reason: skips.append((name, reason)),
         )
@@ -149,11 +174,21 @@ def _codebooks_or_fit(
             f"codebook {key}: {info.samples} descriptors, PCA keeps {info.explained:.1%} of their "
             f"variance, {steps} steps{'' if info.em.converged else ' (limit reached)'}"
         )
-    save_codebooks(folder, codebooks, made, skips)
+    training = job.data.split("train")
+    digest = joint_digest(training, contents.read(training))
+    save_codebooks(folder, codebooks, made, skips, digest)
     write_config(folder, made)
     console.say(f"codebook of {made_with(made.network, made.weights_sha256)}")
     console.wrote("codebook", folder)
     return codebooks, skips
+
+
+def _digest_now(job: Job, without: Sequence[tuple[str, str]], contents: Contents) -> str | None:
+    """Return the joint digest of the training pictures now, but for those named."""
+    left_out = {name for name, _ in without}
+    items = [item for item in job.data.split("train") if item.id not in left_out]
+    digests = {item.id: contents.now(item) for item in items}
+    return joint_digest(items, {name: digest for name, digest in digests.items() if digest})
 
 
 def _readable(job: Job, names: Sequence[str]) -> list[str]:
@@ -170,7 +205,7 @@ def fit(job: Job, console: Console) -> int:
         names = ", ".join(job.config.pooling)
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
     with exclusive(job.out):
-        _, skips = _codebooks_or_fit(job, job.out, _watched(job, console), console)
+        _, skips = _codebooks_or_fit(job, job.out, _watched(job, console), Contents(), console)
     console.print_table()
     return console.skipped(skips + _dataset_skips(job.data))
 
@@ -197,7 +232,7 @@ def encode(
     if here.pictures_sha256 != made.pictures_sha256:
         console.say(f"note: {codebook} was fitted to other training pictures than these")
     with exclusive(out):
-        store = _encode(job, out, codebooks, _watched(job, console), console)
+        store = _encode(job, out, codebooks, _watched(job, console), Contents(), console)
     console.print_table()
     console.say(f"encodings of {made_with(here.network, here.weights_sha256)}")
     console.wrote("encodings", out)
@@ -205,7 +240,12 @@ def encode(
 
 
 def _encode(
-    job: Job, folder: Path, codebooks: Codebooks, activations: ActivationSource, console: Console
+    job: Job,
+    folder: Path,
+    codebooks: Codebooks,
+    activations: ActivationSource,
+    contents: Contents,
+    console: Console,
 ) -> Store:
     """Encode into a store, and put beside it what made it."""
     store = pipeline.encode_dataset(
@@ -216,6 +256,7 @@ def _encode(
         folder,
         features=job.extras.features,
         activations=activations,
+        contents=contents,
         watcher=console,
     )
     save_codebooks(folder / CODEBOOK_OF_STORE, codebooks, job.made)

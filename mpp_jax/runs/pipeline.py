@@ -29,6 +29,7 @@ from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.nets import Network
 from mpp_jax.pooling import check_methods
 from mpp_jax.progress import Watcher
+from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
 from mpp_jax.runs.settings import check_contrast, check_features
@@ -51,6 +52,7 @@ def fit(
     config: Run,
     *,
     activations: ActivationSource | None = None,
+    contents: Contents | None = None,
     watcher: Watcher | None = None,
     on_skip: Callable[[str, str], object] | None = None,
 ) -> tuple[Codebooks, dict[str, CodebookInfo]]:
@@ -63,6 +65,7 @@ def fit(
         network: the network.
         config: settings.
         activations: where they come from; None for the network itself.
+        contents: is left the digests of the pictures that were read.
         watcher: is shown how far the work is; None for a new one.
         on_skip: is told (id, reason) of every picture that could not be decoded.
 
@@ -74,6 +77,7 @@ def fit(
     """
     watcher = watcher or Watcher()
     activations = activations or Extractor(network, config.pyramid)
+    contents = contents or Contents()
     items = dataset.split("train")
     books = recipes_of(config)
     _check_enough(len(items), network, config, books)
@@ -94,7 +98,7 @@ def fit(
                 on_skip(entry.path, entry.reason)
 
         for block in _blocks(items, dataset):
-            for batch in activations.describe(block, wants, skip):
+            for batch in activations.describe(contents.watched(block), wants, skip):
                 where = np.array([place[block[i].id] if i >= 0 else -1 for i in batch.index])
                 for source, sample in samples.items():
                     sample.add(where, batch.sources[source].scales)
@@ -138,12 +142,13 @@ def encode_dataset(
     *,
     features: Mapping[str, Features] | None = None,
     activations: ActivationSource | None = None,
+    contents: Contents | None = None,
     watcher: Watcher | None = None,
 ) -> Store:
     """Encode all pictures into a store, resuming an unfinished one of the same settings.
 
-    Pictures that an earlier run had to skip are tried again; where one can be read by now, its
-    shard is encoded anew.
+    Pictures that an earlier run had to skip are tried again; where one can be read by now, or where
+    the content of one has changed since, its shard is encoded anew.
 
     Args:
         dataset: pictures.
@@ -153,6 +158,7 @@ def encode_dataset(
         folder: of the store.
         features: those that representations stack with, by name.
         activations: where they come from; None for the network itself.
+        contents: the digests of pictures that were read already; None for a new one.
         watcher: is shown how far the work is; None for a new one.
 
     Raises:
@@ -162,6 +168,7 @@ def encode_dataset(
     """
     watcher = watcher or Watcher()
     activations = activations or Extractor(network, config.pyramid)
+    contents = contents or Contents()
     atoms = atoms_of(config)
     check_methods(atoms, codebooks=codebooks, scales=config.pyramid.scales)
     external = check_features(dataset, config, features or {})
@@ -178,7 +185,13 @@ def encode_dataset(
         | {"features": {name: part.sha256 for name, part in external.items()}},
         shard_size=SHARD_SIZE,
         mended=decodable,
+        content=contents.now,
     )
+    if writer.changed:
+        watcher.say(
+            f"{len(writer.changed)} pictures changed since they were encoded ({writer.changed[0]} "
+            "for one); their shards are encoded again"
+        )
     todo, total = writer.remaining, len(dataset.items)
     with (
         writer,
@@ -191,11 +204,11 @@ def encode_dataset(
                 writer.skip(block[entry.position], entry.reason)
                 bar.update(1)
 
-            for described in activations.describe(block, wants, skip):
+            for described in activations.describe(contents.watched(block), wants, skip):
                 index, vectors = encode_described(described, wants, codebooks, config, computed)
                 items = [block[i] for i in index]
                 vectors |= {name: part.of(items) for name, part in external.items()}
-                writer.put(items, vectors)
+                writer.put(items, vectors, contents.read(items))
                 bar.update(len(items))
     return Store.open(folder)
 

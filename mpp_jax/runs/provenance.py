@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from mpp_jax.config import Run
 from mpp_jax.data import Dataset
@@ -266,6 +266,7 @@ def save_codebooks(
     codebooks: Codebooks,
     provenance: Provenance,
     skipped: Sequence[tuple[str, str]] = (),
+    contents_sha256: str | None = None,
 ) -> None:
     """Write a codebook folder; none at all says that these settings need none.
 
@@ -274,6 +275,7 @@ def save_codebooks(
         codebooks: by key.
         provenance: what they were made of.
         skipped: (id, reason) of the training pictures that could not be read for them.
+        contents_sha256: of the contents of those that could be, `joint_digest`.
 
     Raises:
         BundleError: the place is taken by something else.
@@ -281,6 +283,8 @@ def save_codebooks(
     record = provenance.to_dict() | {"codebooks": codebook_record(codebooks)}
     if skipped:
         record["skipped"] = [{"path": name, "reason": reason} for name, reason in skipped]
+    if contents_sha256 is not None:
+        record["contents_sha256"] = contents_sha256
     write_bundle(folder, CODEBOOK, codebook_arrays(codebooks), record)
 
 
@@ -295,15 +299,28 @@ def load_codebooks(folder: Path) -> tuple[Codebooks, Provenance]:
         return codebooks_from(arrays, record), Provenance.from_dict(record)
 
 
-def fitted_without(folder: Path) -> list[tuple[str, str]]:
-    """Return (id, reason) of the training pictures that a codebook was fitted without.
+class FittedOn(NamedTuple):
+    """The training pictures that a codebook was fitted to.
+
+    Attributes:
+        skipped: (id, reason) of those that could not be read.
+        contents_sha256: of the contents of the others; None where they are no files.
+    """
+
+    skipped: list[tuple[str, str]]
+    contents_sha256: str | None
+
+
+def fitted_on(folder: Path) -> FittedOn:
+    """Return what a codebook was fitted to.
 
     Raises:
         BundleError: it cannot be read.
     """
     _, record = read_bundle(folder, CODEBOOK)
     with damage_reported(folder):
-        return [(entry["path"], entry["reason"]) for entry in record.get("skipped", ())]
+        skipped = [(entry["path"], entry["reason"]) for entry in record.get("skipped", ())]
+        return FittedOn(skipped, record.get("contents_sha256"))
 
 
 @contextmanager

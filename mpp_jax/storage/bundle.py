@@ -2,9 +2,13 @@
 
 Layout::
 
-    FOLDER/record.json     {"format": KIND, "version": 1, "arrays_sha256": hex, ...the record}
+    FOLDER/record.json     {"format": KIND, "version": 2, "arrays_sha256": hex, ...the record,
+                            "seal": SHA-256 of these entries}
     FOLDER/arrays.sha256   of its files, for ``sha256sum --check``; none without arrays
     FOLDER/arrays/         an orbax checkpoint of a nested dict of NumPy arrays; none if it is empty
+
+Whatever is changed afterwards is found: the arrays by their checksums, the record by its seal.
+Version 1, which is read as well, had no seal.
 
 Leaves are NumPy arrays, so a bundle opens on any number and kind of devices. A folder is written
 beside its place and moved there when it is whole.
@@ -21,9 +25,10 @@ import jax
 import numpy as np
 
 from mpp_jax.checkpoint import CheckpointError, restore_arrays, save_arrays
-from mpp_jax.files import folder_digests, replaced_folder, restore_folder
+from mpp_jax.files import folder_digests, replaced_folder, restore_folder, seal
 
-VERSION = 1
+VERSION = 2
+READ_VERSIONS = (1, 2)
 RECORD = "record.json"
 CHECKSUMS = "arrays.sha256"
 OWN = (RECORD, CHECKSUMS, "arrays", "config.json")
@@ -65,7 +70,7 @@ def check_place(folder: Path, kind: str | None = None) -> None:
         raise BundleError(f"{nearest}: cannot be written; give another folder")
     if kind is not None and nearest == folder and any(folder.iterdir()):
         try:
-            _read_record(folder, kind)
+            _read_record(folder, kind, trusted=True)
         except BundleError as error:
             what = kind.removeprefix("mpp-jax-")
             raise BundleError(
@@ -92,7 +97,8 @@ def write_bundle(
     check_place(folder, kind)
     leaves = jax.tree.map(np.asarray, dict(arrays))
     head = {"format": kind, "version": VERSION, "arrays_sha256": arrays_digest(leaves)}
-    text = json.dumps(head | dict(record), indent=1, allow_nan=False) + "\n"
+    entries = json.loads(json.dumps(head | dict(record), allow_nan=False))  # as they are read
+    text = json.dumps(entries | {"seal": seal(entries)}, indent=1) + "\n"
     with replaced_folder(folder, OWN) as place:
         if leaves:
             save_arrays(place / "arrays", leaves)
@@ -140,7 +146,8 @@ def file_checksums(folder: Path) -> str:
     return "".join(f"{digest}  {folder.name}/{name}\n" for name, digest in digests.items())
 
 
-def _read_record(folder: Path, kind: str) -> dict[str, Any]:
+def _read_record(folder: Path, kind: str, *, trusted: bool = False) -> dict[str, Any]:
+    """Read a record; a trusted one need not fit its seal, for it is only to be replaced."""
     what = kind.removeprefix("mpp-jax-")
     place = folder / RECORD
     try:
@@ -154,6 +161,10 @@ def _read_record(folder: Path, kind: str) -> dict[str, Any]:
         raise BundleError(f"{folder}: wanted a {what}, found {found or 'something else'}")
     if not isinstance(record.get("arrays_sha256"), str):
         raise BundleError(f"{place}: damaged (no checksum of the arrays); make it anew")
-    if record.get("version") != VERSION:
-        raise BundleError(f"{folder}: {what} of version {record.get('version')}, want {VERSION}")
+    version = record.get("version")
+    if version not in READ_VERSIONS:
+        raise BundleError(f"{folder}: {what} of version {version}, want {VERSION}")
+    sealed = version != 1 or "seal" in record
+    if sealed and not trusted and record.get("seal") != seal(record):
+        raise BundleError(f"{place}: damaged (it was changed after writing); make it anew")
     return record

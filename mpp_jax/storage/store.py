@@ -19,12 +19,14 @@ could be encoded has no files. ``manifest.json`` is one object::
     items             [{"id", "split": "train"|"test", "labels": [class indices],
                         "ignored": [class indices], "status": "done"|"skipped"|"pending",
                         "reason": null or one line, "shard": s, "row": row or null,
-                        "cause": "encoding"}]
+                        "cause": "encoding", "sha256": of the picture's content}]
     arrays            {"shard-00000.METHOD.npy": SHA-256}
     seal              SHA-256 of all bytes before the comma that stands before it
 
-``cause`` is there only where a picture was skipped although it could be decoded: its encoding is
-not finite. Resuming tries to decode the other skipped pictures again, and leaves these.
+``sha256`` is there where a picture is a file that could be encoded: resuming finds by it whether
+the file has changed, and makes its shard again. ``cause`` is there only where a picture was skipped
+although it could be decoded: its encoding is not finite. Resuming tries to decode the other skipped
+pictures again, and leaves these.
 
 A shard's files are written first, each under a temporary name and then renamed, and the manifest
 after them: whatever a kill leaves behind, every item that the manifest calls done is on disk. An

@@ -41,6 +41,7 @@ class StoredItem:
     shard: int
     row: int | None
     cause: str | None = None
+    sha256: str | None = None
 
 
 def pending_record(item: Item, shard: int) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class StoreWriter:
         path: the folder.
         remaining: items still to do when the store was opened: those of all incomplete shards.
         shard_size: items of a shard.
+        changed: ids of pictures whose content is not what was encoded; their shards remain to do.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class StoreWriter:
         config: Mapping[str, Any],
         shard_size: int = SHARD_SIZE,
         mended: Callable[[Item], bool] = lambda item: False,
+        content: Callable[[Item], str | None] = lambda item: None,
     ) -> None:
         """Create the folder and its manifest, or resume.
 
@@ -90,6 +92,9 @@ class StoreWriter:
             shard_size: items of a shard: what an interruption loses at most.
             mended: whether a picture that an earlier run had to skip can be decoded now; a shard
                 with such a picture is done again.
+
+            content: SHA-256 of a picture's content now, None where it cannot be had; a shard with
+                a picture that changed is done again.
 
         Raises:
             StoreError: the folder holds something else, or a store of another configuration (the
@@ -126,9 +131,11 @@ class StoreWriter:
             pending_record(item, number // shard_size) for number, item in enumerate(dataset.items)
         ]
         self._arrays: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        self.changed: tuple[str, ...] = ()
         # Finished, but of a shard that is not complete yet: vectors by method, or why none.
         self._waiting: dict[int, dict[str, np.ndarray] | _Skip] = {}
-        self._open_or_create(mended)
+        self._open_or_create(mended, content)
         self.remaining: tuple[Item, ...] = tuple(
             item
             for item, record in zip(dataset.items, self._records, strict=True)
@@ -150,12 +157,18 @@ class StoreWriter:
         # Complete shards are on disk already; an incomplete one is dropped by design.
         self._waiting.clear()
 
-    def put(self, items: Sequence[Item], vectors: Mapping[str, np.ndarray]) -> None:
+    def put(
+        self,
+        items: Sequence[Item],
+        vectors: Mapping[str, np.ndarray],
+        digests: Mapping[str, str] | None = None,
+    ) -> None:
         """Take the vectors of some pictures; a NaN or infinite one makes its picture skipped.
 
         Args:
             items: n items of `remaining`, in any order.
             vectors: ``(n, D)`` for each method.
+            digests: SHA-256 of the pictures' contents, by id, where they are known.
 
         Raises:
             ValueError: methods, shapes or items that do not fit.
@@ -179,6 +192,8 @@ class StoreWriter:
                 reason = f"encoding is not finite ({', '.join(bad)})"
                 self._take(item.id, _Skip(reason, NOT_FINITE))
             else:
+                if digests is not None and item.id in digests:
+                    self._digests[item.id] = digests[item.id]
                 self._take(item.id, {m: array[row].copy() for m, array in arrays.items()})
 
     def skip(self, item: Item, reason: str) -> None:
@@ -214,7 +229,10 @@ class StoreWriter:
                 if value.cause is not None:
                     self._records[number]["cause"] = value.cause
             else:
-                self._records[number].update(status="done", row=row)
+                record = self._records[number]
+                record.update(status="done", row=row)
+                if record["id"] in self._digests:
+                    record["sha256"] = self._digests.pop(record["id"])
                 row += 1
         self._write_manifest()
 
@@ -226,7 +244,9 @@ class StoreWriter:
         text = f'{head[: -len(chr(10) + "}")]},\n "items": [\n{lines}\n ]\n}}\n'
         write_file(self.path / MANIFEST, with_seal(text))
 
-    def _open_or_create(self, mended: Callable[[Item], bool]) -> None:
+    def _open_or_create(
+        self, mended: Callable[[Item], bool], content: Callable[[Item], str | None]
+    ) -> None:
         if not (self.path / MANIFEST).exists():
             above = (self.path, *self.path.absolute().parents)
             nearest = next(place for place in above if place.exists())
@@ -251,6 +271,12 @@ class StoreWriter:
                 "give a new folder or remove this one"
             )
         self._header["methods"] = header["methods"]
+        dataset = zip(items, self._dataset_items, strict=True)
+        self.changed = tuple(
+            item.id
+            for item, now in dataset
+            if item.sha256 is not None and content(now) not in (None, item.sha256)
+        )
         self._resume(items, header.get("arrays", {}), mended)
 
     def _resume(
@@ -261,6 +287,7 @@ class StoreWriter:
     ) -> None:
         """Take over the shards that are complete and as they were written."""
         remove_leftovers(self.path, seconds=0)
+        changed = set(self.changed)
         for first in range(0, len(items), self.shard_size):
             block = items[first : first + self.shard_size]
             shard, rows = block[0].shard, sum(item.status == "done" for item in block)
@@ -278,6 +305,7 @@ class StoreWriter:
                     for place, item in enumerate(block)
                     if item.status == "skipped" and item.cause is None
                 )
+                and not any(item.id in changed for item in block)
             )
             if intact:
                 # Digests of shards that an earlier version of this program wrote are added.
@@ -289,3 +317,5 @@ class StoreWriter:
                     record.update(status=item.status, reason=item.reason, row=item.row)
                     if item.cause is not None:
                         record["cause"] = item.cause
+                    if item.sha256 is not None:
+                        record["sha256"] = item.sha256

@@ -14,6 +14,7 @@ from helpers.toy_run import METHODS, Finished, finished_run, know_toy, tree_byte
 
 from mpp_jax import load_model
 from mpp_jax.data import decode_picture
+from mpp_jax.files import seal
 from mpp_jax.nets import NETWORKS
 from mpp_jax.runs.model import Model, open_model, save_model
 from mpp_jax.runs.provenance import load_codebooks, save_codebooks
@@ -85,14 +86,15 @@ def corrupt(folder: Path) -> None:
 
 
 def edit_record(folder: Path, **changes: Any) -> None:
-    record = json.loads((folder / "record.json").read_text())
-    (folder / "record.json").write_text(json.dumps(record | changes))
+    """Write lies that are no accident: the seal is right."""
+    record = json.loads((folder / "record.json").read_text()) | changes
+    (folder / "record.json").write_text(json.dumps(record | {"seal": seal(record)}))
 
 
 def drop_from_record(folder: Path, key: str) -> None:
     record = json.loads((folder / "record.json").read_text())
     del record[key]
-    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "record.json").write_text(json.dumps(record | {"seal": seal(record)}))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def drop_from_record(folder: Path, key: str) -> None:
         (lambda f: (f / "record.json").write_bytes(b"\xff\xfe"), "record.json: cannot be read"),
         (lambda f: (f / "record.json").write_text("[]"), "wanted a test, found something else"),
         (lambda f: edit_record(f, format="mpp-jax-model"), "wanted a test, found mpp-jax-model"),
-        (lambda f: edit_record(f, version=9), "test of version 9, want 1"),
+        (lambda f: edit_record(f, version=9), "test of version 9, want 2"),
         (lambda f: drop_from_record(f, "arrays_sha256"), "no checksum"),
         (lambda f: shutil.rmtree(f / "arrays"), "its arrays cannot be read"),
         (corrupt, "its arrays (cannot be read|do not match their checksum)"),

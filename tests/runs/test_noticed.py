@@ -16,11 +16,11 @@ from helpers import REPOSITORY, TESTS
 from helpers.toy_cli import cli, ok, refused
 from helpers.toy_run import OPTIONS, SHARD, Finished, finished_run, know_toy, quiet
 
-from mpp_jax.data import DecodeError, batches
+from mpp_jax.data import DecodeError
 from mpp_jax.files import exclusive
 from mpp_jax.progress import one_line
-from mpp_jax.runs import pipeline
-from mpp_jax.runs.provenance import fitted_without, load_codebooks
+from mpp_jax.runs import contents, pipeline
+from mpp_jax.runs.provenance import fitted_on, load_codebooks
 from mpp_jax.storage.store import Store
 
 
@@ -61,7 +61,7 @@ def test_a_codebook_says_what_it_was_fitted_without(
     fit = command("fit", data, book, done)
     first = cli(*fit)
     assert first.exit_code == 1
-    ((name, reason),) = fitted_without(book)
+    ((name, reason),) = fitted_on(book).skipped
     assert name == "train/red/00.png"
     assert f"skipped {name}: {reason}" in first.stderr
     before = load_codebooks(book)[0]["default.fisher"].pca.mean
@@ -71,7 +71,7 @@ def test_a_codebook_says_what_it_was_fitted_without(
     picture.write_bytes(whole)
     mended = ok(*fit)
     assert "can be read by now" in mended.stderr
-    assert fitted_without(book) == []
+    assert fitted_on(book).skipped == []
     assert np.abs(load_codebooks(book)[0]["default.fisher"].pca.mean - before).max() > 0
 
 
@@ -97,15 +97,15 @@ def test_a_picture_unreadable_only_while_fitting_is_listed(
 ) -> None:
     """One error of the disk in the first pass, none in the second."""
     fails = ["00.png"]
-    decode = batches.decode_picture
+    read = contents.read_picture
 
-    def once(source: Any, **options: Any) -> Any:
-        if fails and str(source).endswith("green/00.png"):
+    def once(path: Path) -> bytes:
+        if fails and str(path).endswith("green/00.png"):
             fails.clear()
-            raise DecodeError(str(source), "cannot be read (Input/output error)")
-        return decode(source, **options)
+            raise DecodeError(str(path), "cannot be read (Input/output error)")
+        return read(path)
 
-    monkeypatch.setattr(batches, "decode_picture", once)
+    monkeypatch.setattr(contents, "read_picture", once)
     result = cli(*command("run", data, tmp_path / "out", done))
     assert result.exit_code == 1
     assert (
