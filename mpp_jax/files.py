@@ -8,6 +8,7 @@ Formats are not this module's business.
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -72,6 +73,12 @@ def folder_digests(folder: Path) -> dict[str, str]:
         raise FileNotFoundError(f"no folder {folder.name}")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+
+
+def seal(entries: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON entries, all but one named ``seal``, which may hold it."""
+    others = {name: value for name, value in entries.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def write_file(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:

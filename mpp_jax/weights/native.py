@@ -13,17 +13,15 @@ damaged ``network.json`` by its seal.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mpp_jax.checkpoint import CheckpointError, declared_arrays, restore_arrays, save_arrays
-from mpp_jax.files import folder_digests, is_full, replaced_folder
+from mpp_jax.files import folder_digests, is_full, replaced_folder, seal
 from mpp_jax.nets.network import Network
 from mpp_jax.nets.spec import LRN, NetSpec, Preprocessing, convolutions
 from mpp_jax.weights.fit import rules
@@ -119,12 +117,6 @@ def read_native(folder: Path, spec: NetSpec) -> tuple[SourceWeights, str]:
     structure = tuple(_layer(entry) for entry in header["structure"])
     source = SourceWeights("native", "native", arrays, preprocessing, image, structure)
     return source, header["weights_sha256"]
-
-
-def seal(header: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all entries of ``network.json`` but the seal itself."""
-    entries = {name: value for name, value in header.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _arrays_of(network: Network) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from helpers.toy_cli import cli, ok, refused
 from helpers.toy_run import OPTIONS, Finished, finished_run, know_toy
 
 from mpp_jax.describe.dense import dense_descriptors
+from mpp_jax.files import seal
 from mpp_jax.pooling import POOLINGS, load_plugin, pool, register_pooling
 from mpp_jax.storage.store import Store
 
@@ -127,7 +128,7 @@ def test_a_users_network_is_part_of_it(done: Finished, tmp_path: Path) -> None:
     record = json.loads((out / "record.json").read_text())
     assert list(record["code"]) == ["network toy"]
     record["code"]["network toy"] = "0" * 64
-    (out / "record.json").write_text(json.dumps(record))
+    (out / "record.json").write_text(json.dumps(record | {"seal": seal(record)}))
     picture = done.data / "test" / "red" / "00.png"
     assert "another version of the plug-in that has 'network toy'" in refused(
         "predict", out, picture, "--weights", done.weights

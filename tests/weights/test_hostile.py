@@ -15,6 +15,7 @@ from helpers.mat_files import mat_array, mat_element, mat_file
 from helpers.nets_files import narrow, torch_zip
 from helpers.weights_samples import BUDGET, FILES, SQUEEZENET, deep_compression
 
+from mpp_jax.files import seal
 from mpp_jax.nets import NETWORKS
 from mpp_jax.weights.caffe_schema import NetParameter
 from mpp_jax.weights.caffemodel import read_caffemodel
@@ -22,7 +23,7 @@ from mpp_jax.weights.convert import convert
 from mpp_jax.weights.deep_compression import read_deep_compression
 from mpp_jax.weights.load import as_network, load_network, read_converted
 from mpp_jax.weights.mat5 import read_mat5
-from mpp_jax.weights.native import save_network, seal
+from mpp_jax.weights.native import save_network
 from mpp_jax.weights.safetensors import read_safetensors
 from mpp_jax.weights.source import WeightsError
 from mpp_jax.weights.torch_file import LEGACY_MAGIC, read_torch
