@@ -103,6 +103,10 @@ class Model:
     ) -> Prediction:
         """Score pictures.
 
+        JAX's threads do not survive a fork: in a process forked after JAX has started, as by
+        `multiprocessing` where ``"fork"`` is its method, this call waits for ever. Start worker
+        processes by ``multiprocessing.get_context("spawn")`` and load the model in each.
+
         Args:
             pictures: paths, files' contents as bytes, PIL pictures, or uint8 RGB arrays (H, W, 3)
                 of any sizes; or one array (B, H, W, 3).
@@ -182,6 +186,8 @@ def load_model(
     folder: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
 ) -> Model:
     """Open a model with its network, ready to predict.
+
+    This starts JAX, after which the process must not be forked to predict; see `Model.predict`.
 
     Args:
         folder: written by ``mpp-jax train`` or ``mpp-jax run``.
