@@ -7,6 +7,7 @@ real numbers. Each is finished as our own representations are: signed square roo
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ class Features:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 ids, raw = arrays["ids"], np.asarray(arrays["vectors"], np.float32)
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"features: {file}: wanted an .npz file with ids (N,) and vectors (N, D) ({error})"
             ) from error

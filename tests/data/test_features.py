@@ -63,8 +63,14 @@ def test_no_file_no_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"wanted an \.npz file"):
         Features.read("dsfl", tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("hello")
+    whole = write(tmp_path / "whole.npz", ids=np.array(["a"]), vectors=np.ones((1, 40)))
+    whole = whole.read_bytes()
     with pytest.raises(ValueError, match=r"wanted an \.npz file"):
         Features.read("dsfl", tmp_path / "text.npz")
+    for content in (b"", whole[:200], whole[:-30], whole.replace(b"vectors.npy", b"vecters.npy")):
+        (tmp_path / "damaged.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"wanted an \.npz file"):
+            Features.read("dsfl", tmp_path / "damaged.npz")
     with pytest.raises(ValueError, match="a name is of a-z"):
         Features.read("DSFL+x", tmp_path / "none.npz")
 
