@@ -46,7 +46,8 @@ class Features:
         if not _NAME.fullmatch(name):
             raise ValueError(f"features: a name is of a-z, 0-9 and _, got {name!r}")
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            # Opened here: NumPy leaves a file that is no archive open.
+            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 ids, raw = arrays["ids"], np.asarray(arrays["vectors"], np.float32)
         except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(

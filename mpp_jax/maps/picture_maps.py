@@ -215,7 +215,7 @@ def _is_ours(place: Path) -> bool:
         if place.suffix == ".png":
             with Image.open(place) as picture:
                 return picture.info.get("Software") == MAKER
-        with np.load(place, allow_pickle=False) as arrays:
+        with open(place, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return set(arrays.files) == _ARRAYS
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):
         return False
