@@ -24,6 +24,7 @@ gives it), and the evaluation in one in which the mixture has.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from mpp_jax.numerics import PRECISION
@@ -45,7 +46,7 @@ class SuffStats(NamedTuple):
 class EMInfo(NamedTuple):
     """How a fit went; of the best restart, where there were several. T is `max_iterations`."""
 
-    log_likelihood: Array  # (T + 1,) mean over descriptors after t M-steps; NaN after the last
+    log_likelihood: np.ndarray  # (T + 1,) mean over descriptors after t M-steps; NaN after the last
     iterations: Array  # () M-steps done
     converged: Array  # () bool: the mean log-likelihood changed by less than the tolerance
     floored: Array  # (T,) variances that M-step t lifted to the floor

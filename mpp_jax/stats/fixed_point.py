@@ -18,6 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from mpp_jax.stats.chunks import ArrayData, ChunkStream, Layout, sum_over_rows, sum_stream
@@ -61,15 +62,20 @@ class Method(NamedTuple, Generic[Point, Stats]):
 class History(NamedTuple):
     """How an iteration went; T is the room that it had, or the most steps allowed."""
 
-    values: Array  # (T + 1,) the objective after t steps; NaN after the last
+    values: Any  # (T + 1,) the objective after t steps; after the last 0, once trimmed NaN
     events: dict[str, Array]  # (T,) each: what step t counted
     iterations: Array  # () steps done
     converged: Array  # () bool: the last step settled it
 
     def trimmed(self, max_iterations: int) -> "History":
-        """Return the history with room for the steps that were allowed, and no more."""
+        """Return the history with room for the steps that were allowed, NaN after the last value.
+
+        The values are NumPy's then: a NaN on the device is an error under ``jax_debug_nans``.
+        """
+        values = np.array(self.values[: max_iterations + 1])
+        values[int(self.iterations) + 1 :] = np.nan
         events = {name: counts[:max_iterations] for name, counts in self.events.items()}
-        return self._replace(values=self.values[: max_iterations + 1], events=events)
+        return self._replace(values=values, events=events)
 
 
 class State(NamedTuple, Generic[Point, Stats]):
@@ -175,7 +181,7 @@ def _begin(
     value = method.value(stats)
     _, events = jax.eval_shape(method.step, point, stats, setting)
     history = History(
-        values=jnp.full((room + 1,), jnp.nan, value.dtype).at[0].set(value),
+        values=jnp.zeros((room + 1,), value.dtype).at[0].set(value),
         events={name: jnp.zeros((room,), count.dtype) for name, count in events.items()},
         iterations=jnp.zeros((), jnp.int32),
         converged=jnp.zeros((), bool),

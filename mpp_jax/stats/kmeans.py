@@ -51,7 +51,7 @@ class ClusterStats(NamedTuple):
 class KMeansInfo(NamedTuple):
     """How a k-means fit went; of the best restart, where there were several."""
 
-    inertia: Array  # (max_iterations + 1,) mean squared distance after t steps; NaN after the last
+    inertia: np.ndarray  # (max_iterations + 1,) mean squared distance after t steps, then NaN
     iterations: Array  # () steps done
     converged: Array  # () bool
     reseeded: Array  # (max_iterations,) clusters found empty at step t, and re-seeded
