@@ -9,8 +9,9 @@ from mpp_jax.data.batches import (
     decodable,
 )
 from mpp_jax.data.clutter import Clutter, open_clutter
+from mpp_jax.data.content import DecodeError
 from mpp_jax.data.dataset import Box, DataError, Dataset, Item, target_matrix
-from mpp_jax.data.decode import DecodeError, decode_picture
+from mpp_jax.data.decode import decode_picture
 from mpp_jax.data.sources import open_dataset
 
 __all__ = [

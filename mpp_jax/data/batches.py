@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from mpp_jax.data.content import DecodeError
 from mpp_jax.data.dataset import Item
-from mpp_jax.data.decode import DecodeError, PictureSource, decode_picture, reduce_array
+from mpp_jax.data.decode import PictureSource, decode_picture, reduce_array
 
 Picture: TypeAlias = Item | PictureSource | np.ndarray
 

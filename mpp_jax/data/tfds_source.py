@@ -27,8 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mpp_jax.data.content import DecodeError
 from mpp_jax.data.dataset import Box, DataError, Dataset, Item, make_dataset, stratified_test_ids
-from mpp_jax.data.decode import DecodeError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
 

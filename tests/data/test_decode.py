@@ -1,5 +1,6 @@
 """One decode rule: every mode, every orientation, every size."""
 
+import io
 import struct
 import threading
 import warnings
@@ -18,11 +19,11 @@ from helpers.decode_samples import (
     png_by_hand,
     smooth,
 )
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from mpp_jax.data import DecodeError, decode_picture
 from mpp_jax.data import decode as decode_module
-from mpp_jax.data.decode import reduce_array
+from mpp_jax.data.decode import convert_picture, reduce_array
 
 # --- modes ---------------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ def test_grey_with_alpha_and_premultiplied():
         decode_picture(encoded(la, "PNG")), np.repeat(GREY[:, :, None], 3, 2)
     )
     opaque = Image.fromarray(COLOUR).convert("RGBA").convert("RGBa")
-    rgb = decode_module._to_rgb(opaque, "x")
+    rgb = decode_module._plain(opaque, "x", None).convert("RGB")
     np.testing.assert_array_equal(np.asarray(rgb), COLOUR)
 
 
@@ -312,22 +313,93 @@ def test_a_header_that_declares_terabytes():
 def test_large_pictures_pass_one_at_a_time(monkeypatch):
     monkeypatch.setattr(decode_module, "_LARGE", 10)
     running, most = [0], [0]
-    guard, real = threading.Lock(), decode_module._to_rgb
+    guard, real = threading.Lock(), decode_module._plain
 
-    def slow(picture, name):
+    def slow(picture, name, layout):
         with guard:
             running[0] += 1
             most[0] = max(most[0], running[0])
         try:
             threading.Event().wait(0.01)
-            return real(picture, name)
+            return real(picture, name, layout)
         finally:
             with guard:
                 running[0] -= 1
 
-    monkeypatch.setattr(decode_module, "_to_rgb", slow)
+    monkeypatch.setattr(decode_module, "_plain", slow)
     data = encoded(Image.fromarray(COLOUR), "PNG")
     with ThreadPoolExecutor(4) as pool:
         for picture in pool.map(decode_picture, [data] * 8):
             np.testing.assert_array_equal(picture, COLOUR)
     assert most[0] == 1
+
+
+# --- pictures that are open already --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA", "LA", "I;16"])
+def test_an_opened_picture_is_converted_by_the_same_rule(mode, form):
+    source = Image.fromarray(GREY16) if mode == "I;16" else Image.fromarray(COLOUR).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(source, form, exif=exif)
+    with Image.open(io.BytesIO(data)) as picture:
+        found = convert_picture(picture)
+        assert picture.mode == mode
+        np.testing.assert_array_equal(found, decode_picture(data))
+        np.testing.assert_array_equal(found, convert_picture(picture))
+
+
+def test_an_opened_picture_that_is_damaged():
+    data = encoded(Image.fromarray(COLOUR), "PNG")
+    half = io.BytesIO(data[: len(data) // 2])
+    with Image.open(half) as picture, pytest.raises(DecodeError, match="truncated or damaged"):
+        convert_picture(picture)
+    with pytest.raises(DecodeError, match="white level"):
+        convert_picture(Image.fromarray(np.full((3, 3), -1.0, np.float32)))
+
+
+def test_a_grey_picture_is_reduced_as_its_colour_copy():
+    grey = encoded(Image.fromarray(smooth(300, 211)[..., 0]), "PNG")
+    colour = encoded(Image.fromarray(smooth(300, 211)[..., 0]).convert("RGB"), "PNG")
+    for side in (20, 97, 299):
+        np.testing.assert_array_equal(
+            decode_picture(grey, max_side=side), decode_picture(colour, max_side=side)
+        )
+
+
+# --- what is permanent ---------------------------------------------------------------------------
+
+
+def test_what_another_try_may_mend_is_not_permanent(tmp_path, monkeypatch):
+    def broken(source) -> DecodeError:
+        with pytest.raises(DecodeError) as caught:
+            decode_picture(source)
+        return caught.value
+
+    data = encoded(Image.fromarray(COLOUR), "PNG")
+    assert broken(data[:60]).permanent
+    assert broken(b"").permanent
+    assert not broken(b"words, no picture" * 3).permanent
+    assert not broken(tmp_path / "absent.png").permanent
+    assert not broken(tmp_path).permanent
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+
+    def fail(error: Exception):
+        def load(self):
+            raise error
+
+        return load
+
+    for error, reason in (
+        (MemoryError(), "not enough memory to decode it"),
+        (OSError("out of memory error when reading image file"), "not enough memory to decode it"),
+        (OSError(5, "Input/output error"), "cannot be read (Input/output error)"),
+    ):
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail(error))
+        assert broken(path).reason == reason
+        assert not broken(path).permanent
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail(OSError("broken PNG file")))
+    assert broken(path).permanent
