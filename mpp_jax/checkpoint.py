@@ -20,6 +20,9 @@ import numpy as np
 Declared = dict[str, tuple[tuple[int, ...], np.dtype]]
 """Shape and dtype of each array, by name."""
 
+OVERHEAD_BYTES = 128 << 10
+"""At most what orbax writes beside the arrays."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read."""
@@ -47,7 +50,8 @@ def save_arrays(folder: Path, arrays: Any) -> None:
     """
     # Asked before: when tensorstore runs out of space, its threads go on complaining afterwards.
     needed = sum(array.nbytes for array in jax.tree.leaves(arrays))
-    if needed > shutil.disk_usage(folder.parent).free:
+    total, _, free = shutil.disk_usage(folder.parent)
+    if total and needed + OVERHEAD_BYTES > free:  # some file systems tell nothing
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     with _quiet(), _checkpointer() as checkpointer:
         checkpointer.save(folder.resolve(), arrays)
