@@ -1,6 +1,5 @@
 """How the command line meets its user: errors in one line, exit statuses, plug-ins."""
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from mpp_jax.cli.signals import INTERRUPTED, MESSAGE, obeyed, status_of
+from mpp_jax.files import is_full
 
 USER_ERROR, INTERNAL_ERROR, CLOSED_PIPE = 2, 70, 141
 TRACEBACK = "MPP_JAX_TRACEBACK"
@@ -68,7 +68,7 @@ def _load_plugins(files: Sequence[Path]) -> None:
 def _explained(error: Exception) -> tuple[int, str]:
     """Return (exit status, one line about what went wrong)."""
     text = " ".join(str(error).split())
-    if is_disk_full(error):
+    if _says_full(error):
         place = f" at {error.filename}" if isinstance(error, OSError) and error.filename else ""
         return USER_ERROR, (
             f"no space left on the disk{place}; what was done is kept: make room and give the same "
@@ -92,15 +92,12 @@ def _explained(error: Exception) -> tuple[int, str]:
     )
 
 
-def is_disk_full(error: BaseException) -> bool:
+def _says_full(error: BaseException | None) -> bool:
     """Return whether an error, or what caused it, says that there is no space left."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if getattr(seen, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    while error is not None:
+        if is_full(error):
             return True
-        if "No space left" in str(seen):  # tensorstore and others say so in words alone
-            return True
-        seen = seen.__cause__ or seen.__context__
+        error = error.__cause__ or error.__context__
     return False
 
 

@@ -12,6 +12,7 @@ from mpp_jax.cli.options import read_config
 from mpp_jax.data import Dataset, Item, open_dataset
 from mpp_jax.data.dataset import SPLITS
 from mpp_jax.data.features import Features
+from mpp_jax.files import expanded
 from mpp_jax.nets import Network, get_spec
 from mpp_jax.pooling import parse_all
 from mpp_jax.runs.model import picture_item
@@ -43,7 +44,7 @@ def check_outside(data: str, *places: Path | None) -> None:
     Raises:
         ValueError: one that lies in a class folder, or where it would be one itself.
     """
-    folder = Path(data).expanduser()
+    folder = expanded(data)
     for place in places if folder.is_dir() else ():
         if place is None or not place.resolve().is_relative_to(folder.resolve()):
             continue

@@ -19,6 +19,7 @@ from mpp_jax.data.dataset import (
     make_dataset,
     stratified_test_ids,
 )
+from mpp_jax.files import expanded
 
 # What operating systems leave beside pictures; names that begin with a dot are ignored as well.
 _SIDE_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx"})
@@ -76,7 +77,7 @@ def open_dataset(
 
         dataset = open_tfds(text.removeprefix("tfds:"), test_fraction=test_fraction, seed=seed)
     else:
-        path = Path(text).expanduser()
+        path = expanded(text)
         if path.is_dir():
             dataset = _open_folder(path, test_fraction, seed)
         elif path.is_file():

@@ -24,11 +24,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mpp_jax.data.content import DecodeError
 from mpp_jax.data.dataset import Box, DataError, Dataset, Item, make_dataset, stratified_test_ids
+from mpp_jax.files import expanded
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
 
@@ -108,7 +108,7 @@ def _builder(name: str) -> Any:
         raise DataError(
             f"tfds:{name}: needs the package tensorflow-datasets (pip install tensorflow-datasets)"
         ) from error
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not name:
         raise DataError("tfds: no dataset name; write tfds:NAME or tfds:NAME:CONFIG")
     try:

@@ -113,7 +113,8 @@ def register_network(network: Description) -> Description:
             "names expect; add ('native', Preprocessing(...))"
         )
     if NETWORKS.get(spec.name) == spec and spec.name not in PACKAGED:
-        return network  # the same once more, as by running a notebook's cell twice
+        NETWORKS[spec.name] = spec  # the same once more, as by running a notebook's cell twice
+        return network
     if spec.name in NETWORKS or spec.name == SIFT_SPEC.name:
         raise ValueError(f"name: there is a network {spec.name!r} already; choose another name")
     taken = [place.name for other in NETWORKS.values() for place in other.files.places]

@@ -129,6 +129,8 @@ def read_shard(
         if sha256 is not None and file_digest(place) != sha256:
             return None
         array = np.load(place, mmap_mode="r", allow_pickle=False)
+    except MemoryError:
+        raise
     except Exception:  # a damaged header makes NumPy's parser raise whatever it likes
         return None
     return array if array.shape == (rows, dimension) and array.dtype == np.float32 else None

@@ -345,6 +345,8 @@ def test_a_plugin_may_register_variants_and_networks(tmp_path, example):
     code = "\nimport jax.numpy as jnp\n\n@mpp.register_pooling('nothing', codebook=None)\n"
     example.write_text(example.read_text() + code + "def nothing(evidence, codebook):\n    pass\n")
     assert load_plugin(example) == ("nothing", "tiny")
+    assert load_plugin(example) == ("nothing", "tiny")  # once more, unchanged
+    example.write_text(example.read_text().replace("side=35", "side=43"))
     with pytest.raises(ValueError, match="fails: ValueError: name: there is a network 'tiny' al"):
         load_plugin(example)
     (tmp_path / "empty.py").write_text("")
