@@ -55,11 +55,13 @@ class Skipped(NamedTuple):
         position: its position among the items.
         path: its id, or path as given.
         reason: one line that says why.
+        permanent: whether its content is broken for good, see `DecodeError`.
     """
 
     position: int
     path: str
     reason: str
+    permanent: bool = False
 
 
 class CanvasBatches:
@@ -138,7 +140,7 @@ class CanvasBatches:
             return decode_picture(source, max_side=self._sides[-1])
         except DecodeError as error:
             path = item.id if isinstance(item, Item) else error.path
-            return Skipped(position, path, error.reason)
+            return Skipped(position, path, error.reason, error.permanent)
 
 
 def canvas_batches(

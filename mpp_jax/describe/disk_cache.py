@@ -1,18 +1,14 @@
 """Activations on disk: one pass of the network serves every variant and every PCA and mixture.
 
-Layout::
+CACHE holds a folder for each network, layer and scale (or set of crops); its name is a digest of
+its ``key.json``: network, weights' SHA-256, layer, scale or crops, side, resize, dtype, precision
+and kind of device. `mpp_jax.describe.shards` says what is inside. Pictures are found by their
+content, in whatever order, split or selection they come. So whatever changes, a stale entry is
+never met; it is only of no use any more, and the folder may be removed at any time.
 
-    CACHE/<key>/key.json      what the activations are of, in clear
-    CACHE/<key>/<shard>.npy   float16 (n, T, C): one scale, or one set of crops, of n pictures
-    CACHE/<key>/<shard>.json  {"pictures": [SHA-256 of a picture's content, ...],
-                               "rows": [its row in the shard, or null, ...],
-                               "reasons": [null, or why it could not be decoded, ...]}
-
-``<key>`` is a digest of ``key.json``: network, weights' SHA-256, layer, scale or crops, side,
-resize, dtype, precision and kind of device. Pictures are found by their content, in whatever order,
-split or selection they come. So whatever changes, a stale entry is never met; it is only of no use
-any more, and the folder may be removed at any time. Reading a picture to hash it costs little
-beside the network.
+A picture is read once: what is decoded are the bytes whose digest was taken. Only contents that
+are broken for good are remembered as such, for the decoder that found them so; a file that could
+not be read, or a lack of memory, is tried again next time.
 
 Activations are rounded to float16 (relative error 5e-4) before anything reads them, in the pass
 that writes them too: results do not depend on what was there.
@@ -21,6 +17,7 @@ that writes them too: results do not depend on what was there.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ import numpy as np
 
 from mpp_jax.config import Pyramid
 from mpp_jax.data import DecodeError, Item, Skipped
+from mpp_jax.data.content import read_picture, reading_reported
 from mpp_jax.describe.dense import Activations, Crops, Descriptors, describer
 from mpp_jax.describe.extraction import (
     Described,
@@ -40,20 +38,61 @@ from mpp_jax.describe.extraction import (
     source_layer,
 )
 from mpp_jax.describe.pyramid import receptive_windows, scale_side
-from mpp_jax.files import write_file
+from mpp_jax.describe.shards import LostError, Shards
 from mpp_jax.nets import Network
 from mpp_jax.nets.registry import PACKAGED
 
-VERSION = 1
-KEY = "key.json"
+VERSION = 2
+"""Of the key; a change of the files, or of what pictures decode to, makes a new one."""
 BLOCK = 64
 """Pictures of a shard: what an interruption loses at most."""
-OPEN_SHARDS = 64
+HELD_BYTES = 2**28
+"""Bytes of pictures not described yet that are held before they are."""
+TRIES = 3
+"""How often activations are computed that are lost again before they can be read."""
 
 Part = tuple[str, int | Crops]
 """(source, scale or crops)."""
-Place = tuple[str, int] | str
-"""(shard, row) of a picture, or why it could not be decoded."""
+
+
+@dataclass
+class _Picture:
+    """A picture on its way.
+
+    Attributes:
+        position: among all.
+        item: the picture.
+        digest: SHA-256 of its content; empty where it could not be read.
+        content: what is to be decoded; None once it is described.
+        skipped: why it is not.
+    """
+
+    position: int
+    item: Item
+    digest: str = ""
+    content: bytes | np.ndarray | None = None
+    skipped: Skipped | None = None
+
+    @property
+    def held(self) -> int:
+        """Bytes of the content."""
+        if self.content is None:
+            return 0
+        return self.content.nbytes if isinstance(self.content, np.ndarray) else len(self.content)
+
+    def read(self) -> None:
+        """Read the content and take its digest."""
+        try:
+            with reading_reported(self.item.id):
+                source = self.item.source()
+                self.content = read_picture(source) if isinstance(source, Path) else source
+            self.digest = picture_digest(self.content)
+        except DecodeError as error:
+            self.skip(error.reason)
+
+    def skip(self, reason: str) -> None:
+        """Leave it out."""
+        self.skipped, self.content = Skipped(self.position, self.item.id, reason), None
 
 
 class DiskCache:
@@ -64,8 +103,7 @@ class DiskCache:
         self._folder = folder
         self._network = network
         self._pyramid = pyramid
-        self._indices: dict[Part, dict[str, Place]] = {}
-        self._shards: dict[tuple[Part, str], np.ndarray] = {}
+        self._shards: dict[Part, Shards] = {}
 
     def describe(
         self, items: Sequence[Item], wants: Wants, on_skip: Callable[[Skipped], object]
@@ -73,17 +111,14 @@ class DiskCache:
         """Yield what is wanted of pictures, computing and keeping what is not there.
 
         Raises:
-            ValueError: activations beyond float16's range.
+            ValueError: activations beyond float16's range, or a folder that does not keep them.
         """
-        for start in range(0, len(items), BLOCK):
-            block = items[start : start + BLOCK]
-            digests = [picture_digest(item) for item in block]
-            self._complete(block, digests, wants)
-            yield from self._read(digests, wants, start)
-            for position, digest in enumerate(digests):
-                reason = self._reason(digest, wants)
-                if reason is not None:
-                    on_skip(Skipped(start + position, block[position].id, reason))
+        for block in self._blocks(items, _parts(wants)):
+            self._complete(block, wants)
+            yield from self._read(block, wants)
+            for picture in block:
+                if picture.skipped is not None:
+                    on_skip(picture.skipped)
 
     def key(self, part: Part) -> dict[str, Any]:
         """Return everything that decides a part, as JSON values."""
@@ -107,35 +142,60 @@ class DiskCache:
             "device": jax.default_backend(),
         }
 
-    def _place(self, part: Part) -> Path:
-        text = json.dumps(self.key(part), sort_keys=True)
-        return self._folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+    def _of(self, part: Part) -> Shards:
+        if part not in self._shards:
+            key = self.key(part)
+            text = json.dumps(key, sort_keys=True)
+            name = hashlib.sha256(text.encode()).hexdigest()[:16]
+            self._shards[part] = Shards(self._folder / name, key)
+        return self._shards[part]
 
-    def _index(self, part: Part) -> dict[str, Place]:
-        """Return where every picture is; read from the folder the first time."""
-        if part not in self._indices:
-            found: dict[str, Place] = {}
-            for file in sorted(self._place(part).glob("*.json")):
-                if file.name != KEY:
-                    found |= _read_shard_index(file)
-            self._indices[part] = found
-        return self._indices[part]
+    def _blocks(self, items: Sequence[Item], parts: Sequence[Part]) -> Iterator[list[_Picture]]:
+        """Yield pictures in blocks; the contents of those that are there are dropped."""
+        block: list[_Picture] = []
+        held = 0
+        for position, item in enumerate(items):
+            picture = _Picture(position, item)
+            picture.read()
+            block.append(picture)
+            if all(picture.digest in self._of(part) for part in parts):
+                picture.content = None
+            held += picture.held
+            if len(block) == BLOCK or held >= HELD_BYTES:
+                yield block
+                block, held = [], 0
+        if block:
+            yield block
 
-    def _reason(self, digest: str, wants: Wants) -> str | None:
-        places = (self._index(part)[digest] for part in _parts(wants))
-        return next((place for place in places if isinstance(place, str)), None)
+    def _missing(self, picture: _Picture, parts: Sequence[Part]) -> tuple[Part, ...]:
+        """Return what is to be computed of a picture; it is skipped where it never can be."""
+        if picture.skipped is not None:
+            return ()
+        for part in parts:
+            reason = self._of(part).reason(picture.digest)
+            if reason is not None:
+                picture.skip(reason)
+                return ()
+        return tuple(part for part in parts if picture.digest not in self._of(part))
 
-    def _complete(self, block: Sequence[Item], digests: list[str], wants: Wants) -> None:
+    def _complete(self, block: Sequence[_Picture], wants: Wants) -> None:
         """Compute what is missing of the pictures of a block, those together that miss the same."""
-        groups: dict[tuple[Part, ...], list[int]] = {}
-        for position, digest in enumerate(digests):
-            missing = tuple(part for part in _parts(wants) if digest not in self._index(part))
+        parts = _parts(wants)
+        if any(self._missing(picture, parts) for picture in block):
+            for part in parts:
+                self._of(part).refresh()  # another process may have been quicker
+        groups: dict[tuple[Part, ...], list[_Picture]] = {}
+        for picture in block:
+            missing = self._missing(picture, parts)
+            if missing and picture.content is None:  # was there, and is lost
+                picture.read()
+                missing = self._missing(picture, parts)
             if missing:
-                groups.setdefault(missing, []).append(position)
-        for parts, positions in groups.items():
-            self._compute([block[i] for i in positions], [digests[i] for i in positions], parts)
+                groups.setdefault(missing, []).append(picture)
+        for missing, pictures in groups.items():
+            self._compute(pictures, missing)
 
-    def _compute(self, items: Sequence[Item], digests: list[str], parts: Sequence[Part]) -> None:
+    def _compute(self, pictures: Sequence[_Picture], parts: Sequence[Part]) -> None:
         wants: Wants = {}
         for source in dict.fromkeys(source for source, _ in parts):
             mine = [what for other, what in parts if other == source]
@@ -143,6 +203,7 @@ class DiskCache:
             wants[source] = Wanted(scales, tuple(w for w in mine if not isinstance(w, int)))
         skipped: list[Skipped] = []
         found: dict[Part, dict[int, np.ndarray]] = {part: {} for part in parts}
+        items = [_held(picture) for picture in pictures]
         for described in describe_items(
             self._network, items, self._pyramid, wants=wants, on_skip=skipped.append
         ):
@@ -151,73 +212,61 @@ class DiskCache:
                 for row, position in enumerate(described.index):
                     if position >= 0:
                         found[part][int(position)] = _half(values[row], part)
-        reasons: list[str | None] = [None] * len(items)
+        reasons: list[str | None] = [None] * len(pictures)
         for entry in skipped:
-            reasons[entry.position] = entry.reason
-        shard = hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
-        for part, rows in found.items():
-            self._write(part, shard, digests, reasons, rows)
+            pictures[entry.position].skip(entry.reason)
+            if entry.permanent:
+                reasons[entry.position] = entry.reason
+        digests = [picture.digest for picture in pictures]
+        for part in parts:
+            self._of(part).write(digests, reasons, found.pop(part))
+        for picture in pictures:
+            picture.content = None
 
-    def _write(
-        self,
-        part: Part,
-        shard: str,
-        digests: list[str],
-        reasons: list[str | None],
-        rows: dict[int, np.ndarray],
-    ) -> None:
-        place = self._place(part)
-        place.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.key(part), indent=1) + "\n"
-        (place / KEY).write_text(text, encoding="utf-8")
-        order = sorted(rows)
-        numbers = {position: row for row, position in enumerate(order)}
-        record = {
-            "pictures": digests,
-            "rows": [numbers.get(position) for position in range(len(digests))],
-            "reasons": reasons,
-        }
-        if order:
-            array = np.stack([rows[position] for position in order])
-            write_file(place / f"{shard}.npy", lambda file: np.save(file, array))
-        # After the arrays: what it names is there.
-        write_file(place / f"{shard}.json", json.dumps(record).encode())
-        self._shards.pop((part, shard), None)
-        self._index(part).update(_read_shard_index(place / f"{shard}.json"))
-
-    def _read(self, digests: list[str], wants: Wants, start: int) -> Iterator[Described]:
-        good = [i for i, digest in enumerate(digests) if self._reason(digest, wants) is None]
+    def _read(self, block: Sequence[_Picture], wants: Wants) -> Iterator[Described]:
+        good = [picture for picture in block if picture.skipped is None]
         size = batch_size(self._pyramid)
         for first in range(0, len(good), size):
-            chosen = good[first : first + size]
+            chosen, arrays = self._batch(good[first : first + size], size, wants)
+            if not chosen:
+                continue
             index = np.full(size, -1, np.int64)
-            index[: len(chosen)] = chosen
-            rows = [digests[i] for i in (*chosen, *[chosen[0]] * (size - len(chosen)))]
+            index[: len(chosen)] = [picture.position for picture in chosen]
             valid = index >= 0
             sources = {}
             for source, want in wants.items():
                 scales = tuple(
-                    self._descriptors(source, k, self._take((source, k), rows), valid)
-                    for k in want.scales
+                    self._descriptors(source, k, arrays[source, k], valid) for k in want.scales
                 )
-                crops = {c: self._take((source, c), rows) for c in want.crops}
+                crops = {c: arrays[source, c] for c in want.crops}
                 sources[source] = Activations(scales, crops)
-            yield Described(np.where(valid, index + start, -1), sources)
+            yield Described(index, sources)
 
-    def _take(self, part: Part, digests: list[str]) -> jax.Array:
+    def _batch(
+        self, pictures: list[_Picture], size: int, wants: Wants
+    ) -> tuple[list[_Picture], dict[Part, jax.Array]]:
+        """Return the pictures and their activations, padded with the first to ``size`` rows.
+
+        What was removed or damaged since it was found is computed again.
+        """
+        for _ in range(TRIES):
+            if not pictures:
+                return [], {}
+            padded = [*pictures, *[pictures[0]] * (size - len(pictures))]
+            try:
+                return pictures, {part: self._take(part, padded) for part in _parts(wants)}
+            except LostError:
+                self._complete(pictures, wants)
+                pictures = [picture for picture in pictures if picture.skipped is None]
+        raise ValueError(
+            f"cache: {self._folder}: what is written there is not what is read from it; "
+            "use another folder"
+        )
+
+    def _take(self, part: Part, pictures: Sequence[_Picture]) -> jax.Array:
         """Return the activations (n, T, C) float32 of pictures."""
-        rows = []
-        for digest in digests:
-            place = self._index(part)[digest]
-            assert not isinstance(place, str)  # those were left out
-            shard, row = place
-            if (part, shard) not in self._shards:
-                if len(self._shards) >= OPEN_SHARDS:
-                    self._shards.clear()
-                file = self._place(part) / f"{shard}.npy"
-                self._shards[part, shard] = np.load(file, mmap_mode="r", allow_pickle=False)
-            rows.append(np.asarray(self._shards[part, shard][row], np.float32))
-        return jnp.asarray(np.stack(rows))
+        rows = [self._of(part).activations(picture.digest) for picture in pictures]
+        return jnp.asarray(np.stack(rows).astype(np.float32))
 
     def _descriptors(self, source: str, scale: int, x: jax.Array, valid: np.ndarray) -> Descriptors:
         spec = describer(self._network, source).spec
@@ -249,36 +298,19 @@ def _arrays(described: Described, wants: Wants) -> dict[Part, jax.Array]:
     return arrays
 
 
-def _read_shard_index(file: Path) -> dict[str, Place]:
-    """Return where a shard has its pictures; nothing where it is damaged or not whole."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        triples = list(zip(record["pictures"], record["rows"], record["reasons"], strict=True))
-        rows = [row for _, row, _ in triples if row is not None]
-        if rows:
-            shard = np.load(file.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-            if shard.dtype != np.float16 or shard.ndim != 3 or len(shard) != len(rows):
-                return {}
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return {}
-    return {
-        digest: (file.stem, row) if row is not None else str(reason)
-        for digest, row, reason in triples
-    }
-
-
-def picture_digest(item: Item) -> str:
-    """Return the SHA-256 of a picture's content, whatever its name."""
-    try:
-        content = item.source()
-        if isinstance(content, Path):
-            content = content.read_bytes()
-    except (OSError, DecodeError) as error:  # unreadable now; another picture once it can be read
-        content = f"unreadable: {error}".encode()
+def picture_digest(content: bytes | np.ndarray) -> str:
+    """Return the SHA-256 of a picture's content: of a file's bytes, or of an array."""
     if isinstance(content, np.ndarray):
         head = f"array {content.dtype} {content.shape} ".encode()
         content = head + np.ascontiguousarray(content).tobytes()
     return hashlib.sha256(content).hexdigest()
+
+
+def _held(picture: _Picture) -> Item:
+    """Return the item with the content whose digest was taken."""
+    content = picture.content
+    assert content is not None  # `_complete` reads what is missing
+    return replace(picture.item, path=None, read=lambda: content)
 
 
 def _half(values: np.ndarray, part: Part) -> np.ndarray:

@@ -1,21 +1,27 @@
 """The activations on disk: what is computed once, what is never met again, what damage does."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.decode_samples import encoded
 from helpers.toy import TOY, picture, toy_network
 from helpers.toy_run import CONFIG, Finished, finished_run, know_toy, quiet
+from PIL import Image
 
 from mpp_jax.cli import stages
-from mpp_jax.data import DecodeError, Item
-from mpp_jax.describe import disk_cache
-from mpp_jax.describe.disk_cache import DiskCache, picture_digest
+from mpp_jax.data import DecodeError, Item, batches
+from mpp_jax.describe import disk_cache, shards
+from mpp_jax.describe.disk_cache import DiskCache
 from mpp_jax.describe.extraction import Wanted
 from mpp_jax.describe.pyramid import receptive_windows
+from mpp_jax.describe.shards import Shards
 from mpp_jax.runs.settings import Extras
 from mpp_jax.storage.store import Store
 
@@ -173,18 +179,39 @@ def test_what_is_not_in_the_key_shares_it(tmp_path: Path, monkeypatch: Any) -> N
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("suffix", ["npy", "json"])
-def test_damage_is_computed_again(tmp_path: Path, monkeypatch: Any, suffix: str) -> None:
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        *((suffix, halve) for suffix in ("npy", "json")),
+        *(("npy", partial(flip, place=place)) for place in (0, 60, 300, -1)),
+        *(("json", partial(flip, place=place)) for place in (1, 20, 100, -20)),
+        *((suffix, Path.unlink) for suffix in ("npy", "json")),
+    ],
+)
+def test_damage_is_computed_again(
+    tmp_path: Path, monkeypatch: Any, suffix: str, damage: Any
+) -> None:
     asked = counted(monkeypatch)
-    cache, pictures = DiskCache(tmp_path, NETWORK, PYRAMID), items(2)
-    first = read(cache, pictures)
+    pictures, wants = items(2), {"default": Wanted((1,))}
+    first = read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures, wants)["default", 1]
     for file in tmp_path.glob(f"*/*.{suffix}"):
         if file.name != "key.json":
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    again = read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures)
+            damage(file)
+    again = read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures, wants)["default", 1]
     assert len(asked) == 2
-    for key, x in first.items():
-        np.testing.assert_array_equal(x, again[key])
+    np.testing.assert_array_equal(first, again)
+    read(DiskCache(tmp_path, NETWORK, PYRAMID), pictures, wants)
+    assert len(asked) == 2  # and is whole again
 
 
 def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
@@ -201,10 +228,141 @@ def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
         # Positions are within the pictures given, not within a block.
         assert [pictures[entry.position].id for entry in skips] == ["broken", "gone"]
         assert all(entry.reason for entry in skips)
-    # Once the file is there it is another picture.
-    before = picture_digest(gone)
-    (tmp_path / "gone.jpg").write_bytes(b"now there")
-    assert picture_digest(gone) != before
+    # Once the file is there it is read.
+    (tmp_path / "gone.jpg").write_bytes(encoded(Image.new("RGB", (40, 50), COLOUR), "PNG"))
+    skips = []
+    parts = read(DiskCache(tmp_path / "cache", NETWORK, PYRAMID), pictures, None, skips)
+    assert len(parts["default", 2]) == 4
+    assert [entry.path for entry in skips] == ["broken"]
+
+
+def test_what_is_decoded_is_what_the_digest_was_taken_of(tmp_path: Path, monkeypatch: Any) -> None:
+    asked = counted(monkeypatch)
+    first, second = items(2)
+    contents = [first.source(), second.source(), second.source()]
+    changing = Item("changing", (0,), "train", read=lambda: contents.pop(0))
+    found = read(DiskCache(tmp_path, NETWORK, PYRAMID), [changing])
+    assert len(contents) == 2  # read once
+    again = read(DiskCache(tmp_path, NETWORK, PYRAMID), [first])
+    assert len(asked) == 1
+    np.testing.assert_array_equal(found["default", 2], again["default", 2])
+    later = read(DiskCache(tmp_path, NETWORK, PYRAMID), [changing])
+    assert len(asked) == 2
+    assert (later["default", 2] != found["default", 2]).any()
+
+
+def test_large_contents_are_not_held_together(tmp_path: Path, monkeypatch: Any) -> None:
+    asked = counted(monkeypatch)
+    monkeypatch.setattr(disk_cache, "HELD_BYTES", 1)
+    read(DiskCache(tmp_path, NETWORK, PYRAMID), items(3))
+    assert [n for n, _ in asked] == [1, 1, 1]
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, error: DecodeError) -> None:
+    """Let the decoder fail at its next picture."""
+    decode = batches.decode_picture
+    errors = [error]
+
+    def maybe(source: Any, *, max_side: int) -> np.ndarray:
+        if errors:
+            raise errors.pop()
+        return decode(source, max_side=max_side)
+
+    monkeypatch.setattr(batches, "decode_picture", maybe)
+
+
+def test_only_what_is_broken_for_good_is_remembered(tmp_path: Path, monkeypatch: Any) -> None:
+    asked = counted(monkeypatch)
+    data = encoded(Image.new("RGB", (40, 50), COLOUR), "PNG")
+    sound = [Item("a", (0,), "train", read=lambda: data)]
+    reasons = ["not enough memory to decode it", "AVIF, which this Pillow does not read"]
+    for number, reason in enumerate(reasons):
+        cache = tmp_path / str(number)
+        failing_once(monkeypatch, DecodeError("a", reason))
+        skips: list[Any] = []
+        assert read(DiskCache(cache, NETWORK, PYRAMID), sound, None, skips) == {}
+        assert [skip.reason for skip in skips] == [reason]
+        assert len(read(DiskCache(cache, NETWORK, PYRAMID), sound)["default", 2]) == 1
+        # Within one cache, too.
+        failing_once(monkeypatch, DecodeError("a", reason))
+        one = DiskCache(tmp_path / f"{number} again", NETWORK, PYRAMID)
+        assert read(one, sound) == {}
+        assert len(read(one, sound)["default", 2]) == 1
+    asked.clear()
+    broken = [Item("b", (0,), "train", read=lambda: data[:60])]
+    for _ in range(2):
+        skips = []
+        assert read(DiskCache(tmp_path / "broken", NETWORK, PYRAMID), broken, None, skips) == {}
+        assert "truncated" in skips[0].reason
+        assert len(asked) == 1
+    # Another decoder may know better.
+    monkeypatch.setattr(shards, "decoder_version", lambda: "pillow 99.0")
+    read(DiskCache(tmp_path / "broken", NETWORK, PYRAMID), broken)
+    assert len(asked) == 2
+
+
+def test_a_file_that_cannot_be_read_for_a_while(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.new("RGB", (40, 50), COLOUR), "PNG"))
+    pictures = [Item("a.png", (0,), "train", path=path), *items(1)]
+
+    def fail(path: Any) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_cache, "read_picture", fail)
+        skips: list[Any] = []
+        found = read(DiskCache(tmp_path / "cache", NETWORK, PYRAMID), pictures, None, skips)
+        assert len(found["default", 2]) == 1
+        assert [(s.path, s.reason) for s in skips] == [
+            ("a.png", "cannot be read (Input/output error)")
+        ]
+    assert len(read(DiskCache(tmp_path / "cache", NETWORK, PYRAMID), pictures)["default", 2]) == 2
+
+
+def test_a_pipe_among_the_pictures_is_skipped(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    skips: list[Any] = []
+    pictures = [Item("pipe.jpg", (0,), "train", path=tmp_path / "pipe.jpg"), *items(1)]
+    found = read(DiskCache(tmp_path / "cache", NETWORK, PYRAMID), pictures, None, skips)
+    assert len(found["default", 2]) == 1
+    assert "named pipe" in skips[0].reason
+
+
+def test_removed_or_spoilt_in_the_middle(tmp_path: Path) -> None:
+    pictures = items(5)
+    wants = {"default": Wanted((2,))}
+    whole = read(DiskCache(tmp_path / "one", NETWORK, PYRAMID), pictures, wants)["default", 2]
+    for spoil in (remove_all, flip_all):
+        place = tmp_path / spoil.__name__
+        read(DiskCache(place, NETWORK, PYRAMID), pictures, wants)
+        found: dict[int, np.ndarray] = {}
+        for described in DiskCache(place, NETWORK, PYRAMID).describe(pictures, wants, print):
+            for row, position in enumerate(described.index):
+                if position >= 0:
+                    found[int(position)] = np.asarray(described.sources["default"].scales[0].x[row])
+            if len(found) < 4:
+                spoil(place)
+        np.testing.assert_array_equal(np.stack([found[i] for i in range(5)]), whole)
+
+
+def test_a_folder_that_does_not_keep_what_is_written(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Shards, "activations", lose)
+    with pytest.raises(ValueError, match="what is written there is not what is read from it"):
+        read(DiskCache(tmp_path, NETWORK, PYRAMID), items(1))
+
+
+def lose(self: Shards, digest: str) -> np.ndarray:
+    raise shards.LostError(digest)
+
+
+def remove_all(place: Path) -> None:
+    shutil.rmtree(place)
+
+
+def flip_all(place: Path) -> None:
+    for file in place.glob("*/*.npy"):
+        flip(file, -3)
 
 
 def test_records_that_cannot_be_read(tmp_path: Path) -> None:
