@@ -22,6 +22,7 @@ E-step.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ from jax.typing import ArrayLike
 from mpp_jax.numerics import PRECISION, check_set
 from mpp_jax.stats.mixture import (
     GMM,
+    check_mixture,
     choose,
     gmm_frame,
     living,
@@ -69,10 +71,12 @@ def fisher_statistics(
         prune: responsibilities below it count as 0, without renormalisation; 0 keeps them all.
 
     Raises:
-        ValueError: `x` that is no set of the mixture's dimension, or a mask of other rows.
+        ValueError: `x` that is no set of the mixture's dimension, a mask of other rows, or, where
+            its arrays are concrete, a mixture that cannot be one.
     """
     x = jnp.asarray(x)
     valid = None if mask is None else jnp.asarray(mask) != 0
+    check_mixture(gmm)
     check_set(x, gmm.means.shape[-1], "mixture", valid)
     gmm = widened(gmm, x)
     frame = gmm_frame(gmm)
@@ -88,6 +92,7 @@ def fisher_statistics(
     return FisherStatistics(count, *weighted_sums(q, z, inner))
 
 
+@partial(jax.jit, inline=True)
 def weighted_sums(q: Array, z: Array, gmm: GMM) -> tuple[Array, Array, Array]:
     """Return `s0`, `s1`, `s2` of `FisherStatistics` for weights `q` (K, N); linear in `q`.
 
@@ -175,9 +180,16 @@ def fisher_vectors(
     ``vmap`` over eight takes half as long again), and the whole batch elsewhere. `mask` is (B, N).
     """
     x = jnp.asarray(x)
+    check_mixture(gmm)
     mask = jnp.ones(x.shape[:2], bool) if mask is None else jnp.asarray(mask) != 0
     size = batch or (1 if jax.default_backend() == "cpu" else x.shape[0])
+    return _fisher_vectors(x, gmm, mask, tuple(blocks), float(prune), size)
 
+
+@partial(jax.jit, static_argnames=("blocks", "prune", "size"), inline=True)
+def _fisher_vectors(
+    x: Array, gmm: GMM, mask: Array, blocks: tuple[str, ...], prune: float, size: int
+) -> Array:
     def one(args: tuple[Array, Array]) -> Array:
         return fisher_vector(args[0], gmm, args[1], blocks=blocks, prune=prune)
 

@@ -23,6 +23,7 @@ All are pure; a batch of sets is ``vmap``; a set without descriptors gives 0.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,15 @@ from jax.typing import ArrayLike
 
 from mpp_jax.encoders.fisher import SMALLEST_WEIGHT, weighted_sums
 from mpp_jax.encoders.vlad import assignment_weights
-from mpp_jax.numerics import PRECISION, l2_normalize, mask_rows, real_dtype
-from mpp_jax.stats.mixture import GMM, gmm_frame, living, responsibilities, widened
+from mpp_jax.numerics import PRECISION, check_set, l2_normalize, mask_rows, real_dtype
+from mpp_jax.stats.mixture import (
+    GMM,
+    check_mixture,
+    gmm_frame,
+    living,
+    responsibilities,
+    widened,
+)
 
 __all__ = [
     "bag_of_words",
@@ -276,6 +284,22 @@ def fisher_gmp(
         max_iterations: of conjugate gradients, at most.
     """
     x, weight = _rows(x, mask)
+    check_mixture(gmm)
+    check_set(x, gmm.means.shape[-1], "mixture")
+    return _fisher_gmp(x, gmm, weight, strength, tolerance, max_iterations, unit=unit)
+
+
+@partial(jax.jit, static_argnames="unit", inline=True)
+def _fisher_gmp(
+    x: Array,
+    gmm: GMM,
+    weight: Array,
+    strength: Array,
+    tolerance: Array,
+    max_iterations: Array,
+    *,
+    unit: bool,
+) -> Array:
     gmm = widened(gmm, x)
     frame = gmm_frame(gmm)
     inner, alive = living(frame.enter_gmm(gmm), SMALLEST_WEIGHT)

@@ -14,6 +14,8 @@ norm comes last and is on by default. Residual normalisation (Delhumeau et al., 
 image representation", 2013) divides each ``x_i - c_k`` by its norm before the sum.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -115,6 +117,7 @@ def assignment_weights(
     return jax.nn.softmax(logits, axis=-1)
 
 
+@partial(jax.jit, inline=True)
 def _residual_sums(z: Array, c: Array, a: Array) -> Array:
     """Return ``sum_i a_ik (z_i - c_k) / |z_i - c_k|`` (K, D); (N, K, D) never exists."""
 

@@ -13,6 +13,7 @@ from mpp_jax.numerics import l2_normalize, over_pictures
 from mpp_jax.pooling.notation import Atom, grid_cells, parse
 from mpp_jax.pooling.protocol import Evidence
 from mpp_jax.stats.codebook import FISHER, Codebook, Codebooks
+from mpp_jax.stats.mixture import check_mixture
 
 
 @partial(jax.jit, static_argnames=("numbers", "methods", "first"))
@@ -131,13 +132,16 @@ def read_inputs(
         scales: numbers of the scales from 0; None for 0, 1, 2, ...
 
     Raises:
-        ValueError: an atom lacks its descriptors, codebook or scale, or numbers do not fit.
+        ValueError: an atom lacks its descriptors, codebook or scale, or numbers do not fit; a
+            codebook's mixture cannot be one.
     """
     given = descriptors if isinstance(descriptors, Mapping) else {DEFAULT: descriptors}
     sources = {source: tuple(parts) for source, parts in given.items()}
     books = codebook if isinstance(codebook, dict) else {}
     if isinstance(codebook, Codebook):
         books = {f"{DEFAULT}.{FISHER.name}": codebook}
+    for key, book in books.items():
+        check_mixture(book.gmm, f"codebook {key!r}: gmm")
     numbers: dict[str, tuple[int, ...]] = {}
     for atom in atoms:
         parts = sources.get(atom.source, ())

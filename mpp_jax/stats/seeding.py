@@ -22,8 +22,9 @@ from mpp_jax.numerics import PRECISION, check_matrix
 from mpp_jax.stats.chunks import ArrayData, ChunkStream, DataStats, sample_rows
 
 
+@partial(jax.jit, static_argnames=("n_clusters", "candidates"), inline=True)
 def kmeans_plus_plus(key: Array, x: ArrayLike, n_clusters: int, *, candidates: int = 0) -> Array:
-    """Draw seeds (K, D) for k-means from the rows of `x` (N, D). Pure; jit it with static ints.
+    """Draw seeds (K, D) for k-means from the rows of `x` (N, D). Pure.
 
     Args:
         key: PRNG key.

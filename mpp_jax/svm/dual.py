@@ -359,6 +359,7 @@ def _certificate(
 # ------------------------------------------------------------------------------ products with K
 
 
+@partial(jax.jit, inline=True)  # an eager loop would compile anew at each call
 def exact_product(kernel: jax.Array, columns: jax.Array) -> jax.Array:
     """Return K @ columns with float64 products and sums, without a float64 copy of K."""
     return jax.lax.map(

@@ -8,8 +8,14 @@ from helpers import reference
 from helpers.mixtures import TRUE, D, K, N, X
 from sklearn.mixture import GaussianMixture
 
+from mpp_jax.describe.dense import Descriptors
+from mpp_jax.encoders.fisher import fisher_statistics, fisher_vector, fisher_vectors
+from mpp_jax.encoders.sets import fisher_gmp
+from mpp_jax.pooling import pool
 from mpp_jax.stats import mixture
+from mpp_jax.stats.codebook import Codebook
 from mpp_jax.stats.mixture import GMM, aic, bic, log_prob, responsibilities, sample
+from mpp_jax.stats.pca import PCA
 
 _responsibilities = jax.jit(responsibilities)
 _log_prob = jax.jit(log_prob)
@@ -41,7 +47,9 @@ def test_direct_formulation_where_the_expanded_one_fails(monkeypatch):
     np.testing.assert_allclose(_responsibilities(x, narrow), expected, atol=5e-3)
     np.testing.assert_allclose(_log_prob(x, narrow), reference.log_prob(x, narrow), atol=2e-2)
     monkeypatch.setattr(mixture, "WORST_CONDITION", np.inf)
+    mixture.log_joint.clear_cache()  # it knows the constant
     expanded = jax.jit(lambda x: log_prob(x, narrow))(x)
+    mixture.log_joint.clear_cache()
     assert np.abs(expanded - reference.log_prob(x, narrow)).max() > 0.1
 
 
@@ -84,3 +92,41 @@ def test_information_criteria():
     assert bic(X, gmm) == pytest.approx(theirs.bic(X.astype(np.float64)), rel=1e-5)
     assert aic(X, gmm) == pytest.approx(theirs.aic(X.astype(np.float64)), rel=1e-5)
     assert bic([X[:100], X[100:]], gmm) == pytest.approx(bic(X, gmm), rel=1e-6)
+
+
+IMPOSSIBLE = {
+    "negative variance": ({"variances": np.full((K, D), -1.0)}, "variances must be positive"),
+    "no variance": ({"variances": np.zeros((K, D))}, "variances must be positive"),
+    "weights of sum 3": ({"weights": np.ones(K)}, "sum to 1"),
+    "negative weight": ({"weights": np.r_[-0.5, 1.5, np.zeros(K - 2)]}, "sum to 1"),
+    "NaN": ({"means": np.full((K, D), np.nan)}, "NaN or infinity"),
+    "other shape": ({"variances": np.ones((K, D + 1))}, "must have weights"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_what_cannot_be_a_mixture_is_refused(change, message):
+    gmm = GMM(*TRUE)._replace(**change)
+    x = X[:8]
+    for call in (log_prob, responsibilities, fisher_vector, fisher_statistics, fisher_gmp, bic):
+        with pytest.raises(ValueError, match=message):
+            call(gmm=gmm, x=x)
+    with pytest.raises(ValueError, match=message):
+        fisher_vectors(x[None], gmm)
+    eye = np.eye(D, dtype=np.float32)
+    book = Codebook(PCA(eye[0], eye, eye[0]), gmm)
+    scale = Descriptors(x[None], np.ones((1, 8), bool), np.zeros((8, 4)))
+    with pytest.raises(ValueError, match=message):
+        pool("mpp", [scale], book)
+
+
+def test_what_may_be_a_mixture_is_not_refused():
+    """Dead components hold anything, narrow dtypes round, and a trace knows no values."""
+    dead = GMM(*(np.array(leaf, np.float32) for leaf in TRUE))
+    dead.weights[0] = 0
+    dead.weights[:] /= dead.weights.sum()
+    dead.means[0], dead.variances[0] = np.nan, -1
+    assert np.isfinite(log_prob(X, dead)).all()
+    many = GMM(jnp.full(100, 0.01, jnp.bfloat16), jnp.zeros((100, D)), jnp.ones((100, D)))
+    assert np.isfinite(log_prob(X[:2], many)).all()
+    assert _log_prob(X[:2], GMM(*TRUE)._replace(weights=np.ones(K))).shape == (2,)

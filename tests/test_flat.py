@@ -1,0 +1,142 @@
+"""The public face called again and again with one shape: nothing is traced or compiled anew.
+
+What is compiled at every call is kept by JAX at every call, so this bounds memory as well.
+"""
+
+import inspect
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.toy import toy_network
+
+import mpp_jax as mpp
+from mpp_jax.config import Encoder
+from mpp_jax.describe.dense import Descriptors
+from mpp_jax.describe.pyramid import receptive_windows
+from mpp_jax.encoders import sets
+from mpp_jax.encoders.fisher import fisher_vectors
+from mpp_jax.stats.mixture import log_prob, responsibilities
+from mpp_jax.stats.pca import pca_inverse
+from mpp_jax.stats.seeding import kmeans_plus_plus
+from mpp_jax.svm import gram_scores
+
+RNG = np.random.default_rng(0)
+KEY = jax.random.key(0)
+X = RNG.normal(size=(40, 6)).astype(np.float32)
+Y = np.where(X[:, :2] > 0, 1, -1)
+POSITIVE = (X[:, 0] > 0).astype(int)
+GMM = mpp.GMM(jnp.full(3, 1 / 3), jnp.asarray(X[:3]), jnp.ones((3, 6)))
+NARROW = GMM._replace(variances=jnp.full((3, 6), 1e-5))  # takes the direct formulation
+PCA = mpp.PCA(jnp.zeros(6), jnp.eye(6), jnp.ones(6))
+BOOK = mpp.Codebook(PCA, GMM)
+SCALES = [
+    Descriptors(jnp.asarray(X[None, :n]), jnp.ones((1, n), bool), jnp.asarray(windows))
+    for n, windows in ((1, receptive_windows(1, 10, 32, 30)), (9, receptive_windows(3, 10, 32, 52)))
+]
+MACHINE = mpp.LinearSVM(jnp.ones((2, 36)), jnp.zeros(2))
+SMALL = mpp.LinearSVM(jnp.ones((2, 6)), jnp.zeros(2))
+PICTURES = RNG.integers(0, 256, (1, 50, 50, 3)).astype(np.uint8)
+GRAM = np.asarray(X @ X.T)
+PLATT = mpp.PlattScaling(-np.ones(2), np.zeros(2))
+
+FACE = {
+    "average_precision": lambda: mpp.average_precision(X[:, 0], Y[:, 0]),
+    "confidence_maps": lambda: mpp.confidence_maps(SCALES, MACHINE, BOOK, [(9, 9)]),
+    "confusion_matrix": lambda: mpp.confusion_matrix(X[:, :2], POSITIVE),
+    "cross_validate_svm": lambda: mpp.cross_validate_svm(GRAM, Y, [1.0], 2, key=KEY),
+    "dense_descriptors": lambda: mpp.dense_descriptors(toy_network(), PICTURES, scales=(0,)),
+    "dense_sift": lambda: mpp.dense_sift(PICTURES),
+    "fisher_vector": lambda: mpp.fisher_vector(X, GMM),
+    "fit_codebook": lambda: mpp.fit_codebook(KEY, X, Encoder(pca=2, components=2)),
+    "fit_gmm": lambda: mpp.fit_gmm(KEY, X, 2),
+    "fit_pca": lambda: mpp.fit_pca(X, 2),
+    "fit_platt": lambda: mpp.fit_platt(X[:, :2], Y),
+    "fit_svm": lambda: mpp.fit_svm(X, Y),
+    "fit_svm_primal": lambda: mpp.fit_svm_primal(X, Y, key=KEY, max_epochs=2),
+    "gram_matrix": lambda: mpp.gram_matrix(X),
+    "l2_normalize": lambda: mpp.l2_normalize(X),
+    "mean_class_accuracy": lambda: mpp.mean_class_accuracy(X[:, :2], POSITIVE),
+    "pca_transform": lambda: mpp.pca_transform(PCA, X),
+    "platt_probabilities": lambda: mpp.platt_probabilities(PLATT, X[:, :2]),
+    "pool": lambda: mpp.pool("mpp", SCALES, BOOK),
+    "power_l2": lambda: mpp.power_l2(X),
+    "signed_sqrt": lambda: mpp.signed_sqrt(X),
+    "svm_scores": lambda: mpp.svm_scores(SMALL, X),
+    "top1_accuracy": lambda: mpp.top1_accuracy(X[:, :2], POSITIVE),
+    "vlad": lambda: mpp.vlad(X, X[:3]),
+}
+
+BESIDE = {
+    "fisher_vector, direct": lambda: mpp.fisher_vector(X, NARROW),
+    "fisher_vectors": lambda: fisher_vectors(X[None], GMM),
+    "fisher_vectors in groups": lambda: fisher_vectors(np.stack([X] * 3), GMM, batch=2),
+    "fit_gmm of a stream": lambda: mpp.fit_gmm(KEY, [X[:30], X[30:]], 2),
+    "gram_scores": lambda: gram_scores(GRAM, Y * 0.5),
+    "kmeans_plus_plus": lambda: kmeans_plus_plus(KEY, X, 3),
+    "log_prob": lambda: log_prob(X, GMM),
+    "pca_inverse": lambda: pca_inverse(PCA, X),
+    "responsibilities": lambda: responsibilities(X, GMM),
+    "residual vlad": lambda: mpp.vlad(X, X[:3], assignment="soft", residual=True),
+    "bag_of_words": lambda: sets.bag_of_words(X, X[:3]),
+    "fisher_gmp": lambda: sets.fisher_gmp(X, GMM),
+    "gem_pooling": lambda: sets.gem_pooling(X),
+    "generalized_max_pooling": lambda: sets.generalized_max_pooling(X),
+    "max_pooling": lambda: sets.max_pooling(X),
+    "mean_pooling": lambda: sets.mean_pooling(X),
+    "second_order_pooling": lambda: sets.second_order_pooling(X),
+    "super_vector": lambda: sets.super_vector(X, X[:3]),
+}
+
+NOT_COMPUTING = {
+    "decode_picture",
+    "load_codebooks",
+    "load_model",
+    "load_network",
+    "open_dataset",
+    "preset",
+    "register_network",
+    "register_pooling",
+}
+
+
+def test_all_of_the_face_is_here():
+    functions = {name for name in mpp.__all__ if inspect.isfunction(getattr(mpp, name))}
+    assert functions - NOT_COMPUTING == set(FACE)
+    assert set(sets.__all__) - {"matrix_sqrt"} <= set(BESIDE)
+
+
+@pytest.mark.parametrize("name", [*FACE, *BESIDE])
+def test_repeated_calls_compile_nothing(name):
+    call = {**FACE, **BESIDE}[name]
+    for _ in range(2):
+        jax.block_until_ready(call())
+    seen = []
+
+    def note(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        for _ in range(3):
+            call()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert not seen, f"{len(seen)} compilations in 3 calls"
+
+
+def test_the_counter_sees():
+    seen = []
+
+    def note(event, duration, **_):
+        seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        jax.jit(lambda x: x + 1)(1.0)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert any(event.endswith("backend_compile_duration") for event in seen)
