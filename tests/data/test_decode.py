@@ -19,7 +19,7 @@ from helpers.decode_samples import (
     png_by_hand,
     smooth,
 )
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms
 
 from mpp_jax.data import DecodeError, decode_picture
 from mpp_jax.data import decode as decode_module
@@ -351,15 +351,6 @@ def test_an_opened_picture_is_converted_by_the_same_rule(mode, form):
         np.testing.assert_array_equal(found, convert_picture(picture))
 
 
-def test_an_opened_picture_that_is_damaged():
-    data = encoded(Image.fromarray(COLOUR), "PNG")
-    half = io.BytesIO(data[: len(data) // 2])
-    with Image.open(half) as picture, pytest.raises(DecodeError, match="truncated or damaged"):
-        convert_picture(picture)
-    with pytest.raises(DecodeError, match="white level"):
-        convert_picture(Image.fromarray(np.full((3, 3), -1.0, np.float32)))
-
-
 def test_a_grey_picture_is_reduced_as_its_colour_copy():
     grey = encoded(Image.fromarray(smooth(300, 211)[..., 0]), "PNG")
     colour = encoded(Image.fromarray(smooth(300, 211)[..., 0]).convert("RGB"), "PNG")
@@ -367,39 +358,3 @@ def test_a_grey_picture_is_reduced_as_its_colour_copy():
         np.testing.assert_array_equal(
             decode_picture(grey, max_side=side), decode_picture(colour, max_side=side)
         )
-
-
-# --- what is permanent ---------------------------------------------------------------------------
-
-
-def test_what_another_try_may_mend_is_not_permanent(tmp_path, monkeypatch):
-    def broken(source) -> DecodeError:
-        with pytest.raises(DecodeError) as caught:
-            decode_picture(source)
-        return caught.value
-
-    data = encoded(Image.fromarray(COLOUR), "PNG")
-    assert broken(data[:60]).permanent
-    assert broken(b"").permanent
-    assert not broken(b"words, no picture" * 3).permanent
-    assert not broken(tmp_path / "absent.png").permanent
-    assert not broken(tmp_path).permanent
-    path = tmp_path / "a.png"
-    path.write_bytes(data)
-
-    def fail(error: Exception):
-        def load(self):
-            raise error
-
-        return load
-
-    for error, reason in (
-        (MemoryError(), "not enough memory to decode it"),
-        (OSError("out of memory error when reading image file"), "not enough memory to decode it"),
-        (OSError(5, "Input/output error"), "cannot be read (Input/output error)"),
-    ):
-        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail(error))
-        assert broken(path).reason == reason
-        assert not broken(path).permanent
-    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail(OSError("broken PNG file")))
-    assert broken(path).permanent

@@ -1,5 +1,6 @@
 """Every kind of damage gives a picture or one clear line; real photographs decode."""
 
+import io
 import pickle
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 from helpers.decode_samples import COLOUR, GREY16, check_contract, encoded, smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mpp_jax.data import DecodeError, decode_picture
+from mpp_jax.data.decode import convert_picture
 
 # --- damage --------------------------------------------------------------------------------------
 
@@ -58,8 +60,10 @@ def test_wrong_arguments():
 
 
 def test_error_survives_pickling():
-    error = pickle.loads(pickle.dumps(DecodeError("a.jpg", "empty")))
-    assert (error.path, error.reason, str(error)) == ("a.jpg", "empty", "a.jpg: empty")
+    for permanent in (False, True):
+        error = pickle.loads(pickle.dumps(DecodeError("a.jpg", "empty", permanent)))
+        assert (error.path, error.reason, str(error)) == ("a.jpg", "empty", "a.jpg: empty")
+        assert error.permanent == permanent
 
 
 SEEDS = [
@@ -95,3 +99,48 @@ def test_real_photographs_decode_like_pillow(shared_dir):
     for path in sorted(folder.iterdir())[:5]:
         with Image.open(path) as picture:
             np.testing.assert_array_equal(decode_picture(path), np.asarray(picture.convert("RGB")))
+
+
+def test_an_opened_picture_that_is_damaged():
+    data = encoded(Image.fromarray(COLOUR), "PNG")
+    half = io.BytesIO(data[: len(data) // 2])
+    with Image.open(half) as picture, pytest.raises(DecodeError, match="truncated or damaged"):
+        convert_picture(picture)
+    with pytest.raises(DecodeError, match="white level"):
+        convert_picture(Image.fromarray(np.full((3, 3), -1.0, np.float32)))
+
+
+# --- what is permanent ---------------------------------------------------------------------------
+
+
+def test_what_another_try_may_mend_is_not_permanent(tmp_path, monkeypatch):
+    def broken(source) -> DecodeError:
+        with pytest.raises(DecodeError) as caught:
+            decode_picture(source)
+        return caught.value
+
+    data = encoded(Image.fromarray(COLOUR), "PNG")
+    assert broken(data[:60]).permanent
+    assert broken(b"").permanent
+    assert not broken(b"words, no picture" * 3).permanent
+    assert not broken(tmp_path / "absent.png").permanent
+    assert not broken(tmp_path).permanent
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+
+    def fail(error: Exception):
+        def load(self):
+            raise error
+
+        return load
+
+    for error, reason in (
+        (MemoryError(), "not enough memory to decode it"),
+        (OSError("out of memory error when reading image file"), "not enough memory to decode it"),
+        (OSError(5, "Input/output error"), "cannot be read (Input/output error)"),
+    ):
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail(error))
+        assert broken(path).reason == reason
+        assert not broken(path).permanent
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail(OSError("broken PNG file")))
+    assert broken(path).permanent
