@@ -33,6 +33,7 @@ from mpp_jax.runs.provenance import (
     save_codebooks,
 )
 from mpp_jax.runs.settings import (
+    CONFIG,
     NOTHING,
     Extras,
     Job,
@@ -143,6 +144,8 @@ def _codebooks_or_fit(
             used = (folder.parent / "encodings" / MANIFEST).exists()
             if used or (same and not mended):
                 console.say(f"codebook: taken from {folder}")
+                if not (folder / CONFIG).exists():  # killed right after the codebook was saved
+                    write_config(folder, old)
                 note = "it can be read by now, but encodings rest on the codebook; a new folder"
                 return codebooks, [
                     (name, f"{reason} ({note} would use it)" if name in mended else reason)

@@ -63,6 +63,12 @@ def test_every_output_folder_holds_the_settings_that_made_it(
     assert Run.from_dict(held["model"]["config"]) == open_model(model).provenance.config
     evaluated = json.loads((out / "config.json").read_text())
     assert evaluated["config"]["svm"]["c"] == 2
+    # As a kill between a codebook and its settings leaves it: the codebook is taken.
+    settings = (book / "config.json").read_bytes()
+    (book / "config.json").unlink()
+    again = ok("fit", done.data, "--out", book, *OPTIONS, "--weights", done.weights)
+    assert "codebook: taken from" in again.stderr
+    assert (book / "config.json").read_bytes() == settings
 
 
 def test_the_command_line_wins(done: Finished, tmp_path: Path) -> None:
