@@ -41,8 +41,10 @@ def main() -> None:
     PCA and a Gaussian mixture, encodes Fisher vectors, trains linear SVMs and reports how well
     they do. The other commands are its parts.
 
-    Exit status: 0 done; 1 done, but some inputs were skipped (listed); 2 wrong usage or an unusable
-    file; 130 interrupted. Set MPP_JAX_TRACEBACK=1 to see where an error comes from.
+    Exit status: 0 done; 1 done, but some inputs were skipped (listed); 2 wrong usage, or a file or
+    machine that cannot be used; 70 a fault of the program or of a plug-in; 130 or 143 interrupted by
+    Ctrl-C or SIGTERM: what was done is kept. Set MPP_JAX_TRACEBACK=1 to see where an error comes
+    from.
     """
 
 
