@@ -42,8 +42,8 @@ def main() -> None:
     they do. The other commands are its parts.
 
     Exit status: 0 done; 1 done, but some inputs were skipped (listed); 2 wrong usage, or a file or
-    machine that cannot be used; 70 a fault of the program or of a plug-in; 130 or 143 interrupted by
-    Ctrl-C or SIGTERM: what was done is kept. Set MPP_JAX_TRACEBACK=1 to see where an error comes
+    machine that cannot be used; 70 a fault of the program or of a plug-in; 130 or 143 interrupted
+    by Ctrl-C or SIGTERM: what was done is kept. Set MPP_JAX_TRACEBACK=1 to see where an error comes
     from.
     """
 

@@ -12,18 +12,15 @@ import numpy as np
 import pytest
 from helpers.decode_samples import encoded
 from helpers.toy import TOY, picture, toy_network
-from helpers.toy_run import CONFIG, Finished, finished_run, know_toy, quiet
+from helpers.toy_run import CONFIG, know_toy
 from PIL import Image
 
-from mpp_jax.cli import stages
 from mpp_jax.data import DecodeError, Item, batches
 from mpp_jax.describe import disk_cache, shards
 from mpp_jax.describe.disk_cache import DiskCache
 from mpp_jax.describe.extraction import Wanted
 from mpp_jax.describe.pyramid import receptive_windows
 from mpp_jax.describe.shards import Shards
-from mpp_jax.runs.settings import Extras
-from mpp_jax.storage.store import Store
 
 NETWORK = toy_network()
 PYRAMID = CONFIG.pyramid
@@ -35,11 +32,6 @@ COLOUR = (200, 60, 50)
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     know_toy(monkeypatch)
     monkeypatch.setattr(disk_cache, "BLOCK", 3)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
 
 
 def items(count: int = 5, seed: int = 1) -> list[Item]:
@@ -387,22 +379,3 @@ def test_beyond_float16_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="beyond float16; run without --cache"):
         read(DiskCache(tmp_path, loud, PYRAMID), items(1))
-
-
-def test_runs_share_one_pass(done: Finished, tmp_path: Path, monkeypatch: Any) -> None:
-    """Two runs of different codebooks and methods: the network works once."""
-    asked = counted(monkeypatch)
-    cache = Extras(cache=tmp_path / "cache")
-    config = replace(CONFIG, pooling=("mpp", "avg"))
-    assert stages.run(done.job(tmp_path / "one", config, extras=cache), quiet()) == 0
-    pictures = sum(n for n, _ in asked)
-    assert pictures == len(done.dataset.items)
-    other = replace(
-        config, pooling=("vlad", "mpp+sp"), encoder=replace(config.encoder, components=3)
-    )
-    assert stages.run(done.job(tmp_path / "two", other, extras=cache), quiet()) == 0
-    assert sum(n for n, _ in asked) == pictures
-    # As without a cache, to float16.
-    for method in ("mpp", "avg"):
-        ours = Store.open(tmp_path / "one" / "encodings").vectors(method, "test")
-        np.testing.assert_allclose(ours, done.store.vectors(method, "test"), atol=0.02)
