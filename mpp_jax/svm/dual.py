@@ -119,7 +119,8 @@ def solve(
     """Minimise every class's objective; the caller has checked the arguments.
 
     Args:
-        kernel: (N, N) float32, K = G + B^2.
+        kernel: (N, N) float32, or float64 for vectors whose products float32 is too coarse for;
+            K = G + B^2.
         targets: (N, L) in {-1, 0, +1}.
         upper: (N, L), u; zero where the target is.
         initial: (N, L) a warm start for alpha, or zeros.
@@ -130,7 +131,6 @@ def solve(
     # float64 for the accumulators only, and only within this call: see the module's head.
     with jax.enable_x64(True):
         y, u, a = (jnp.asarray(v, jnp.float64) for v in (targets, upper, initial))
-        kernel = jnp.asarray(kernel, jnp.float32)
         return _solve(kernel, y, u, a, tolerance, max_iterations, loss=loss)
 
 

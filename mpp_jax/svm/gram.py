@@ -21,7 +21,7 @@ diagonal is multiplied, 1/2 + 1/(2 panels) of the full work.
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -171,18 +171,30 @@ def gram_matrix(vectors: Vectors, *, block_columns: int | None = None) -> jax.Ar
         ValueError: `vectors` is not two-dimensional, is empty, or holds NaN, infinity, or rows
             whose squared norm exceeds float32 (the rows are named).
     """
-    n, _ = vectors_shape(vectors)
-    gram = jnp.zeros((n, n), jnp.float32)
-    for _, block in column_blocks(vectors, block_columns):
-        gram = _accumulate_triangle(gram, block)
-    gram = _mirror(gram)
+    gram = _gram(vectors, jnp.float32, block_columns)
     # The diagonal holds the squared norms: it is finite exactly if every row is (and fits).
     check_finite_rows(np.isfinite(np.asarray(jnp.diagonal(gram))), "vectors")
     return gram
 
 
+def exact_gram_matrix(vectors: Vectors) -> jax.Array:
+    """Return `gram_matrix` with products and sums in float64, of the vectors in float32."""
+    with jax.enable_x64(True):
+        return _gram(vectors, jnp.float64, None)
+
+
+def _gram(vectors: Vectors, dtype: Any, block_columns: int | None) -> jax.Array:
+    n, _ = vectors_shape(vectors)
+    gram = jnp.zeros((n, n), dtype)
+    for _, block in column_blocks(vectors, block_columns):
+        gram = _accumulate_triangle(gram, block)
+    return _mirror(gram)
+
+
 def dual_to_weights(coefficients: ArrayLike, vectors: Vectors) -> np.ndarray:
     """Return weight vectors ``W = A^T X`` from dual coefficients, a block of columns at a time.
+
+    Products and sums are float64, for large coefficients cancel.
 
     Args:
         coefficients: (N, L), signed dual coefficients (alpha * y).
@@ -194,17 +206,33 @@ def dual_to_weights(coefficients: ArrayLike, vectors: Vectors) -> np.ndarray:
     Raises:
         ValueError: the number of rows differs.
     """
+    return recover(coefficients, vectors).weights
+
+
+class Recovered(NamedTuple):
+    """Machines from dual coefficients, and what their certificate needs, float64."""
+
+    weights: np.ndarray  # (L, D) float32
+    squares: np.ndarray  # (L,) squared norms of the weights before the rounding to float32
+    products: jax.Array  # (N, L) vectors times rounded weights
+
+
+def recover(coefficients: ArrayLike, vectors: Vectors) -> Recovered:
+    """Return `dual_to_weights` with norms and scores, in one pass over the vectors."""
     n, d = vectors_shape(vectors)
     if np.ndim(coefficients) != 2 or np.shape(coefficients)[0] != n:
         raise ValueError(
             f"coefficients must be (N, L) with one row per vector: got "
             f"{np.shape(coefficients)} for {n} vectors"
         )
-    a = jnp.asarray(coefficients, dtype=jnp.float32)
-    weights = np.empty((a.shape[1], d), np.float32)
-    for start, block in column_blocks(vectors):
-        weights[:, start : start + block.shape[1]] = _transposed_product(a, block)
-    return weights
+    weights = np.empty((np.shape(coefficients)[1], d), np.float32)
+    with jax.enable_x64(True):
+        a = jnp.asarray(coefficients, dtype=jnp.float64)
+        squares, products = jnp.zeros(a.shape[1]), jnp.zeros_like(a)
+        for start, block in column_blocks(vectors):
+            columns, squares, products = _recover_columns(a, block, squares, products)
+            weights[:, start : start + block.shape[1]] = columns
+        return Recovered(weights, np.asarray(squares), products)
 
 
 def row_products(vectors: Vectors, weights: ArrayLike) -> jax.Array:
@@ -231,6 +259,7 @@ def check_finite_rows(finite: np.ndarray, name: str, rows: np.ndarray | None = N
 @partial(jax.jit, donate_argnums=0)
 def _accumulate_triangle(gram: jax.Array, block: jax.Array) -> jax.Array:
     """Add ``block @ block.T`` to `gram` on the block triangle; above it nothing changes."""
+    block = block.astype(gram.dtype)
     n = gram.shape[0]
     parts = min(16, max(1, round(n / PANEL_ROWS)))
     edges = [round(i * n / parts) for i in range(parts + 1)]
@@ -246,8 +275,14 @@ def _mirror(lower: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _transposed_product(a: jax.Array, block: jax.Array) -> jax.Array:
-    return jnp.matmul(a.T, block, precision=PRECISION)
+def _recover_columns(
+    a: jax.Array, block: jax.Array, squares: jax.Array, products: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    wide = block.astype(a.dtype)
+    exact = jnp.matmul(a.T, wide, precision=PRECISION)
+    columns = exact.astype(jnp.float32)
+    parts = jnp.matmul(wide, columns.astype(a.dtype).T, precision=PRECISION)
+    return columns, squares + jnp.sum(jnp.square(exact), axis=1), products + parts
 
 
 @jax.jit

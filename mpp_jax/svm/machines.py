@@ -22,17 +22,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mpp_jax.svm.certificate import certify
 from mpp_jax.svm.dual import solve
 from mpp_jax.svm.gram import (
     Vectors,
     check_finite_rows,
     dual_to_weights,
+    exact_gram_matrix,
     gram_matrix,
+    recover,
     row_products,
     vectors_shape,
 )
 from mpp_jax.svm.options import SVMOptions, loss_weights, resolve
 from mpp_jax.svm.targets import check_targets
+
+
+EXACT_ROWS = 16384
+"""Up to this many vectors a Gram matrix may be made in float64 as well (2 GiB)."""
 
 
 class LinearSVM(NamedTuple):
@@ -79,9 +86,10 @@ def fit_svm(
 ) -> tuple[LinearSVM, SVMInfo]:
     """Train one linear machine per class (column of `targets`), all from one Gram matrix.
 
-    Deterministic: equal input gives equal bytes on one machine. The certificate holds for the Gram
-    matrix as rounded to float32, and so for the returned weights to about 1e-7 x C x |x|^2 per
-    violated margin: nothing for L2-normalised encodings, but centre and scale raw features.
+    Deterministic: equal input gives equal bytes on one machine. The certificate is that of the
+    returned float32 machines on the vectors, in float64. Classes of which a Gram matrix in float32
+    has told too little (raw features of large and unequal scales) are solved on with one in
+    float64, up to `EXACT_ROWS` vectors; centring and scaling the features is faster and safer.
 
     Args:
         vectors: (N, D) array, memory map, or list of row blocks (see `mpp_jax.svm.gram`);
@@ -101,10 +109,58 @@ def fit_svm(
             {-1, 0, +1}; a class has no positive or no negative; a parameter is out of range.
     """
     n, _ = vectors_shape(vectors)
-    bias_multiplier = resolve(options)["bias_multiplier"]
-    check_targets(targets, n)  # before the expensive part
-    coefficients, info = fit_svm_gram(gram_matrix(vectors), targets, c, initial=initial, **options)
-    return svm_from_dual(coefficients, vectors, bias_multiplier=bias_multiplier), info
+    chosen = resolve(options)
+    y = check_targets(targets, n)  # before the expensive part
+    upper = loss_weights(y, c, chosen["class_weight"], chosen["sample_weight"])
+    gram = gram_matrix(vectors)
+    coefficients, solved = fit_svm_gram(gram, targets, c, initial=initial, **options)
+    svm, info = _certified(coefficients, solved, vectors, y, upper, chosen)
+    doubtful = solved.converged & ~info.converged
+    left = chosen["max_iterations"] - int(np.max(solved.iterations))
+    if not doubtful.any() or n > EXACT_ROWS or left < 1:
+        return svm, info
+    del gram
+    chosen["max_iterations"] = left
+    part = _solve_kernel(
+        _with_bias(exact_gram_matrix(vectors), chosen["bias_multiplier"]),
+        y[:, doubtful],
+        upper[:, doubtful],
+        coefficients[:, doubtful],
+        chosen,
+    )
+    coefficients[:, doubtful] = part[0]
+    iterations = solved.iterations.copy()
+    iterations[doubtful] += part[1].iterations
+    converged = solved.converged.copy()
+    converged[doubtful] = part[1].converged
+    solved = solved._replace(iterations=iterations, converged=converged)
+    return _certified(coefficients, solved, vectors, y, upper, chosen)
+
+
+def _certified(
+    coefficients: np.ndarray,
+    solved: SVMInfo,
+    vectors: Vectors,
+    y: np.ndarray,
+    upper: np.ndarray,
+    chosen: SVMOptions,
+) -> tuple[LinearSVM, SVMInfo]:
+    """Return the machines of dual coefficients, and their own certificate."""
+    multiplier = chosen["bias_multiplier"]
+    machines, bias = recover(coefficients, vectors), _bias(coefficients, multiplier)
+    primal, dual = certify(
+        machines,
+        bias,
+        coefficients * y,
+        vectors,
+        y,
+        upper,
+        bias_multiplier=multiplier,
+        loss=chosen["loss"],
+    )
+    gap = relative_gap(primal, dual)
+    info = SVMInfo(primal, dual, gap, solved.iterations, gap <= chosen["tolerance"])
+    return LinearSVM(jnp.asarray(machines.weights), jnp.asarray(bias)), info
 
 
 def fit_svm_gram(
@@ -125,23 +181,36 @@ def fit_svm_gram(
         options: see `SVMOptions`.
 
     Returns:
-        signed dual coefficients alpha * y (N, L) float64, and the certificate. The weights are
-        ``coefficients.T @ vectors`` (`dual_to_weights`), the bias ``B^2 coefficients.sum(0)``.
+        signed dual coefficients alpha * y (N, L) float64, and the certificate, which holds for the
+        Gram matrix as rounded to float32. The weights are ``coefficients.T @ vectors``
+        (`dual_to_weights`), the bias ``B^2 coefficients.sum(0)``.
 
     Raises:
         ValueError: as for `fit_svm`.
     """
     n = check_gram(gram)
-    kernel = jnp.asarray(gram, dtype=jnp.float32)
     y = check_targets(targets, n)
     chosen = resolve(options)
     upper = loss_weights(y, c, chosen["class_weight"], chosen["sample_weight"])
+    kernel = jnp.asarray(gram, dtype=jnp.float32)
     check_finite_rows(np.isfinite(np.asarray(jnp.sum(kernel, axis=1))), "gram")
     start = np.zeros(y.shape) if initial is None else np.asarray(initial, np.float64)
     if start.shape != y.shape or not np.isfinite(start).all():
         raise ValueError(f"initial must be finite and of shape {y.shape}, got {start.shape}")
+    return _solve_kernel(_with_bias(kernel, chosen["bias_multiplier"]), y, upper, start, chosen)
+
+
+def _with_bias(gram: jax.Array, bias_multiplier: float) -> jax.Array:
+    with jax.enable_x64(True):  # of either precision, which stays
+        return gram + np.asarray(bias_multiplier**2, gram.dtype)
+
+
+def _solve_kernel(
+    kernel: jax.Array, y: np.ndarray, upper: np.ndarray, start: np.ndarray, chosen: SVMOptions
+) -> tuple[np.ndarray, SVMInfo]:
+    """Return signed dual coefficients, from `start` on, and the solver's certificate."""
     solution = solve(
-        kernel + np.float32(chosen["bias_multiplier"] ** 2),
+        kernel,
         y,
         upper,
         start * y,
@@ -165,8 +234,12 @@ def svm_from_dual(
 ) -> LinearSVM:
     """Return the machines that signed dual coefficients (N, L) stand for, given the vectors."""
     weights = dual_to_weights(coefficients, vectors)
-    bias = bias_multiplier**2 * np.sum(np.asarray(coefficients, np.float64), axis=0)
-    return LinearSVM(jnp.asarray(weights), jnp.asarray(bias, dtype=jnp.float32))
+    return LinearSVM(jnp.asarray(weights), jnp.asarray(_bias(coefficients, bias_multiplier)))
+
+
+def _bias(coefficients: ArrayLike, bias_multiplier: float) -> np.ndarray:
+    total = np.sum(np.asarray(coefficients, np.float64), axis=0)
+    return (bias_multiplier**2 * total).astype(np.float32)
 
 
 def svm_scores(svm: LinearSVM, vectors: Vectors) -> jax.Array:
@@ -198,5 +271,4 @@ def check_gram(gram: ArrayLike) -> int:
 
 def relative_gap(primal: np.ndarray, dual: np.ndarray) -> np.ndarray:
     """Return (primal - dual) / dual, infinite where the dual bound is still not positive."""
-    positive = np.maximum(dual, np.finfo(np.float64).tiny)
-    return np.where(dual > 0, (primal - dual) / positive, np.inf)
+    return np.where(dual > 0, (primal - dual) / np.where(dual > 0, dual, 1.0), np.inf)
