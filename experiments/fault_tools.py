@@ -1,0 +1,231 @@
+"""What `fault_injection.py` stands on: inputs, processes that may be killed, folders compared."""
+
+import json
+import multiprocessing
+import os
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mpp_jax.files import file_digest
+from mpp_jax.nets import NETWORKS, random_network
+from mpp_jax.nets.spec import Conv, Fire, NetSpec, Pool, Preprocessing
+from mpp_jax.storage.bundle import CHECKSUMS, RECORD, BundleError, read_bundle
+from mpp_jax.storage.store_format import MANIFEST
+
+TINY = NetSpec(
+    name="tiny",
+    side=35,
+    layers=(Conv("conv1", 8, 5, stride=2), Pool("pool1", 3, 2), Fire("fire2", 6, 8, 8)),
+    default_layer="fire2",
+    descriptor_layers=("fire2",),
+    preprocessing=(("native", Preprocessing("RGB", (124.0, 117.0, 104.0), std=(58.0,) * 3)),),
+    pooling="ceil",
+)
+COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 70), "red": (210, 60, 50)}
+SHARD = 4
+TRAIN, TEST = 5, 3
+"""Pictures of a class."""
+PATIENCE = 300
+"""Seconds after which a command hangs."""
+PRELOAD = [
+    *("mpp_jax.cli.stages", "mpp_jax.cli.opening", "mpp_jax.cli.queries", "mpp_jax.checkpoint"),
+    *("mpp_jax.sklearn_api", "click.testing", "machine"),
+]
+"""Modules that are imported before processes are forked; none of them starts JAX."""
+
+
+# --- the pictures and the network
+
+
+def write_inputs(root: Path, seed: int) -> tuple[Path, Path]:
+    """Write pictures and weights; return the folder and the file."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        for name, colour in COLOURS.items():
+            folder = root / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.normal(0, 30, (*rng.integers(30, 90, 2), 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    network = random_network(jax.random.key(seed), TINY)
+    leaves = jax.tree_util.tree_flatten_with_path(network.params)[0]
+    arrays: dict[str, Any] = {"/".join(k.key for k in path): np.asarray(x) for path, x in leaves}
+    np.savez(root / "tiny.npz", **arrays)
+    return root / "data", root / "tiny.npz"
+
+
+# --- child processes
+
+
+def prepare(compiled: Path, keep: bool) -> None:
+    """Make this process know the network, write small shards and share compiled programs."""
+    from mpp_jax.runs import pipeline
+
+    NETWORKS[TINY.name] = TINY
+    pipeline.SHARD_SIZE = SHARD  # type: ignore[misc]
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    tqdm.set_lock(threading.RLock())  # the one for processes would be reported as leaked
+    # A process that may be killed only reads what others have compiled.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if keep else 1e9)
+
+
+def job(arguments: Sequence[str], compiled: Path, log: Path, keep: bool) -> None:
+    """Be one command; what it says goes to a file."""
+    from mpp_jax.cli.app import main
+
+    with log.open("ab") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    prepare(compiled, keep)
+    main(list(arguments))
+
+
+def answer(pipe: Any, compiled: Path) -> None:
+    """Give one command after another in this process: (status, stdout, stderr) of each."""
+    from click.testing import CliRunner
+
+    from mpp_jax.cli.app import main
+
+    prepare(compiled, keep=True)
+    while (arguments := pipe.recv()) is not None:
+        result = CliRunner().invoke(main, arguments)
+        unforeseen = result.exception if not isinstance(result.exception, SystemExit) else None
+        status = 70 if unforeseen is not None else result.exit_code
+        pipe.send((status, result.stdout, result.stderr + (repr(unforeseen) if unforeseen else "")))
+
+
+class Commands:
+    """Processes that run commands, forked from one that has imported everything."""
+
+    def __init__(self, root: Path) -> None:
+        """Start nothing yet; compiled programs and what commands say lie below ``root``."""
+        self._compiled, self._log = root / "compiled", root / "log"
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOAD)
+        self._worker: Any = None
+
+    def start(self, arguments: Sequence[str], keep: bool = False) -> Any:
+        """Start a command in a process of its own."""
+        self._log.write_bytes(b"")
+        given = (list(arguments), self._compiled, self._log, keep)
+        process = self._context.Process(target=job, args=given)
+        process.start()
+        return process
+
+    def end(self, process: Any) -> tuple[int, str]:
+        """Wait for a command; return its exit status and what it said. 124 where it hangs."""
+        process.join(PATIENCE)
+        hangs = process.is_alive()
+        if hangs:
+            process.kill()
+            process.join()
+        return 124 if hangs else process.exitcode, self._log.read_text(errors="replace")
+
+    def ask(self, arguments: Sequence[str]) -> tuple[int, str, str]:
+        """Give a command to the process that lives on; return status, stdout and stderr."""
+        if self._worker is None:
+            self._pipe, theirs = self._context.Pipe()
+            given = (theirs, self._compiled)
+            self._worker = self._context.Process(target=answer, args=given, daemon=True)
+            self._worker.start()
+            theirs.close()
+        self._pipe.send(list(arguments))
+        try:
+            if self._pipe.poll(PATIENCE):
+                return self._pipe.recv()
+            status, why = 124, "hangs"
+        except EOFError:
+            status, why = 70, "the process died"
+        self.close()
+        return status, "", why
+
+    def close(self) -> None:
+        """End the process that lives on."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.join()
+            self._pipe.close()
+            self._worker = None
+
+
+# --- what a folder holds
+
+
+def snapshot(root: Path) -> dict[str, str]:
+    """Return what can be compared of every file: its digest, and for bundles that of their values.
+
+    Locks and temporary files are left out, see `leftovers`.
+    """
+    held: dict[str, str] = {}
+    bundles = [path.parent for path in root.rglob(RECORD) if not hidden(path, root)]
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        name = path.relative_to(root).as_posix()
+        inside = any(path.is_relative_to(folder / "arrays") for folder in bundles)
+        if inside or path.name in (CHECKSUMS, "report.html") or hidden(path, root):
+            continue
+        if path.name == "metrics.json":
+            try:
+                record = json.loads(path.read_text())
+                held[name] = json.dumps(record | {"seconds": None}, sort_keys=True)
+                continue
+            except (ValueError, TypeError):
+                pass
+        held[name] = file_digest(path)
+    for folder in bundles:
+        held[f"{folder.relative_to(root).as_posix()}/arrays"] = bundle_state(folder)
+    return held
+
+
+def bundle_state(folder: Path) -> str:
+    """Return the digest that a bundle's arrays were checked against, or why it is damaged."""
+    try:
+        kind = json.loads((folder / RECORD).read_text())["format"]
+        return read_bundle(folder, kind)[1]["arrays_sha256"]
+    except (BundleError, ValueError, KeyError, TypeError) as error:
+        return f"damaged: {error}"
+
+
+def hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def leftovers(root: Path) -> list[Path]:
+    """Return temporary files and folders and locks; all of them have hidden names."""
+    return [path for path in sorted(root.rglob(".*")) if not hidden(path.parent, root)]
+
+
+def records(root: Path) -> Counter[tuple[str, ...]]:
+    """Return how often each record is there: pictures of stores and of caches, and bundles.
+
+    Two pictures of a store that share a row count as two of "row (shard, row)", which no sound
+    store has.
+    """
+    found: Counter[tuple[str, ...]] = Counter()
+    for path in root.rglob("*.json"):
+        where = path.parent.relative_to(root).as_posix()
+        if hidden(path, root):
+            continue
+        if path.name == RECORD:
+            found[where, "bundle"] += 1
+        try:
+            record = json.loads(path.read_text())
+            if path.name == MANIFEST:
+                done = [item for item in record["items"] if item["status"] == "done"]
+                found.update((where, item["id"]) for item in done)
+                rows = Counter((item["shard"], item["row"]) for item in done)
+                found.update((where, f"row {row}") for row in rows.elements() if rows[row] > 1)
+            elif "pictures" in record and "rows" in record:
+                found.update((where, picture) for picture in record["pictures"])
+        except (ValueError, KeyError, TypeError):
+            continue  # damaged: what it names is lost
+    return found
