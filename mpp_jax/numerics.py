@@ -129,6 +129,37 @@ def stack_unit_vectors(parts: Sequence[np.ndarray]) -> np.ndarray:
     return (stacked / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
 
 
+def as_numbers(x: Any, name: str) -> Any:
+    """Return data frames, tables and nested lists as NumPy arrays; arrays and what else as it is.
+
+    A list of rows (D,) is a matrix; one of matrices (n_i, D) stays what it is.
+
+    Raises:
+        TypeError: it holds something beside numbers.
+        ValueError: rows of different lengths.
+    """
+    sequence = isinstance(x, list | tuple) or (_is_object(x) and np.ndim(x) == 1)
+    if sequence and (len(x) == 0 or np.ndim(next(iter(x))) != 1):
+        return list(x) if _is_object(x) else x  # of chunks, or of nothing
+    array = hasattr(x, "shape") and hasattr(x, "dtype") and not _is_object(x)
+    if array or not (sequence or hasattr(x, "__array__")):
+        return x
+    try:
+        given = np.asarray(list(x) if sequence else x)
+    except ValueError as error:
+        raise ValueError(f"the rows of {name} must be equally long: {error}.") from error
+    if given.dtype != object:
+        return given
+    try:
+        return given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must hold real numbers: {error}.") from error
+
+
+def _is_object(x: Any) -> bool:
+    return str(getattr(x, "dtype", None)) == "object"
+
+
 def check_matrix(x: ArrayLike, name: str, columns: int | None = None) -> None:
     """Raise unless `x` is a non-empty real (N, D) array (with D = `columns`)."""
     shape = np.shape(x)

@@ -13,7 +13,7 @@ optional dependency of this module alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,12 @@ from mpp_jax.svm.options import DEFAULTS
 from mpp_jax.svm.targets import one_vs_rest_targets
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+    from sklearn.base import (
+        BaseEstimator,
+        ClassifierMixin,
+        ClassNamePrefixFeaturesOutMixin,
+        TransformerMixin,
+    )
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils import check_random_state
     from sklearn.utils.class_weight import compute_sample_weight
@@ -116,7 +121,8 @@ class LinearSVMClassifier(ClassifierMixin, BaseEstimator):
         if not info.converged.all():
             warnings.warn(
                 f"the relative duality gap is {info.relative_gap.max():.2g}, above tolerance="
-                f"{self.tolerance}, after max_iterations={self.max_iterations}",
+                f"{self.tolerance}, after {self.n_iter_} of max_iterations={self.max_iterations}; "
+                "features of unequal scales need more: scale them",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -136,11 +142,12 @@ class LinearSVMClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[index]
 
 
-class FisherVectorEncoder(TransformerMixin, BaseEstimator):
+class FisherVectorEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Descriptor sets to improved Fisher vectors: optional PCA, diagonal mixture, power and L2.
 
-    `X` is a list of sets (n_i, C), whose lengths may differ; a three-dimensional array
-    (N, n, C); or a matrix (N, C), each row being a set of one descriptor.
+    `X` is a list of sets (n_i, C), whose lengths may differ, or an array or pandas Series of
+    objects, or a generator of such; a three-dimensional array (N, n, C); or a matrix (N, C), each
+    row being a set of one descriptor.
 
     Args:
         n_components: Gaussians K of the mixture.
@@ -208,6 +215,15 @@ class FisherVectorEncoder(TransformerMixin, BaseEstimator):
         self.n_iter_ = int(info.iterations)
         return self
 
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        """Fit to the sets and return their Fisher vectors; a generator is read once."""
+        X = list(X) if isinstance(X, Iterator) else X
+        return self.fit(X, y).transform(X)
+
+    @property
+    def _n_features_out(self) -> int:
+        return 2 * self.gmm_.means.size
+
     def transform(self, X: Any) -> np.ndarray:
         """Return Fisher vectors (N, 2 K P) float32, in VLFeat's layout."""
         check_is_fitted(self)
@@ -234,6 +250,9 @@ class FisherVectorEncoder(TransformerMixin, BaseEstimator):
 
     def _sets(self, X: Any, *, reset: bool) -> list[np.ndarray]:
         """Return `X` as a list of float32 sets (n_i, C), checked."""
+        objects = str(getattr(X, "dtype", None)) == "object" and np.ndim(X) == 1
+        if isinstance(X, Iterator) or (objects and len(X) and np.ndim(next(iter(X))) == 2):
+            X = list(X)
         if isinstance(X, Sequence):
             is_sets = len(X) > 0 and all(np.ndim(s) == 2 for s in X)
         else:

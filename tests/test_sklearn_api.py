@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas
 import pytest
 from helpers.svm_reference import problem
 from sklearn.base import clone
@@ -141,3 +142,29 @@ def test_encoder_mistakes_are_named(pipeline):
         FisherVectorEncoder(200).fit(sets[:2])
     with pytest.raises(ValueError, match=r"3 features.*expecting 4"):
         pipeline[0].transform([s[:, :3] for s in sets])
+
+
+def test_sets_in_whatever_people_have(pipeline):
+    """Object arrays, Series, generators, frames as sets: all the same vectors."""
+    sets, _ = descriptor_sets()
+    encoder = pipeline[0]
+    wanted = encoder.transform(sets)
+    objects = np.empty(len(sets), object)
+    objects[:] = sets
+    series = pandas.Series(sets, index=[f"p{i}" for i in range(len(sets))])
+    frames = [pandas.DataFrame(s) for s in sets]
+    for given in (objects, series, (s for s in sets), iter(sets), frames, tuple(sets)):
+        np.testing.assert_array_equal(encoder.transform(given), wanted)
+    again = clone(encoder)
+    np.testing.assert_array_equal(again.fit_transform(s for s in sets), wanted)
+    np.testing.assert_array_equal(clone(encoder).fit(series).transform(objects), wanted)
+
+
+def test_names_of_features_and_pandas_output(pipeline):
+    sets, _ = descriptor_sets()
+    encoder = clone(pipeline[0]).set_output(transform="pandas").fit(sets)
+    frame = encoder.transform(sets)
+    assert list(frame.columns) == [f"fishervectorencoder{i}" for i in range(12)]
+    assert list(encoder.get_feature_names_out()) == list(frame.columns)
+    np.testing.assert_array_equal(frame.to_numpy(), pipeline[0].transform(sets))
+    assert frame.shape == encoder.fit_transform(iter(sets)).shape

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from mpp_jax.numerics import (
+    as_numbers,
     check_matrix,
     check_values,
     compensated_add,
@@ -159,7 +160,7 @@ class ChunkStream:
         first = next(chunks, None)
         if first is None:
             raise ValueError(f"{self.name} holds no row.")
-        check_matrix(first, f"each chunk of {self.name}")
+        check_matrix(np.asarray(first), f"each chunk of {self.name}")
         if not self.single_pass:
             return self, np.shape(first)[1]
         return ChunkStream(itertools.chain([first], chunks), self.rows, self.name), np.shape(first)[
@@ -226,8 +227,12 @@ def open_data(
     *,
     several_passes: bool = True,
 ) -> ArrayData | ChunkStream:
-    """Check and open an array (N, D) with an optional row `mask` (N,), or an iterable of chunks."""
+    """Check and open an array (N, D) with an optional row `mask` (N,), or an iterable of chunks.
+
+    Data frames and lists of rows are arrays too, see `mpp_jax.numerics.as_numbers`.
+    """
     rows = rows or default_rows()
+    x = as_numbers(x, name)
     if not (hasattr(x, "shape") and hasattr(x, "dtype")):
         if mask is not None:
             raise ValueError(f"mask goes with an array; leave masked rows out of chunks of {name}.")

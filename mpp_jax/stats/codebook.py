@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from mpp_jax.config import Encoder
-from mpp_jax.numerics import all_finite, l2_normalize
+from mpp_jax.numerics import all_finite, as_numbers, l2_normalize
 from mpp_jax.stats.em import EMInfo
 from mpp_jax.stats.gmm import fit_gmm
 from mpp_jax.stats.kmeans import KMeansInfo, fit_kmeans
@@ -114,8 +114,9 @@ def fit_codebook(
     Raises:
         ValueError: fewer descriptors than components or dimensions, or NaN among them.
     """
-    if x.ndim != 2:
-        raise ValueError(f"x must be (N, C) descriptors, got shape {x.shape}")
+    x = as_numbers(x, "x")
+    if np.ndim(x) != 2:
+        raise ValueError(f"x must be (N, C) descriptors, got shape {np.shape(x)}")
     check_sizes(x.shape[0], x.shape[1], config)
     x = jnp.asarray(x)
     if not _all_finite(x):

@@ -100,9 +100,9 @@ def fit_gmm(
 
     Args:
         key: PRNG key; the same key and data give the same mixture.
-        x: (N, D) array of any real dtype, which may be sharded over devices by rows; or an iterable
-            of such arrays (or a callable that returns one), read once per iteration in bounded
-            memory.
+        x: (N, D) array of any real dtype, which may be sharded over devices by rows, data frame or
+            list of rows; or an iterable of such arrays (or a callable that returns one), read once
+            per iteration in bounded memory.
         n_components: K.
         mask: (N,), rows where it is 0 or False are left out; arrays only.
         tolerance: stop when an M-step changes the mean log-likelihood (nats per descriptor) by

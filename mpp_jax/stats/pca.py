@@ -250,9 +250,9 @@ def fit_pca(
     """Fit principal components to the rows of `x`.
 
     Args:
-        x: (N, D) array of any real dtype, which may be sharded over devices by rows; or an iterable
-            of such arrays (or a callable that returns one). "eigh" and "subspace" read a stream
-            once, so there it may be a generator.
+        x: (N, D) array of any real dtype, which may be sharded over devices by rows, data frame or
+            list of rows; or an iterable of such arrays (or a callable that returns one). "eigh" and
+            "subspace" read a stream once, so there it may be a generator.
         n_components: P, at most min(N, D).
         whiten: scale the projections to variance 1.
         solver: "eigh", "subspace" or "randomized" (see the module); "auto" takes "eigh" up to D =

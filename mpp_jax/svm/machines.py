@@ -37,7 +37,6 @@ from mpp_jax.svm.gram import (
 from mpp_jax.svm.options import SVMOptions, loss_weights, resolve
 from mpp_jax.svm.targets import check_targets
 
-
 EXACT_ROWS = 16384
 """Up to this many vectors a Gram matrix may be made in float64 as well (2 GiB)."""
 

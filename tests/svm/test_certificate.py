@@ -1,4 +1,4 @@
-"""The certificate is that of the returned float32 machines, on the vectors, whatever their scale."""
+"""The certificate holds for the returned float32 machines, whatever the scale of the vectors."""
 
 import jax
 import numpy as np
