@@ -26,6 +26,7 @@ def status_of(error: KeyboardInterrupt) -> int:
 def obeyed() -> Iterator[None]:
     """Raise `KeyboardInterrupt` on SIGINT and `Terminated` on SIGTERM while the body runs.
 
+    One that arrives in a garbage collector callback, where exceptions are lost, is sent again.
     The process ends at once, as by a kill, where an exception would not arrive or be answered:
     while a module is imported (JAX's import runs callbacks that swallow exceptions, and nothing of
     ours is under way), and at the second signal.
@@ -44,6 +45,18 @@ def obeyed() -> Iterator[None]:
             os._exit(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
+    def swallowed(unraisable: "sys.UnraisableHookArgs") -> None:
+        """Send the signal again where its exception fell into a callback that cannot raise."""
+        nonlocal asked
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            hook(unraisable)
+            return
+        asked = 0
+        terminated = isinstance(unraisable.exc_value, Terminated)
+        number = signal.SIGTERM if terminated else signal.SIGINT
+        threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, swallowed
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     for number, old in zip(numbers, before, strict=True):
@@ -52,6 +65,7 @@ def obeyed() -> Iterator[None]:
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, old in zip(numbers, before, strict=True):
             signal.signal(number, signal.SIG_DFL if old is None else old)
 

@@ -149,6 +149,22 @@ def test_the_second_signal_is_obeyed_at_once() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_in_a_garbage_collectors_callback_is_not_lost(name: str, status: int) -> None:
+    """JAX has such a callback; what is raised there is printed and forgotten."""
+    body = (
+        "import gc; sent = []\n"
+        "    def send(*_):\n"
+        f"        if not sent: sent.append(1); os.kill(os.getpid(), signal.{name})\n"
+        "    gc.callbacks.append(send); gc.collect(); time.sleep(20)"
+    )
+    done = program(body, timeout=50)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        status,
+        ["interrupted; what was done is kept, run the command again"],
+    )
+
+
 def test_names_that_a_terminal_cannot_show_are_escaped() -> None:
     body = r"print('\u732b'); print('caf\udce9')"
     done = program(body, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
