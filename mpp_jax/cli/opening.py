@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 from mpp_jax.cli.console import Console, made_with
 from mpp_jax.cli.options import read_config
 from mpp_jax.data import Dataset, Item, open_dataset
+from mpp_jax.data.content import read_stream
 from mpp_jax.data.dataset import SPLITS
 from mpp_jax.data.features import Features
+from mpp_jax.data.folders import Walk
 from mpp_jax.files import expanded
 from mpp_jax.nets import Network, get_spec
 from mpp_jax.pooling import parse_all
@@ -69,15 +72,16 @@ def open_network(name: str, weights: str | None, dtype: str, console: Console) -
     return network
 
 
-def open_pictures(named: Sequence[str], files: Sequence[Path]) -> list[Item]:
+def open_pictures(named: Sequence[str], files: Sequence[Path], console: Console) -> list[Item]:
     """Return the pictures that the user names: files, pipes, folders, "-", and lists of them.
 
     Args:
         named: paths; "-" is one picture from standard input, a folder all files in it, sorted.
         files: lists with one of these a line; "-" is standard input.
+        console: hears of linked folders that were followed and of special files left out.
 
     Raises:
-        ValueError: none at all, or a list that cannot be read.
+        ValueError: none at all, or a list or folder that cannot be read.
     """
     names = [*named]
     for file in files:
@@ -90,10 +94,10 @@ def open_pictures(named: Sequence[str], files: Sequence[Path]) -> list[Item]:
     for name in names:
         place = Path(name)
         if name == "-":
-            items.append(Item("-", (), "test", read=sys.stdin.buffer.read))
+            read = partial(read_stream, sys.stdin.buffer, "-")
+            items.append(Item("-", (), "test", read=read))
         elif place.is_dir():
-            inside = sorted(path for path in place.rglob("*") if path.is_file())
-            items += [picture_item(0, path) for path in inside if not _is_hidden(path, place)]
+            items += [picture_item(0, path) for path in _inside(place, console)]
         else:
             items.append(picture_item(0, name))
     if not items:
@@ -101,8 +105,16 @@ def open_pictures(named: Sequence[str], files: Sequence[Path]) -> list[Item]:
     return items
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _inside(folder: Path, console: Console) -> list[Path]:
+    walk = Walk(folder)
+    try:
+        found = sorted(walk.files(folder))
+    except OSError as error:
+        raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    for note in walk.notes:
+        console.say(f"{folder}: {note}")
+    console.skipped([(str(folder), warning) for warning in walk.warnings])
+    return found
 
 
 def open_extras(options: dict[str, Any]) -> Extras:

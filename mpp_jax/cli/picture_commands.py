@@ -41,8 +41,9 @@ def predict(
     from mpp_jax.cli.console import Console
     from mpp_jax.cli.opening import open_pictures
 
-    items = open_pictures(pictures, lists)
-    return queries.predict(model, items, weights, method, top, as_json, Console(quiet))
+    console = Console(quiet)
+    items = open_pictures(pictures, lists, console)
+    return queries.predict(model, items, weights, method, top, as_json, console)
 
 
 @click.command()
@@ -99,8 +100,9 @@ def confidence(
     from mpp_jax.cli.opening import open_pictures
 
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    items = open_pictures(pictures, lists)
-    return queries.confidence(model, items, weights, method, names, Console(quiet), **options)
+    console = Console(quiet)
+    items = open_pictures(pictures, lists, console)
+    return queries.confidence(model, items, weights, method, names, console, **options)
 
 
 @click.command()
@@ -133,8 +135,9 @@ def search(
     from mpp_jax.cli.console import Console
     from mpp_jax.cli.opening import open_pictures
 
-    items = open_pictures(pictures, lists)
-    return queries.search(store, items, weights, method, top, as_json, Console(quiet))
+    console = Console(quiet)
+    items = open_pictures(pictures, lists, console)
+    return queries.search(store, items, weights, method, top, as_json, console)
 
 
 @click.command()

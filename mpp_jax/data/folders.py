@@ -32,7 +32,7 @@ def open_folder(root: Path, test_fraction: float, seed: int) -> Dataset:
         DataError: one line: what is wrong and how to mend it.
     """
     name = root.resolve().name or str(root)
-    walk = _Walk(root)
+    walk = Walk(root)
     try:
         present = {path.name: path for path in _class_folders(root)}
         if "train" in present and "test" in present:
@@ -77,8 +77,8 @@ def open_folder(root: Path, test_fraction: float, seed: int) -> Dataset:
 
 
 @dataclass
-class _Walk:
-    """What was met on the way through the class folders.
+class Walk:
+    """What was met on the way through folders of pictures.
 
     Attributes:
         root: all names below are relative to it.
@@ -212,7 +212,7 @@ def _loose_pictures(folder: Path) -> int:
     )
 
 
-def _folder_items(walk: _Walk, places: dict[str, Path]) -> tuple[list[str], list[Item]]:
+def _folder_items(walk: Walk, places: dict[str, Path]) -> tuple[list[str], list[Item]]:
     folders = {split: _class_folders(place) for split, place in places.items()}
     classes = sorted({folder.name for inside in folders.values() for folder in inside})
     label_of = {name: label for label, name in enumerate(classes)}

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mpp_jax.data import Item, Skipped
 from mpp_jax.data.content import ReadOnce, is_pipe
+from mpp_jax.data.decode import convert_picture
 from mpp_jax.describe.dense import DEFAULT
 from mpp_jax.nets import Network
 from mpp_jax.runs.provenance import Provenance, damage_reported
@@ -138,8 +139,7 @@ def picture_item(number: int, picture: Picture | Item) -> Item:
     if isinstance(picture, np.ndarray | bytes):
         return Item(f"picture {number}", (), "test", read=lambda: picture)
     if isinstance(picture, Image.Image):
-        upright = ImageOps.exif_transpose(picture)
-        return Item(f"picture {number}", (), "test", read=lambda: np.array(upright.convert("RGB")))
+        return Item(f"picture {number}", (), "test", read=lambda: convert_picture(picture))
     name = os.fspath(picture)
     if is_pipe(name):
         return Item(name, (), "test", read=ReadOnce(name))

@@ -153,3 +153,32 @@ def test_a_folder_without_pictures(done: Finished, tmp_path: Path) -> None:
     result = cli("predict", done.out / "model", tmp_path / "empty")
     assert result.exit_code == 1
     assert "skipped" in result.stderr
+
+
+def test_links_and_special_files_in_a_named_folder(done: Finished, tmp_path: Path) -> None:
+    model, red = done.out / "model", done.data / "test" / "red"
+    folder = shutil.copytree(red, tmp_path / "red")
+    (folder / "linked").symlink_to(red)
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.png")
+    result = cli("predict", model, folder, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)) == 2 * len(list(red.glob("*.png")))
+    for said in ("1 linked folder(s) followed: 'linked'", "'loop'", "left out: 'pipe.png'"):
+        assert said in result.stderr
+
+
+def test_empty_standard_input_is_skipped_by_name(done: Finished) -> None:
+    result = CliRunner().invoke(main, ["predict", str(done.out / "model"), "-"], input=b"")
+    assert result.exit_code == 1
+    assert "skipped -: empty (0 bytes)" in result.stderr
+
+
+def test_a_deep_pil_picture_is_read_as_its_file_is(done: Finished, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    model = load_model(done.out / "model")
+    with Image.open(tmp_path / "deep.png") as picture:
+        found = model.predict([picture, tmp_path / "deep.png"]).scores
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[0], found[1])
