@@ -26,6 +26,7 @@ from mpp_jax.cli.weight_commands import weights
 DATA_HELP = """
 DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
 --test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME.
+A list may have a header, then its columns stand in any order; ?label is unclear and not counted.
 """
 
 
