@@ -128,7 +128,8 @@ def encode(
     """Encode the pictures of DATA into vectors on disk.
 
     OUT holds manifest.json and shard-*.npy files that NumPy alone can read. An interrupted
-    encoding goes on where it stopped. Scales, layer and sizes are the codebook's.
+    encoding goes on where it stopped. Scales, layer and sizes are the codebook's. DATA may lack
+    training pictures (a folder with test/ alone) or labels (a folder of pictures, for `search`).
     """
     from mpp_jax.cli import opening, stages
     from mpp_jax.cli.console import Console
@@ -136,7 +137,7 @@ def encode(
     console = Console(quiet)
     extras = opening.open_extras(options)
     opening.check_outside(data, out, extras.cache)
-    dataset = opening.open_data(data, options, console)
+    dataset = opening.open_data(data, options, console, to_train=False)
     return stages.encode(
         dataset, codebook, out, console, weights=weights, pooling=pooling, extras=extras
     )

@@ -25,9 +25,12 @@ from mpp_jax.weights.load import load_network
 DATA_OPTIONS = ("test_fraction", "seed", "limit_per_class")
 
 
-def open_data(data: str, options: dict[str, Any], console: Console) -> Dataset:
+def open_data(
+    data: str, options: dict[str, Any], console: Console, *, to_train: bool = True
+) -> Dataset:
     """Open DATA with the options of `DATA_OPTIONS`, and say what is in it."""
-    dataset = open_dataset(data, **{name: options[name] for name in DATA_OPTIONS})
+    chosen = {name: options[name] for name in DATA_OPTIONS}
+    dataset = open_dataset(data, **chosen, to_train=to_train)
     train, test = len(dataset.split("train")), len(dataset.split("test"))
     console.say(
         f"{dataset.name}: {len(dataset.classes)} classes, {train} training pictures, {test} test"

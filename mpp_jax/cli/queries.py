@@ -122,9 +122,9 @@ def search(
     def lines(i: int) -> str:
         text = [f"{one_line(items[i].id)}:"]
         for neighbour in (_entry(n, store) for n in found[i]):
-            classes = ", ".join(neighbour["classes"])
+            classes = f"  ({', '.join(neighbour['classes'])})" if store.classes else ""
             place = one_line(neighbour["path"])
-            text.append(f"  {neighbour['similarity']:.4f}  {place}  ({classes})")
+            text.append(f"  {neighbour['similarity']:.4f}  {place}{classes}")
         return "\n".join(text)
 
     return _answer(items, skipped, made, entry, lines, as_json, console)

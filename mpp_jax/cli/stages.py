@@ -232,7 +232,7 @@ def encode(
     job = Job(data, network, chosen, out, weights, extras).settled()
     config, here = job.config, job.made
     check_methods(atoms_of(config), codebooks=codebooks, scales=config.pyramid.scales)
-    if here.pictures_sha256 != made.pictures_sha256:
+    if data.split("train") and here.pictures_sha256 != made.pictures_sha256:
         console.say(f"note: {codebook} was fitted to other training pictures than these")
     with exclusive(out):
         store = _encode(job, out, codebooks, _watched(job, console), Contents(), console)

@@ -150,14 +150,26 @@ def make_dataset(
     multi_label: bool,
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    to_train: bool = True,
 ) -> Dataset:
     """Check items against classes and build the dataset.
 
     Classes without any picture are dropped with a warning and the labels renumbered; training
     items move before test items, otherwise the order stays.
 
+    Args:
+        name: for messages and reports.
+        classes: names that labels index.
+        items: all pictures.
+        multi_label: whether a picture may carry any number of labels.
+        notes: as in `Dataset`.
+        warnings: as in `Dataset`.
+        to_train: whether a classifier is to be trained on it; False takes sets without training
+            pictures, without labels, and with classes that only test has.
+
     Raises:
-        DataError: no picture, no training picture, a class in test that training lacks.
+        DataError: no picture; to be trained on: no training picture, no label, or a class in
+            test that training lacks.
     """
     items = tuple(items)
     if not items:
@@ -165,20 +177,20 @@ def make_dataset(
     count = {split: Counter[int]() for split in SPLITS}
     for item in items:
         count[item.split].update(item.labels)
-    if not any(item.split == "train" for item in items):
+    if to_train and not any(item.split == "train" for item in items):
         raise DataError(f"{name}: no training picture, only test pictures")
     lacking = [classes[label] for label in sorted(count["test"].keys() - count["train"].keys())]
-    if lacking:
+    if lacking and to_train:
         raise DataError(
             f"{name}: test has {listed_classes(lacking)}, of which training has no picture; "
             "add training pictures, or take the class out of test"
         )
-    used = sorted(count["train"])
-    empty = [classes[label] for label in range(len(classes)) if label not in count["train"]]
+    used = sorted(count["train"].keys() | count["test"].keys())
+    empty = [classes[label] for label in range(len(classes)) if label not in used]
     warnings = list(warnings)
     if empty:
         warnings.append(f"{listed_classes(empty)} without any picture, left out")
-    if not used:
+    if to_train and not used:
         raise DataError(f"{name}: no picture carries a label")
     notes = list(notes)
     untested = [classes[label] for label in used if label not in count["test"]]
@@ -216,7 +228,8 @@ def limited_items(dataset: Dataset, limit: int, seed: int) -> tuple[Item, ...]:
     for split in SPLITS:
         groups: dict[int, list[str]] = {}
         for item in dataset.split(split):
-            for label in item.labels:
+            # A set without classes counts as one.
+            for label in item.labels if dataset.classes else (0,):
                 groups.setdefault(label, []).append(item.id)
         for ids in groups.values():
             kept.update(seeded_order(ids, seed, "limit")[:limit])

@@ -25,7 +25,7 @@ _PICTURE_SUFFIXES = frozenset(
 )
 
 
-def open_folder(root: Path, test_fraction: float, seed: int) -> Dataset:
+def open_folder(root: Path, test_fraction: float, seed: int, *, to_train: bool = True) -> Dataset:
     """Open a folder of class folders; see `mpp_jax.data.open_dataset`.
 
     Raises:
@@ -39,6 +39,8 @@ def open_folder(root: Path, test_fraction: float, seed: int) -> Dataset:
             places = {split: present[split] for split in SPLITS}
             others = sorted(present.keys() - set(SPLITS))
             notes = [f"folder {other!r} beside train and test ignored" for other in others]
+        elif not to_train and "test" in present:
+            places, notes = {"test": present["test"]}, []
         elif "train" in present or "test" in present:
             given, lacking = ("train", "test") if "train" in present else ("test", "train")
             raise DataError(
@@ -59,12 +61,20 @@ def open_folder(root: Path, test_fraction: float, seed: int) -> Dataset:
             if (loose := _loose_pictures(place))
         ]
         classes, items = _folder_items(walk, places)
+        labelled = bool(classes)
+        if not labelled and not to_train:
+            items = [
+                Item(path.relative_to(root).as_posix(), (), "test", path=path)
+                for place in places.values()
+                for path in sorted(walk.files(place))
+            ]
+            warnings, notes = [], [*notes, "no class folders: pictures without labels"]
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    if not classes:
+    if not classes and to_train:
         inside = "/<class>/*, ".join([*places]) + "/<class>/*" if len(places) > 1 else "<class>/*"
         raise DataError(f"{root}: no class folder; pictures are expected in {inside}")
-    if "" in places:
+    if "" in places and labelled:
         groups: dict[int, list[str]] = {}
         for item in items:
             groups.setdefault(item.labels[0], []).append(item.id)
@@ -73,7 +83,15 @@ def open_folder(root: Path, test_fraction: float, seed: int) -> Dataset:
         notes.append(f"seeded split, {test_fraction:g} of each class for test, seed {seed}")
     notes += walk.notes
     warnings += walk.warnings
-    return make_dataset(name, classes, items, multi_label=False, notes=notes, warnings=warnings)
+    return make_dataset(
+        name,
+        classes,
+        items,
+        multi_label=not labelled,
+        notes=notes,
+        warnings=warnings,
+        to_train=to_train,
+    )
 
 
 @dataclass

@@ -50,7 +50,7 @@ class _Columns(NamedTuple):
     number: int = 3
 
 
-def open_list(path: Path) -> Dataset:
+def open_list(path: Path, *, to_train: bool = True) -> Dataset:
     """Open a list; see the module docstring.
 
     Raises:
@@ -58,6 +58,8 @@ def open_list(path: Path) -> Dataset:
     """
     rows, notes = _rows(path)
     multi_label = any(len(row.labels) > 1 or row.unclear for row in rows)
+    if not to_train:
+        multi_label |= not all(row.labels for row in rows)
     classes = sorted({label for row in rows for label in (*row.labels, *row.unclear)})
     label_of = {name: label for label, name in enumerate(classes)}
     items: list[Item] = []
@@ -83,7 +85,9 @@ def open_list(path: Path) -> Dataset:
             f"{path}: none of its pictures ({len(items)}) exists; paths are relative to "
             f"{path.parent.resolve()}, the first is {items[0].id!r}"
         )
-    return make_dataset(path.stem, classes, items, multi_label=multi_label, notes=notes)
+    return make_dataset(
+        path.stem, classes, items, multi_label=multi_label, notes=notes, to_train=to_train
+    )
 
 
 def _picture(place: Path, parents: dict[str, str]) -> tuple[str, str]:

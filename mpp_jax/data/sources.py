@@ -20,12 +20,15 @@ def open_dataset(
     test_fraction: float = 0.2,
     seed: int = 0,
     limit_per_class: int | None = None,
+    to_train: bool = True,
 ) -> Dataset:
     """Open a data specification.
 
     * A folder with ``train/<class>/*`` and ``test/<class>/*``.
     * A folder with ``<class>/*``: a seeded, stratified split; every class keeps at least one
       training picture, and gives at least one test picture where it has two.
+    * If not ``to_train``: also a folder with ``test`` alone, and one without class folders, whose
+      pictures are then all test pictures without labels.
     * A CSV list ``path,label[;label],split`` (`mpp_jax.data.lists`).
     * ``tfds:NAME[:CONFIG]``, prepared data, read without TensorFlow (`mpp_jax.data.tfds_source`).
 
@@ -41,6 +44,8 @@ def open_dataset(
         seed: of the split and of ``limit_per_class``.
         limit_per_class: keep this many seeded pictures of each class in each split (of a
             multi-label set: every picture that some class keeps).
+        to_train: whether a classifier is to be trained on it. False, for sets that are encoded
+            with a finished codebook, allows those without training pictures or labels.
 
     Returns:
         The dataset.
@@ -57,13 +62,15 @@ def open_dataset(
     if text.startswith("tfds:"):
         from mpp_jax.data.tfds_source import open_tfds  # heavy import
 
-        dataset = open_tfds(text.removeprefix("tfds:"), test_fraction=test_fraction, seed=seed)
+        dataset = open_tfds(
+            text.removeprefix("tfds:"), test_fraction=test_fraction, seed=seed, to_train=to_train
+        )
     else:
         path = expanded(text)
         if path.is_dir():
-            dataset = open_folder(path, test_fraction, seed)
+            dataset = open_folder(path, test_fraction, seed, to_train=to_train)
         elif path.is_file():
-            dataset = open_list(path)
+            dataset = open_list(path, to_train=to_train)
         elif os.path.exists(path):
             raise DataError(f"{text}: neither a folder nor a regular file")
         else:

@@ -33,7 +33,9 @@ from mpp_jax.files import expanded
 _VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
 
 
-def open_tfds(name: str, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+def open_tfds(
+    name: str, *, test_fraction: float = 0.2, seed: int = 0, to_train: bool = True
+) -> Dataset:
     """Open a prepared dataset; no download, no TensorFlow.
 
     Args:
@@ -42,6 +44,7 @@ def open_tfds(name: str, *, test_fraction: float = 0.2, seed: int = 0) -> Datase
             environment variable ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
         test_fraction: share of test pictures where the dataset has no test or validation split.
         seed: of that choice.
+        to_train: whether it must have a split ``train``; see `mpp_jax.data.open_dataset`.
 
     Returns:
         The dataset; ids are ``<tfds split>/<record number>``.
@@ -59,7 +62,7 @@ def open_tfds(name: str, *, test_fraction: float = 0.2, seed: int = 0) -> Datase
         if split in builder.info.splits
     }
     notes: list[str] = []
-    if "train" not in parts:
+    if "train" not in parts and (to_train or not parts):
         raise DataError(f"tfds:{name}: no split 'train', only {_names(builder.info.splits)}")
     if any(_withheld(item) for item in parts.get("test", ())):
         del parts["test"]
@@ -67,12 +70,12 @@ def open_tfds(name: str, *, test_fraction: float = 0.2, seed: int = 0) -> Datase
     for split, items in parts.items():
         if any(_withheld(item) for item in items):
             raise DataError(f"tfds:{name}: split {split!r} has pictures without label (-1)")
-    train, test = parts["train"], parts.get("test")
+    train, test = parts.get("train", []), parts.get("test")
     if test is None:
         test = parts.get("validation")
         if test is not None:
             notes.append("no labelled split 'test', 'validation' is test")
-    elif "validation" in parts:
+    elif "validation" in parts and train:
         train = train + parts["validation"]
         notes.append("'train' and 'validation' together are training")
     if test is None:
@@ -88,7 +91,9 @@ def open_tfds(name: str, *, test_fraction: float = 0.2, seed: int = 0) -> Datase
         )
     items = [replace(item, split="train") for item in train]
     items += [replace(item, split="test") for item in test]
-    return make_dataset(title, classes, items, multi_label=multi_label, notes=notes)
+    return make_dataset(
+        title, classes, items, multi_label=multi_label, notes=notes, to_train=to_train
+    )
 
 
 def _has_config(builder: Any) -> bool:

@@ -224,13 +224,17 @@ def train(
     """Train one-vs-rest machines for every representation on the stored training vectors.
 
     Raises:
-        DataError: a class that no usable training picture has, or that all of them have.
+        DataError: no training picture, a class that none that is usable has, or that all have.
         StoreError: a representation that is not stored.
     """
     watcher = watcher or Watcher()
     config = made.config
     methods = tuple(methods or config.pooling)
     targets = store.targets("train")
+    if not store.classes or not len(targets):
+        raise DataError(
+            "the store has no training picture with a label; encode a set that has a training part"
+        )
     for name, column in zip(store.classes, targets.T, strict=True):
         if not (column > 0).any():
             raise DataError(
@@ -256,13 +260,18 @@ def score(model: Model, store: Store, *, watcher: Watcher | None = None) -> dict
     """Return {method: (N, L) scores} of the stored test vectors, L the store's classes.
 
     Raises:
-        DataError: a class that the model does not know, or no test picture.
+        DataError: a class that the model does not know, no classes at all, or no test picture.
     """
     unknown = [name for name in store.classes if name not in model.classes]
     if unknown:
         raise DataError(
             f"the store has {listed_classes(unknown)}, which the model does not know; encode and "
             "train on one set, or evaluate on some of the model's classes"
+        )
+    if not store.classes:
+        raise DataError(
+            "the store has no classes, its pictures carry no labels: evaluate needs labelled test "
+            "pictures (`search` and `predict` do not)"
         )
     columns = [model.classes.index(name) for name in store.classes]
     if not store.items("test"):
