@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from mpp_jax import files
-from mpp_jax.cli.errors import is_disk_full
 from mpp_jax.nets import NETWORKS, random_network
 from mpp_jax.nets.weight_files import WeightPlace
 from mpp_jax.storage.bundle import read_bundle, write_bundle
@@ -42,7 +41,7 @@ def full(place, write):
         write()
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(place)
-    assert is_disk_full(caught.value)
+    assert files.is_full(caught.value)
 
 
 def test_every_writer_on_a_full_disk(tiny, capfd):

@@ -14,7 +14,7 @@ def test_shared_data_has_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.delenv(machine.SHARED, raising=False)
     monkeypatch.chdir(tmp_path)
-    beside = REPOSITORY.parent / "shared" / "data" / "no such data"
+    beside = (REPOSITORY.parent / "shared").resolve() / "data" / "no such data"
     with pytest.raises(SystemExit, match="^error: " + re.escape(f"{beside} is not there: ")):
         machine.shared("no such data")
     (tmp_path / "here" / "data" / "scene15").mkdir(parents=True)
