@@ -13,7 +13,7 @@ from helpers import toy
 from helpers.toy_run import METHODS, Finished, finished_run, know_toy, tree_bytes
 
 from mpp_jax import load_model
-from mpp_jax.data import decode_picture
+from mpp_jax.data import Skipped, decode_picture
 from mpp_jax.files import seal
 from mpp_jax.nets import NETWORKS
 from mpp_jax.runs.model import Model, open_model, save_model
@@ -215,16 +215,15 @@ def test_encodings_that_are_not_finite_are_named(model: Model, done: Finished) -
     assert model.network is not None
     broken = jax.tree.map(lambda leaf: leaf * np.float32(1e30), model.network)
     ours = replace(model, network=broken).predict([done.data / "test/red/00.png"], "avg")
-    assert [tuple(entry) for entry in ours.skipped] == [
-        (0, str(done.data / "test/red/00.png"), "encoding is not finite")
-    ]
+    path = str(done.data / "test/red/00.png")
+    assert ours.skipped == (Skipped(0, path, "encoding is not finite"),)
     assert ours.ranked(0) == []
 
 
 @pytest.mark.parametrize(
     ("pictures", "method", "error", "message"),
     [
-        ("a.jpg", None, TypeError, "pictures must be a sequence of paths or arrays, got 'a.jpg'"),
+        ("a.jpg", None, TypeError, "pictures must be a sequence of pictures, got one: 'a.jpg'"),
         (["a.jpg"], "vlad", ValueError, "method: the model knows mpp, nfk, .*, not 'vlad'"),
         ([np.zeros((4, 4), np.uint8)], None, ValueError, r"must be \(H, W, 3\) uint8 RGB"),
         ([np.zeros((4, 4, 3))], None, ValueError, r"must be \(H, W, 3\) uint8 RGB.*float64"),
