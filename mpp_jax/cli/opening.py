@@ -81,7 +81,7 @@ def open_pictures(named: Sequence[str], files: Sequence[Path], console: Console)
     Args:
         named: paths; "-" is one picture from standard input, a folder all files in it, sorted.
         files: lists with one of these a line; "-" is standard input.
-        console: hears of linked folders that were followed and of special files left out.
+        console: hears of linked folders that were followed.
 
     Raises:
         ValueError: none at all, or a list or folder that cannot be read.
@@ -100,7 +100,7 @@ def open_pictures(named: Sequence[str], files: Sequence[Path], console: Console)
             read = partial(read_stream, sys.stdin.buffer, "-")
             items.append(Item("-", (), "test", read=read))
         elif place.is_dir():
-            items += [picture_item(0, path) for path in _inside(place, console)]
+            items += _inside(place, console)
         else:
             items.append(picture_item(0, name))
     if not items:
@@ -108,16 +108,16 @@ def open_pictures(named: Sequence[str], files: Sequence[Path], console: Console)
     return items
 
 
-def _inside(folder: Path, console: Console) -> list[Path]:
+def _inside(folder: Path, console: Console) -> list[Item]:
+    """Return the files in a folder; special ones too, which are skipped by name when decoded."""
     walk = Walk(folder)
     try:
-        found = sorted(walk.files(folder))
+        found = walk.files(folder) + [folder / name for name in walk.special]
     except OSError as error:
         raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from error
     for note in walk.notes:
         console.say(f"{folder}: {note}")
-    console.skipped([(str(folder), warning) for warning in walk.warnings])
-    return found
+    return [Item(str(path), (), "test", path=path) for path in sorted(found)]
 
 
 def open_extras(options: dict[str, Any]) -> Extras:

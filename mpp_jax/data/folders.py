@@ -37,10 +37,8 @@ def open_folder(root: Path, test_fraction: float, seed: int, *, to_train: bool =
         present = {path.name: path for path in _class_folders(root)}
         if "train" in present and "test" in present:
             places = {split: present[split] for split in SPLITS}
-            others = sorted(present.keys() - set(SPLITS))
-            notes = [f"folder {other!r} beside train and test ignored" for other in others]
         elif not to_train and "test" in present:
-            places, notes = {"test": present["test"]}, []
+            places = {"test": present["test"]}
         elif "train" in present or "test" in present:
             given, lacking = ("train", "test") if "train" in present else ("test", "train")
             raise DataError(
@@ -54,7 +52,9 @@ def open_folder(root: Path, test_fraction: float, seed: int, *, to_train: bool =
                 "the folders of a split are called train and test"
             )
         else:
-            places, notes = {"": root}, []
+            places = {"": root}
+        others = sorted(present.keys() - places.keys()) if "test" in places else []
+        notes = [f"folder {other!r} beside {' and '.join(places)} ignored" for other in others]
         warnings = [
             f"{loose} picture file(s) directly in {place}, outside the class folders, ignored"
             for place in places.values()
@@ -64,8 +64,8 @@ def open_folder(root: Path, test_fraction: float, seed: int, *, to_train: bool =
         labelled = bool(classes)
         if not labelled and not to_train:
             items = [
-                Item(path.relative_to(root).as_posix(), (), "test", path=path)
-                for place in places.values()
+                Item(path.relative_to(root).as_posix(), (), split or "test", path=path)
+                for split, place in places.items()
                 for path in sorted(walk.files(place))
             ]
             warnings, notes = [], [*notes, "no class folders: pictures without labels"]

@@ -26,6 +26,7 @@ def open_archive(
         WeightsError: damaged, or it declares more than the budget; the function raises it likewise.
     """
     try:
+        # NotImplementedError is zipfile's word for versions and compressions that it does not know.
         archive = zipfile.ZipFile(io.BytesIO(data))
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
         raise WeightsError(f"the {what} file is damaged: no readable zip archive") from error

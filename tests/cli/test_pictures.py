@@ -162,9 +162,11 @@ def test_links_and_special_files_in_a_named_folder(done: Finished, tmp_path: Pat
     (folder / "loop").symlink_to(folder)
     os.mkfifo(folder / "pipe.png")
     result = cli("predict", model, folder, "--json")
-    assert result.exit_code == 0, result.stderr
-    assert len(json.loads(result.stdout)) == 2 * len(list(red.glob("*.png")))
-    for said in ("1 linked folder(s) followed: 'linked'", "'loop'", "left out: 'pipe.png'"):
+    assert result.exit_code == 1
+    answers = {entry["path"]: entry for entry in json.loads(result.stdout)}
+    assert len(answers) == 2 * len(list(red.glob("*.png"))) + 1
+    assert "pipe" in answers[str(folder / "pipe.png")]["error"]
+    for said in ("1 linked folder(s) followed: 'linked'", "'loop'", f"skipped {folder}/pipe.png: "):
         assert said in result.stderr
 
 

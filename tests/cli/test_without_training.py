@@ -87,6 +87,22 @@ def test_a_list_without_labels(done: Finished, tmp_path: Path) -> None:
     assert data.targets("test").tolist() == [[-1.0]] * (len(paths) - 1) + [[1.0]]
 
 
+def test_splits_without_class_folders_stay_splits(tmp_path: Path) -> None:
+    for name in ("train", "test", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"")
+    data = open_dataset(tmp_path, to_train=False)
+    assert [(item.id, item.split) for item in data.items] == [
+        ("train/a.png", "train"),
+        ("test/a.png", "test"),
+    ]
+    assert "folder 'other' beside train and test ignored" in data.notes
+    shutil.rmtree(tmp_path / "train")
+    data = open_dataset(tmp_path, to_train=False)
+    assert [item.id for item in data.items] == ["test/a.png"]
+    assert "folder 'other' beside test ignored" in data.notes
+
+
 def test_a_folder_without_any_picture(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no picture found"):
         open_dataset(tmp_path, to_train=False)
