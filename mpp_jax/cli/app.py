@@ -109,6 +109,11 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 @click.argument("data")
 @click.option("--codebook", required=True, type=PATH, help="Folder that `fit` wrote.")
 @click.option("--out", required=True, type=PATH, help="Folder for the encodings.")
+@click.option(
+    "--append",
+    is_flag=True,
+    help="Add pictures that the encodings in OUT lack; DATA may hold nothing but them.",
+)
 @weights_option
 @pooling_option
 @plugin_option
@@ -122,6 +127,7 @@ def encode(
     out: Path,
     weights: str | None,
     pooling: tuple[str, ...] | None,
+    append: bool,
     quiet: bool,
     **options: Any,
 ) -> int:
@@ -130,6 +136,10 @@ def encode(
     OUT holds manifest.json and shard-*.npy files that NumPy alone can read. An interrupted
     encoding goes on where it stopped. Scales, layer and sizes are the codebook's. DATA may lack
     training pictures (a folder with test/ alone) or labels (a folder of pictures, for `search`).
+
+    Finished encodings follow DATA: pictures that were replaced are encoded again, those that are
+    gone are left out (their vectors stay, should they return), labels are taken as DATA has them.
+    New pictures join with --append, which leaves nothing out.
     """
     from mpp_jax.cli import opening, stages
     from mpp_jax.cli.console import Console
@@ -139,7 +149,14 @@ def encode(
     opening.check_outside(data, out, extras.cache)
     dataset = opening.open_data(data, options, console, to_train=False)
     return stages.encode(
-        dataset, codebook, out, console, weights=weights, pooling=pooling, extras=extras
+        dataset,
+        codebook,
+        out,
+        console,
+        weights=weights,
+        pooling=pooling,
+        extras=extras,
+        append=append,
     )
 
 

@@ -1,14 +1,14 @@
 """What the commands of the method's stages do, once the command line has been read."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from mpp_jax.cli.codebook_stage import check_same_pictures, codebooks_or_fit
 from mpp_jax.cli.console import DONE, Console, Skips, made_with, results_table
 from mpp_jax.cli.opening import open_network
-from mpp_jax.data import Dataset, decodable
+from mpp_jax.data import Dataset
 from mpp_jax.describe.extraction import ActivationSource
 from mpp_jax.describe.memory_cache import MemoryCache
 from mpp_jax.files import exclusive
@@ -18,22 +18,19 @@ from mpp_jax.report.map_section import MapGallery
 from mpp_jax.report.metrics_json import write_metrics
 from mpp_jax.report.page import check_results_place, write_report
 from mpp_jax.runs import pipeline
-from mpp_jax.runs.contents import Contents, joint_digest
+from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import MODEL, Model, open_model, save_model
 from mpp_jax.runs.provenance import (
-    CODEBOOK,
     CODEBOOK_OF_STORE,
     Provenance,
     check_same_run,
     check_store,
-    fit_settings,
-    fitted_on,
     load_codebooks,
+    names_digest,
     open_codebooks_of,
     save_codebooks,
 )
 from mpp_jax.runs.settings import (
-    CONFIG,
     NOTHING,
     Extras,
     Job,
@@ -44,10 +41,8 @@ from mpp_jax.runs.settings import (
 )
 from mpp_jax.runs.vectors import atoms_of, recipes_of, wanted_of
 from mpp_jax.stats.codebook import Codebooks
-from mpp_jax.stats.em import EMInfo
-from mpp_jax.storage.bundle import check_place, holds_bundle
+from mpp_jax.storage.bundle import check_place
 from mpp_jax.storage.store import Store
-from mpp_jax.storage.store_format import MANIFEST, read_manifest
 
 
 def run(job: Job, console: Console, *, maps: int = 0) -> int:
@@ -65,15 +60,15 @@ def _run(job: Job, console: Console, maps: int) -> int:
     codebooks: Codebooks = {}
     skips: Skips = []
     if recipes_of(job.config):
-        check_same_run(job.out, made)
-        _check_same_pictures(job, contents)
+        check_same_run(job.out, made, job.data)
+        check_same_pictures(job, contents)
         fitting = activations
         if job.extras.cache is None:
             later = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
             activations = cache = MemoryCache(activations, job.config.cache_bytes, later)
             fitting = cache.recorder
         place = job.out / "codebook"
-        codebooks, skips = _codebooks_or_fit(job, place, fitting, contents, console)
+        codebooks, skips = codebooks_or_fit(job, place, fitting, contents, console)
     store = _encode(job, job.out / "encodings", codebooks, activations, contents, console)
     write_config(job.out, made)
     console.wrote("encodings", store.path)
@@ -102,105 +97,6 @@ def _watched(job: Job, console: Console) -> ActivationSource:
     return job.activations
 
 
-def _check_same_pictures(job: Job, contents: Contents) -> None:
-    """Raise where encodings rest on a codebook of training pictures that have changed since."""
-    encodings = job.out / "encodings"
-    if not holds_bundle(job.out / "codebook") or not (encodings / MANIFEST).exists():
-        return
-    _, stored = read_manifest(encodings)
-    encoded = {item.id: item.sha256 for item in stored if item.sha256 is not None}
-    training = (item for item in job.data.split("train") if item.id in encoded)
-    changed = [i.id for i in training if contents.now(i) not in (None, encoded[i.id])]
-    if changed:
-        raise ValueError(
-            f"{job.out}: {len(changed)} training pictures changed since ({changed[0]} for one), "
-            "and its codebook rests on them; give a new folder or remove this one"
-        )
-
-
-def _codebooks_or_fit(
-    job: Job,
-    folder: Path,
-    activations: ActivationSource,
-    contents: Contents,
-    console: Console,
-) -> tuple[Codebooks, Skips]:
-    """Take the codebooks of the same settings that are in ``folder``, or fit and save them.
-
-    Where a training picture has changed, or can be read by now that they were fitted without, they
-    are fitted again, unless encodings rest on them; then it is among the pictures returned.
-
-    Returns:
-        The codebooks, and the pictures that could not be read for them.
-    """
-    made = job.made
-    check_place(folder, CODEBOOK)
-    if holds_bundle(folder):
-        codebooks, old = load_codebooks(folder)
-        if codebooks and fit_settings(old) == fit_settings(made):
-            without, digest = fitted_on(folder)
-            mended = _readable(job, [name for name, _ in without])
-            same = digest is None or digest == _digest_now(job, without, contents)
-            used = (folder.parent / "encodings" / MANIFEST).exists()
-            if used or (same and not mended):
-                console.say(f"codebook: taken from {folder}")
-                if not (folder / CONFIG).exists():  # killed right after the codebook was saved
-                    write_config(folder, old)
-                note = "it can be read by now, but encodings rest on the codebook; a new folder"
-                return codebooks, [
-                    (name, f"{reason} ({note} would use it)" if name in mended else reason)
-                    for name, reason in without
-                ]
-            why = "training pictures changed"
-            if mended:
-                why = f"{len(mended)} training pictures can be read by now ({mended[0]} for one)"
-            console.say(f"codebook: {why} since {folder} was fitted; it is fitted again")
-    skips: Skips = []
-    try:
-        codebooks, infos = pipeline.fit(
-            job.data,
-            job.network,
-            job.config,
-            activations=activations,
-            contents=contents,
-            watcher=console,
-            on_skip=lambda name, reason: skips.append((name, reason)),
-        )
-    except KeyboardInterrupt as error:
-        error.add_note("interrupted; a codebook is fitted in one go, and begun anew the next time")
-        if job.extras.cache is not None:
-            error.add_note(f"activations that were computed are kept in {job.extras.cache}")
-        raise
-    for key, info in infos.items():
-        steps = f"{'EM' if isinstance(info.em, EMInfo) else 'k-means'} {int(info.em.iterations)}"
-        console.say(
-            f"codebook {key}: {info.samples} descriptors, PCA keeps {info.explained:.1%} of their "
-            f"variance, {steps} steps{'' if info.em.converged else ' (limit reached)'}"
-        )
-    training = job.data.split("train")
-    digest = joint_digest(training, contents.read(training))
-    save_codebooks(folder, codebooks, made, skips, digest)
-    write_config(folder, made)
-    console.say(f"codebook of {made_with(made.network, made.weights_sha256)}")
-    console.wrote("codebook", folder)
-    return codebooks, skips
-
-
-def _digest_now(job: Job, without: Sequence[tuple[str, str]], contents: Contents) -> str | None:
-    """Return the joint digest of the training pictures now, but for those named."""
-    left_out = {name for name, _ in without}
-    items = [item for item in job.data.split("train") if item.id not in left_out]
-    digests = {item.id: contents.now(item) for item in items}
-    return joint_digest(items, {name: digest for name, digest in digests.items() if digest})
-
-
-def _readable(job: Job, names: Sequence[str]) -> list[str]:
-    """Return those of some training pictures that can be decoded now."""
-    chosen = set(names)
-    items = [item for item in job.data.split("train") if item.id in chosen]
-    return [item.id for item in items if decodable(item)]
-
-
 def fit(job: Job, console: Console) -> int:
     """Fit PCA and mixture only; those that the representations read, or the Fisher vector's."""
     job = job.settled()
@@ -208,7 +104,7 @@ def fit(job: Job, console: Console) -> int:
         names = ", ".join(job.config.pooling)
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
     with exclusive(job.out):
-        _, skips = _codebooks_or_fit(job, job.out, _watched(job, console), Contents(), console)
+        _, skips = codebooks_or_fit(job, job.out, _watched(job, console), Contents(), console)
     console.print_table()
     return console.skipped(skips + _dataset_skips(job.data))
 
@@ -222,8 +118,9 @@ def encode(
     weights: str | None = None,
     pooling: tuple[str, ...] | None = None,
     extras: Extras = NOTHING,
+    append: bool = False,
 ) -> int:
-    """Encode pictures into vectors on disk, with saved codebooks."""
+    """Encode pictures into vectors on disk, with saved codebooks; ``append`` adds new ones."""
     codebooks, made = load_codebooks(codebook)
     weights = made.find_weights(weights)
     network = open_network(made.network, weights, made.config.dtype, console)
@@ -232,10 +129,12 @@ def encode(
     job = Job(data, network, chosen, out, weights, extras).settled()
     config, here = job.config, job.made
     check_methods(atoms_of(config), codebooks=codebooks, scales=config.pyramid.scales)
-    if data.split("train") and here.pictures_sha256 != made.pictures_sha256:
+    other = here.pictures_sha256 != made.pictures_sha256
+    if data.split("train") and other and not append:
         console.say(f"note: {codebook} was fitted to other training pictures than these")
     with exclusive(out):
-        store = _encode(job, out, codebooks, _watched(job, console), Contents(), console)
+        activations = _watched(job, console)
+        store = _encode(job, out, codebooks, activations, Contents(), console, append=append)
     console.print_table()
     console.say(f"encodings of {made_with(here.network, here.weights_sha256)}")
     console.wrote("encodings", out)
@@ -249,6 +148,8 @@ def _encode(
     activations: ActivationSource,
     contents: Contents,
     console: Console,
+    *,
+    append: bool = False,
 ) -> Store:
     """Encode into a store, and put beside it what made it."""
     store = pipeline.encode_dataset(
@@ -260,10 +161,15 @@ def _encode(
         features=job.extras.features,
         activations=activations,
         contents=contents,
+        append=append,
         watcher=console,
     )
-    save_codebooks(folder / CODEBOOK_OF_STORE, codebooks, job.made)
-    write_config(folder, job.made)
+    made = job.made
+    if append:  # the store holds more than these data
+        digest = names_digest(i.id for i in store.all_items if i.split == "train")
+        made = replace(made, dataset=store.manifest["dataset"], pictures_sha256=digest)
+    save_codebooks(folder / CODEBOOK_OF_STORE, codebooks, made)
+    write_config(folder, made)
     return store
 
 

@@ -39,10 +39,9 @@ from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
 from mpp_jax.svm import SVMInfo, fit_svm, svm_scores
 
 
-def _blocks(items: Sequence[Item], dataset: Dataset) -> Iterator[list[Item]]:
+def _blocks(items: Sequence[Item], shard_of: Callable[[Item], int]) -> Iterator[list[Item]]:
     """Group items by shard and split: batches never reach beyond, whichever stage asks for them."""
-    number = {item.id: i // SHARD_SIZE for i, item in enumerate(dataset.items)}
-    for _, block in itertools.groupby(items, key=lambda item: (number[item.id], item.split)):
+    for _, block in itertools.groupby(items, key=lambda item: (shard_of(item), item.split)):
         yield list(block)
 
 
@@ -97,7 +96,7 @@ def fit(
             if on_skip is not None:
                 on_skip(entry.path, entry.reason)
 
-        for block in _blocks(items, dataset):
+        for block in _blocks(items, lambda item: place[item.id] // SHARD_SIZE):
             for batch in activations.describe(contents.watched(block), wants, skip):
                 where = np.array([place[block[i].id] if i >= 0 else -1 for i in batch.index])
                 for source, sample in samples.items():
@@ -143,12 +142,14 @@ def encode_dataset(
     features: Mapping[str, Features] | None = None,
     activations: ActivationSource | None = None,
     contents: Contents | None = None,
+    append: bool = False,
     watcher: Watcher | None = None,
 ) -> Store:
     """Encode all pictures into a store, resuming an unfinished one of the same settings.
 
     Pictures that an earlier run had to skip are tried again; where one can be read by now, or where
-    the content of one has changed since, its shard is encoded anew.
+    the content of one has changed since, its shard is encoded anew. Pictures that are gone, and
+    labels that are others, leave the vectors as they are (`mpp_jax.storage.store_list`).
 
     Args:
         dataset: pictures.
@@ -159,6 +160,7 @@ def encode_dataset(
         features: those that representations stack with, by name.
         activations: where they come from; None for the network itself.
         contents: the digests of pictures that were read already; None for a new one.
+        append: whether pictures that the store lacks join it.
         watcher: is shown how far the work is; None for a new one.
 
     Raises:
@@ -186,7 +188,10 @@ def encode_dataset(
         shard_size=SHARD_SIZE,
         mended=decodable,
         content=contents.now,
+        append=append,
     )
+    for note in writer.notes:
+        watcher.say(f"{folder}: {note}")
     if writer.changed:
         watcher.say(
             f"{len(writer.changed)} pictures changed since they were encoded ({writer.changed[0]} "
@@ -198,7 +203,7 @@ def encode_dataset(
         watcher.stage("encode pictures"),
         watcher.bar(total, "encode", "picture", initial=total - len(todo)) as bar,
     ):
-        for block in _blocks(todo, dataset):
+        for block in _blocks(todo, writer.shard_of):
 
             def skip(entry: Skipped, block: list[Item] = block) -> None:
                 writer.skip(block[entry.position], entry.reason)

@@ -12,9 +12,9 @@ is said here and nowhere else; whoever takes up earlier work compares by these f
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -32,7 +32,7 @@ from mpp_jax.storage.codebooks import (
     codebooks_from,
 )
 from mpp_jax.storage.store import Store, StoreError
-from mpp_jax.storage.store_format import MANIFEST, differences
+from mpp_jax.storage.store_format import MANIFEST, differences, read_manifest
 
 CODEBOOK = "mpp-jax-codebook"
 """The kind of a codebook's bundle."""
@@ -72,15 +72,13 @@ class Provenance:
             config: settings.
             weights: path of the weight file, where one was given.
         """
-        names = "\n".join(item.id for item in data.split("train"))
-        digest = hashlib.sha256(names.encode("utf-8", "surrogateescape"))
         place = None if weights is None else str(Path(weights).resolve())
         return cls(
             network.spec.name,
             network.weights_sha256,
             place,
             data.name,
-            digest.hexdigest(),
+            names_digest(item.id for item in data.split("train")),
             config,
             code_of(config, network.spec),
         )
@@ -146,6 +144,11 @@ class Provenance:
                 )
 
 
+def names_digest(names: Iterable[str]) -> str:
+    """Return the SHA-256 of a list of pictures by name, as `Provenance.pictures_sha256` is."""
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 # ------------------------------------------------------------------- what decides which result
 
 
@@ -193,19 +196,58 @@ def atoms_digest(codebooks: Codebooks, atoms: Sequence[Atom]) -> str | None:
 # ------------------------------------------------------------------------ taking up earlier work
 
 
-def check_same_run(out: Path, made: Provenance) -> None:
+def lost_pictures(encodings: Path, made: Provenance, data: Dataset) -> tuple[str, ...]:
+    """Return the training pictures of a codebook that the data lack, where nothing else differs.
+
+    They may be gone: what was fitted and encoded stands. Where others came, or one of them is a
+    test picture now, there is another set, and nothing is returned.
+
+    Args:
+        encodings: folder of the encodings that rest on the codebook; they know its pictures.
+        made: the codebook's provenance.
+        data: the data of today.
+    """
+    if not (encodings / MANIFEST).exists():
+        return ()
+    _, stored = read_manifest(encodings)
+    fitted = [item.id for item in stored if item.split == "train"]
+    here = {item.id for item in data.items}
+    left = [name for name in fitted if name in here]
+    same = [item.id for item in data.split("train")] == left
+    if not left or not same or names_digest(fitted) != made.pictures_sha256:
+        return ()
+    return tuple(name for name in fitted if name not in here)
+
+
+def same_fit(encodings: Path, old: Provenance, made: Provenance, data: Dataset) -> list[str]:
+    """Return how the settings that decide a codebook differ, pictures that are gone apart.
+
+    Args:
+        encodings: folder of the encodings that rest on the codebook, where there are any.
+        old: the codebook's provenance.
+        made: what it is to be made of now.
+        data: the pictures of `made`.
+    """
+    if lost_pictures(encodings, old, data):
+        old = replace(old, pictures_sha256=made.pictures_sha256)
+    return differences(fit_settings(old), fit_settings(made))
+
+
+def check_same_run(out: Path, made: Provenance, data: Dataset) -> None:
     """Raise where finished encodings would lose the codebook that they were made with.
 
     Args:
         out: folder of the run.
         made: what it is to be made of now.
+        data: the pictures of `made`.
 
     Raises:
         ValueError: the folder holds encodings by a codebook of other settings (they are named).
     """
-    if holds_bundle(out / "codebook") and (out / "encodings" / MANIFEST).exists():
+    encodings = out / "encodings"
+    if holds_bundle(out / "codebook") and (encodings / MANIFEST).exists():
         _, old = load_codebooks(out / "codebook")
-        found = differences(fit_settings(old), fit_settings(made))
+        found = same_fit(encodings, old, made, data)
         if found:
             raise ValueError(
                 f"{out}: holds a run of other settings: {'; '.join(found)}; "

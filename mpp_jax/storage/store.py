@@ -5,9 +5,10 @@ Layout::
     STORE/manifest.json
     STORE/shard-00000.METHOD.npy     float32 (rows, D), one file for each shard and method
 
-Shard s covers the items ``[s * shard_size, (s + 1) * shard_size)`` of the dataset, in their order;
-its rows are the pictures that could be encoded, in that same order. A shard none of whose pictures
-could be encoded has no files. ``manifest.json`` is one object::
+Shard s covers ``shard_size`` items, of a new store those of the dataset in their order, and each
+time that pictures are added (`mpp_jax.storage.store_list`) shards more; its rows are the pictures
+that could be encoded, in that same order. A shard none of whose pictures could be encoded has no
+files. ``manifest.json`` is one object::
 
     format            "mpp-jax-store"          version         1
     dataset           name                     classes         [class names]
@@ -17,7 +18,8 @@ could be encoded has no files. ``manifest.json`` is one object::
     methods           {METHOD: D}; D is null until the first picture is encoded
     shard_size        items of a shard         complete        no item is "pending"
     items             [{"id", "split": "train"|"test", "labels": [class indices],
-                        "ignored": [class indices], "status": "done"|"skipped"|"pending",
+                        "ignored": [class indices],
+                        "status": "done"|"skipped"|"pending"|"removed",
                         "reason": null or one line, "shard": s, "row": row or null,
                         "cause": "encoding", "sha256": of the picture's content}]
     arrays            {"shard-00000.METHOD.npy": SHA-256}
@@ -26,7 +28,8 @@ could be encoded has no files. ``manifest.json`` is one object::
 ``sha256`` is there where a picture is a file that could be encoded: resuming finds by it whether
 the file has changed, and makes its shard again. ``cause`` is there only where a picture was skipped
 although it could be decoded: its encoding is not finite. Resuming tries to decode the other skipped
-pictures again, and leaves these.
+pictures again, and leaves these. ``removed`` is what the data held no more when the store was
+last written; its row, where it has one, is still there, and serves again when the picture is back.
 
 A shard's files are written first, each under a temporary name and then renamed, and the manifest
 after them: whatever a kill leaves behind, every item that the manifest calls done is on disk. An
@@ -75,7 +78,7 @@ class Store:
     Attributes:
         path: its folder.
         manifest: the parsed ``manifest.json`` without its items.
-        all_items: every item in dataset order, done or skipped.
+        all_items: every item in the store's order, done, skipped or removed.
     """
 
     def __init__(
@@ -188,7 +191,7 @@ class Store:
 
     @cached_property
     def _rows_of(self) -> Counter[int]:
-        return Counter(item.shard for item in self.all_items if item.status == "done")
+        return Counter(item.shard for item in self.all_items if item.row is not None)
 
     def _shard(self, shard: int, method: str) -> np.ndarray:
         dimension = self.manifest["methods"][method]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -19,9 +19,10 @@ MANIFEST: Final = "manifest.json"
 NOT_FINITE: Final = "encoding"
 """Cause of a picture that was skipped although it could be decoded: its encoding is not finite."""
 
-_STATE = ("complete", "items", "arrays", "seal")
-"""Entries of a manifest that say how far a store is, not what it is."""
-_STATUSES = ("done", "skipped", "pending")
+_STATE = ("complete", "items", "arrays", "seal", "dataset", "classes", "multi_label")
+"""Entries of a manifest that say how far a store is, and of which pictures; vectors do not rest on
+them (`mpp_jax.storage.store_list`)."""
+_STATUSES = ("done", "skipped", "pending", "removed")
 
 
 class StoreError(ValueError):
@@ -43,19 +44,16 @@ class StoredItem:
     cause: str | None = None
     sha256: str | None = None
 
+    @classmethod
+    def pending(cls, item: Item, shard: int) -> Self:
+        """Return the entry of an item that is not encoded yet."""
+        return cls(item.id, item.split, item.labels, item.ignored, "pending", None, shard, None)
 
-def pending_record(item: Item, shard: int) -> dict[str, Any]:
-    """Return the manifest entry of an item that is not encoded yet."""
-    return {
-        "id": item.id,
-        "split": item.split,
-        "labels": list(item.labels),
-        "ignored": list(item.ignored),
-        "status": "pending",
-        "reason": None,
-        "shard": shard,
-        "row": None,
-    }
+    def record(self) -> dict[str, Any]:
+        """Return it as the manifest has it."""
+        values = {**self.__dict__, "labels": list(self.labels), "ignored": list(self.ignored)}
+        optional = ("cause", "sha256")
+        return {k: v for k, v in values.items() if v is not None or k not in optional}
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +23,12 @@ from mpp_jax.storage.store_format import (
     StoredItem,
     StoreError,
     differences,
-    pending_record,
     read_manifest,
     read_shard,
     shard_name,
     with_seal,
 )
+from mpp_jax.storage.store_list import take_up
 
 SHARD_SIZE: Final = 256
 """Items of a shard unless told otherwise."""
@@ -62,6 +64,7 @@ class StoreWriter:
         remaining: items still to do when the store was opened: those of all incomplete shards.
         shard_size: items of a shard.
         changed: ids of pictures whose content is not what was encoded; their shards remain to do.
+        notes: what else the data have that the store had not, one line each (`store_list`).
     """
 
     def __init__(
@@ -77,11 +80,13 @@ class StoreWriter:
         shard_size: int = SHARD_SIZE,
         mended: Callable[[Item], bool] = lambda item: False,
         content: Callable[[Item], str | None] = lambda item: None,
+        append: bool = False,
     ) -> None:
         """Create the folder and its manifest, or resume.
 
         Args:
-            path: folder of the store; new, empty, or a store of the very same configuration.
+            path: folder of the store; new, empty, or a store of the very same configuration, of
+                these pictures or of more (see `store_list`).
             dataset: what will be encoded.
             methods: names of the stored representations: letters, digits, ``_``, ``-``, ``.``, and
                 a layer in parentheses.
@@ -92,13 +97,13 @@ class StoreWriter:
             shard_size: items of a shard: what an interruption loses at most.
             mended: whether a picture that an earlier run had to skip can be decoded now; a shard
                 with such a picture is done again.
-
             content: SHA-256 of a picture's content now, None where it cannot be had; a shard with
                 a picture that changed is done again.
+            append: whether pictures that the store lacks join it, in shards of their own.
 
         Raises:
             StoreError: the folder holds something else, or a store of another configuration (the
-                message names what differs).
+                message names what differs) or of other pictures.
             ValueError: a bad method name, repeated ids, or ``shard_size < 1``.
         """
         if shard_size < 1:
@@ -110,9 +115,8 @@ class StoreWriter:
             raise ValueError(f"methods must be one or more different names, got {list(methods)}")
         self.path = Path(path)
         self.shard_size = shard_size
-        self._dataset_items = dataset.items
-        self._number = {item.id: number for number, item in enumerate(dataset.items)}
-        if len(self._number) != len(dataset.items):
+        self._items = {item.id: item for item in dataset.items}
+        if len(self._items) != len(dataset.items):
             raise ValueError("the dataset has repeated item ids")
         self._header: dict[str, Any] = {
             "format": FORMAT,
@@ -127,23 +131,25 @@ class StoreWriter:
             "methods": dict.fromkeys(methods, None),
             "shard_size": shard_size,
         }
-        self._records = [
-            pending_record(item, number // shard_size) for number, item in enumerate(dataset.items)
+        self._stored = [
+            StoredItem.pending(item, number // shard_size)
+            for number, item in enumerate(dataset.items)
         ]
         self._arrays: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         self.changed: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
         # Finished, but of a shard that is not complete yet: vectors by method, or why none.
         self._waiting: dict[int, dict[str, np.ndarray] | _Skip] = {}
-        self._open_or_create(mended, content)
-        self.remaining: tuple[Item, ...] = tuple(
-            item
-            for item, record in zip(dataset.items, self._records, strict=True)
-            if record["status"] == "pending"
-        )
-        self._left = [0] * -(-len(self._records) // shard_size)
-        for record in self._records:
-            self._left[record["shard"]] += record["status"] == "pending"
+        self._open_or_create(dataset, mended, content, append)
+        self._number = {item.id: number for number, item in enumerate(self._stored)}
+        pending = [item for item in self._stored if item.status == "pending"]
+        self.remaining: tuple[Item, ...] = tuple(self._items[item.id] for item in pending)
+        self._left = Counter(item.shard for item in pending)
+
+    def shard_of(self, item: Item) -> int:
+        """Return the number of the shard that a picture is or will be in."""
+        return self._stored[self._number[item.id]].shard
 
     def __enter__(self) -> Self:
         return self
@@ -204,17 +210,16 @@ class StoreWriter:
         number = self._number.get(identity)
         if number is None:
             raise ValueError(f"no item {identity!r} in this store")
-        record = self._records[number]
-        if number in self._waiting or record["status"] != "pending":
+        stored = self._stored[number]
+        if number in self._waiting or stored.status != "pending":
             raise ValueError(f"item {identity!r} was finished before")
         self._waiting[number] = value
-        self._left[record["shard"]] -= 1
-        if not self._left[record["shard"]]:
-            self._write_shard(record["shard"])
+        self._left[stored.shard] -= 1
+        if not self._left[stored.shard]:
+            self._write_shard(stored.shard)
 
     def _write_shard(self, shard: int) -> None:
-        first = shard * self.shard_size
-        numbers = range(first, min(first + self.shard_size, len(self._records)))
+        numbers = sorted(n for n in self._waiting if self._stored[n].shard == shard)
         values = [self._waiting.pop(number) for number in numbers]
         encoded = [value for value in values if not isinstance(value, _Skip)]
         for method in self._header["methods"] if encoded else ():
@@ -224,28 +229,30 @@ class StoreWriter:
             self._arrays[name] = file_digest(self.path / name)
         row = 0
         for number, value in zip(numbers, values, strict=True):
+            stored = self._stored[number]
             if isinstance(value, _Skip):
-                self._records[number].update(status="skipped", reason=value.reason)
-                if value.cause is not None:
-                    self._records[number]["cause"] = value.cause
+                new = replace(stored, status="skipped", reason=value.reason, cause=value.cause)
             else:
-                record = self._records[number]
-                record.update(status="done", row=row)
-                if record["id"] in self._digests:
-                    record["sha256"] = self._digests.pop(record["id"])
+                digest = self._digests.pop(stored.id, None)
+                new = replace(stored, status="done", row=row, sha256=digest)
                 row += 1
+            self._stored[number] = new
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        done = not any(record["status"] == "pending" for record in self._records)
+        done = not any(item.status == "pending" for item in self._stored)
         state = {"complete": done, "arrays": dict(sorted(self._arrays.items()))}
         head = json.dumps(self._header | state, indent=1)
-        lines = ",\n".join("  " + json.dumps(record) for record in self._records)
+        lines = ",\n".join("  " + json.dumps(item.record()) for item in self._stored)
         text = f'{head[: -len(chr(10) + "}")]},\n "items": [\n{lines}\n ]\n}}\n'
         write_file(self.path / MANIFEST, with_seal(text))
 
     def _open_or_create(
-        self, mended: Callable[[Item], bool], content: Callable[[Item], str | None]
+        self,
+        dataset: Dataset,
+        mended: Callable[[Item], bool],
+        content: Callable[[Item], str | None],
+        append: bool,
     ) -> None:
         if not (self.path / MANIFEST).exists():
             above = (self.path, *self.path.absolute().parents)
@@ -257,65 +264,66 @@ class StoreWriter:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_manifest()
             return
-        header, items = read_manifest(self.path)
+        header, stored = read_manifest(self.path)
         found = differences(header, self._header)
-        if [(i.id, i.split, i.labels, i.ignored) for i in items] != [
-            (i.id, i.split, tuple(i.labels), tuple(i.ignored)) for i in self._dataset_items
-        ]:
-            found.append(
-                f"the list of pictures or labels ({len(items)} there, {len(self._records)} now)"
-            )
         if found:
             raise StoreError(
                 f"{self.path}: made with another configuration: {'; '.join(found)}; "
                 "give a new folder or remove this one"
             )
-        self._header["methods"] = header["methods"]
-        dataset = zip(items, self._dataset_items, strict=True)
-        self.changed = tuple(
-            item.id
-            for item, now in dataset
-            if item.sha256 is not None and content(now) not in (None, item.sha256)
+        size = self.shard_size
+        now = take_up(
+            self.path, header, stored, dataset, shard_size=size, append=append, content=content
         )
-        self._resume(items, header.get("arrays", {}), mended)
-
-    def _resume(
-        self,
-        items: tuple[StoredItem, ...],
-        arrays: Mapping[str, str],
-        mended: Callable[[Item], bool],
-    ) -> None:
-        """Take over the shards that are complete and as they were written."""
+        self.changed, self.notes = now.changed, now.notes
+        pictures = {
+            "dataset": now.dataset,
+            "classes": list(now.classes),
+            "multi_label": now.multi_label,
+        }
+        other = now.stored != stored or any(header[name] != pictures[name] for name in pictures)
+        self._header |= pictures | {"methods": header["methods"]}
+        self._stored = [*now.stored]
         remove_leftovers(self.path, seconds=0)
+        self._resume(header.get("arrays", {}), mended)
+        if other:
+            self._write_manifest()
+
+    def _resume(self, arrays: Mapping[str, str], mended: Callable[[Item], bool]) -> None:
+        """Take over the shards that are complete and as they were written."""
         changed = set(self.changed)
-        for first in range(0, len(items), self.shard_size):
-            block = items[first : first + self.shard_size]
-            shard, rows = block[0].shard, sum(item.status == "done" for item in block)
+        shards: dict[int, list[int]] = {}
+        for number, item in enumerate(self._stored):
+            shards.setdefault(item.shard, []).append(number)
+        for shard, numbers in shards.items():
+            block = [self._stored[number] for number in numbers]
+            rows = sum(item.row is not None for item in block)
             methods = self._header["methods"].items() if rows else ()
             files = [(method, shard_name(shard, method), size) for method, size in methods]
-            intact = (
-                all(item.status != "pending" for item in block)
-                and all(
-                    read_shard(self.path, shard, method, rows, dimension, arrays.get(name))
-                    is not None
-                    for method, name, dimension in files
-                )
-                and not any(
-                    mended(self._dataset_items[first + place])
-                    for place, item in enumerate(block)
-                    if item.status == "skipped" and item.cause is None
-                )
-                and not any(item.id in changed for item in block)
+            sound = all(item.status != "pending" for item in block) and all(
+                read_shard(self.path, shard, method, rows, dimension, arrays.get(name)) is not None
+                for method, name, dimension in files
             )
-            if intact:
+            absent = [i.id for i in block if i.id not in self._items and i.status != "removed"]
+            if absent and not sound:
+                raise StoreError(
+                    f"{self.path}: shard {shard} is missing or damaged, and the data given lack "
+                    f"{len(absent)} of its pictures ({absent[0]} for one); give the data that hold "
+                    "them, or all together"
+                )
+            again = any(item.id in changed for item in block) or any(
+                mended(self._items[item.id])
+                for item in block
+                if item.status == "skipped" and item.cause is None and item.id in self._items
+            )
+            if sound and (absent or not again):
                 # Digests of shards that an earlier version of this program wrote are added.
                 self._arrays |= {
                     name: arrays.get(name) or file_digest(self.path / name) for _, name, _ in files
                 }
-            for record, item in zip(self._records[first:], block, strict=False):
-                if intact:
-                    record.update(status=item.status, reason=item.reason, row=item.row)
-                    if item.cause is not None:
-                        record["cause"] = item.cause
-                    if item.sha256 is not None:
-                        record["sha256"] = item.sha256
+                continue
+            for number, item in zip(numbers, block, strict=True):
+                status = "removed" if item.status == "removed" else "pending"
+                self._stored[number] = replace(
+                    item, status=status, reason=None, row=None, cause=None, sha256=None
+                )

@@ -1,0 +1,158 @@
+"""Data that change after they were encoded: what is gone, moved, relabelled or new."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import toy
+from helpers.toy_cli import cli, ok, refused
+from helpers.toy_run import OPTIONS, Finished, finished_run, know_toy, store_bytes
+
+from mpp_jax.runs.provenance import load_codebooks
+from mpp_jax.storage.store import Store
+
+
+@pytest.fixture(autouse=True)
+def toy_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    know_toy(monkeypatch)
+
+
+@pytest.fixture
+def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return finished_run(tmp_path_factory)
+
+
+@pytest.fixture
+def data(done: Finished, tmp_path: Path) -> Path:
+    return shutil.copytree(done.data, tmp_path / "data")
+
+
+def run_command(data: Path, out: Path, done: Finished) -> list[Any]:
+    return ["run", data, "--out", out, *OPTIONS, "--weights", done.weights, "--pooling", "mpp,avg"]
+
+
+def encode_command(data: Path, out: Path, done: Finished) -> list[Any]:
+    book = done.out / "codebook"
+    return ["encode", data, "--codebook", book, "--pooling", "mpp,avg", "--out", out]
+
+
+def pictures(out: Path) -> dict[str, Any]:
+    return json.loads((out / "metrics.json").read_text())["pictures"]
+
+
+def test_a_run_survives_pictures_that_are_gone_and_a_folder_that_moved(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ok(*run_command(data, out, done))
+    before = store_bytes(out / "encodings")
+    moved = Path(shutil.move(data, tmp_path / "elsewhere"))
+    assert "are not among" not in ok(*run_command(moved, out, done)).stderr
+    assert json.loads((out / "metrics.json").read_text())["data"] == "elsewhere"
+    kept = (moved / "train/red/03.png").read_bytes()
+    (moved / "train/red/03.png").unlink()
+    (moved / "test/blue/00.png").unlink()
+    for _ in range(2):
+        said = ok(*run_command(moved, out, done)).stderr
+        assert "fitted to 1 pictures more, which are gone (train/red/03.png for one)" in said
+        assert pictures(out) == {"train": 14, "test": 8, "skipped": []}
+    (moved / "train/red/03.png").write_bytes(kept)
+    shutil.copy(done.data / "test/blue/00.png", moved / "test/blue/00.png")
+    assert "among the data again" in ok(*run_command(moved, out, done)).stderr
+    after = store_bytes(out / "encodings")
+    assert {n for n in before if before[n] != after[n]} == {"manifest.json"}  # the folder's name
+    # Vectors were never made again, and the codebook is the first one.
+    assert "now " in refused(*run_command(moved, out, done), "--pca", "5")
+
+
+def test_training_pictures_that_became_test_pictures_are_another_set(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ok(*run_command(data, out, done))
+    shutil.move(data / "train/red/03.png", data / "test/red/99.png")
+    assert "`encode --append` adds them" in refused(*run_command(data, out, done))
+    shutil.copy(data / "test/red/99.png", data / "train/red/77.png")
+    line = refused(*run_command(data, out, done))
+    assert "training pictures' sha256 was" in line
+
+
+def test_encodings_grow_by_new_pictures(done: Finished, data: Path, tmp_path: Path) -> None:
+    """From a folder of new pictures alone; searched, trained on and scored with the others."""
+    store, new = tmp_path / "store", toy.write_folder(tmp_path / "new", train=1, test=2, seed=7)
+    for path in sorted(new.rglob("*.png")):
+        path.rename(path.with_name(f"new-{path.name}"))
+    ok(*encode_command(data, store, done))
+    before = store_bytes(store)
+    said = ok(*encode_command(new, store, done), "--append").stderr
+    assert "9 pictures (train/blue/new-00.png for one) are new, and join the store" in said
+    after = store_bytes(store)
+    assert {name: after[name] for name in before if name != "manifest.json"} == {
+        name: content for name, content in before.items() if name != "manifest.json"
+    }
+    grown = Store.open(store)
+    assert (len(grown.items("train")), len(grown.items("test"))) == (18, 15)
+    ok(*encode_command(new, tmp_path / "alone", done))
+    alone = Store.open(tmp_path / "alone")
+    for split in ("train", "test"):
+        number = len(alone.items(split))
+        np.testing.assert_array_equal(
+            grown.vectors("mpp", split)[-number:], alone.vectors("mpp", split)
+        )
+    assert load_codebooks(store / "codebook")[1].dataset == data.name
+    found = ok("search", store, new / "test/red/new-00.png", "--weights", done.weights, "--json")
+    assert json.loads(found.stdout)[0]["neighbours"][0]["path"] == "test/red/new-00.png"
+    ok("train", store, "--out", tmp_path / "model")
+    ok("evaluate", tmp_path / "model", store, "--out", tmp_path / "results")
+    assert pictures(tmp_path / "results") == {"train": 18, "test": 15, "skipped": []}
+    # Once more is no more; the first folder, without --append, is the store's again.
+    ok(*encode_command(new, store, done), "--append")
+    assert store_bytes(store) == after
+    assert "9 pictures (train/blue/new-00.png for one) are not among the data" in (
+        ok(*encode_command(data, store, done)).stderr
+    )
+    assert len(Store.open(store).items("test")) == 9
+
+
+def test_append_begins_a_store_too(done: Finished, data: Path, tmp_path: Path) -> None:
+    ok(*encode_command(data, tmp_path / "a", done), "--append")
+    ok(*encode_command(data, tmp_path / "b", done))
+    assert store_bytes(tmp_path / "a") == store_bytes(tmp_path / "b")
+
+
+def test_a_broken_new_picture_is_skipped_and_tried_again(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    ok(*encode_command(data, store, done))
+    (data / "test/red/new.png").write_bytes(b"no picture")
+    for _ in range(2):
+        said = cli(*encode_command(data, store, done), "--append")
+        assert said.exit_code == 1
+        assert "test/red/new.png" in said.stderr
+    shutil.copy(data / "test/red/01.png", data / "test/red/new.png")
+    ok(*encode_command(data, store, done), "--append")
+    red = Store.open(store).vectors("mpp", "test")
+    np.testing.assert_allclose(
+        red[-1],
+        red[[i.id for i in Store.open(store).items("test")].index("test/red/01.png")],
+        atol=1e-6,
+    )
+
+
+def test_corrected_labels_reach_a_finished_store(done: Finished, tmp_path: Path) -> None:
+    paths = [*sorted((done.data / "train").rglob("*.png")), *sorted(done.data.glob("test/*/*"))]
+    rows = [[str(p), p.parent.name, p.parent.parent.name] for p in paths]
+    table, store = tmp_path / "list.csv", tmp_path / "store"
+    table.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    ok(*encode_command(table, store, done))
+    before = store_bytes(store)
+    rows[0][1] = "crimson"
+    table.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    assert "of other classes or another split" in ok(*encode_command(table, store, done)).stderr
+    assert Store.open(store).classes == ("blue", "crimson", "green", "red")
+    after = store_bytes(store)
+    assert [name for name in before if before[name] != after[name]] == ["manifest.json"]

@@ -1,0 +1,297 @@
+"""Stores whose pictures are not what they were: gone, back, new, renamed, of other classes."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.store_samples import dataset, fill, refusal, same_files, vectors_of, writer_of
+
+from mpp_jax.data import Dataset, Item
+from mpp_jax.storage.store import Store
+from mpp_jax.storage.store_format import read_manifest
+
+
+def known(items, version="1"):
+    """Digests of contents, as whoever read the pictures leaves them."""
+    return {item.id: f"{version}{item.id}" for item in items}
+
+
+def content_of(version="1"):
+    return lambda item: f"{version}{item.id}"
+
+
+def encoded(path, data=None, **changes):
+    """A finished store that knows its pictures' contents."""
+    writer = writer_of(path, data, content=content_of(), **changes)
+    writer.put(writer.remaining, vectors_of(writer.remaining), known(writer.remaining))
+    return writer
+
+
+def without(data, *ids, **changes):
+    return replace(data, items=tuple(i for i in data.items if i.id not in ids), **changes)
+
+
+def files_of(path):
+    return {name: (path / name).read_bytes() for name in os.listdir(path)}
+
+
+@pytest.fixture
+def finished(tmp_path):
+    path = tmp_path / "finished"
+    encoded(path)
+    return path
+
+
+# --- gone, and back ------------------------------------------------------------------------------
+
+
+def test_pictures_that_are_gone_are_not_read_and_return(finished):
+    before = files_of(finished)
+    gone = ("train/001.jpg", "train/004.jpg", "test/000.jpg")
+    writer = writer_of(finished, without(dataset(), *gone), content=content_of())
+    assert writer.remaining == ()
+    assert writer.notes == (
+        "3 pictures (train/001.jpg for one) are not among the data any more; what was encoded is "
+        "kept, and not used",
+    )
+    store = Store.open(finished)
+    for split in ("train", "test"):
+        left = [item for item in dataset().split(split) if item.id not in gone]
+        assert [item.id for item in store.items(split)] == [item.id for item in left]
+        np.testing.assert_array_equal(store.vectors("mpp", split), vectors_of(left)["mpp"])
+        np.testing.assert_array_equal(store.labels(split), [item.labels[0] for item in left])
+    again = writer_of(finished, without(dataset(), *gone), content=content_of())
+    assert (again.remaining, again.notes) == ((), ())
+    back = writer_of(finished, content=content_of())
+    assert back.remaining == ()
+    assert "3 pictures (train/001.jpg for one) are among the data again" in back.notes
+    assert files_of(finished) == before
+
+
+def test_one_that_returns_with_another_content_is_encoded_again(finished):
+    gone = without(dataset(), "test/005.jpg")
+    writer_of(finished, gone, content=content_of())
+    back = writer_of(finished, content=lambda i: "9" if i.id == "test/005.jpg" else f"1{i.id}")
+    assert [item.id for item in back.remaining] == ["test/005.jpg"]  # its shard has no other
+
+
+def test_a_skipped_picture_that_is_gone_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "s"
+    fill(writer_of(path))
+    writer_of(path, without(dataset(), "train/002.jpg"))
+    assert [item.id for item in Store.open(path).skipped] == ["test/004.jpg"]
+    back = writer_of(path)  # it is tried again with its shard
+    assert [item.id for item in back.remaining] == [i.id for i in dataset().items[:4]]
+    fill(back)
+    fill(writer_of(tmp_path / "fresh"))
+    same_files(path, tmp_path / "fresh")
+
+
+def test_a_damaged_shard_is_made_again_without_what_is_gone(finished):
+    (finished / "shard-00000.mpp.npy").unlink()
+    left = without(dataset(), "train/001.jpg")
+    writer = writer_of(finished, left, content=content_of())
+    assert [i.id for i in writer.remaining] == ["train/000.jpg", "train/002.jpg", "train/003.jpg"]
+    writer.put(writer.remaining, vectors_of(writer.remaining), known(writer.remaining))
+    store = Store.open(finished)
+    np.testing.assert_array_equal(
+        store.vectors("mpp", "train"), vectors_of(left.split("train"))["mpp"]
+    )
+    assert [i.row for i in store.all_items[:4]] == [0, None, 1, 2]
+    back = writer_of(finished, content=content_of())
+    assert len(back.remaining) == 4
+    back.put(back.remaining, vectors_of(back.remaining), known(back.remaining))
+    assert Store.open(finished).all_items[1].status == "done"
+
+
+def test_killed_after_pictures_went_it_goes_on(tmp_path):
+    path = tmp_path / "s"
+    fill(writer_of(path), stop_after=6)
+    left = without(dataset(), "train/001.jpg", "test/001.jpg")
+    fill(writer_of(path, left))
+    store = Store.open(path)
+    good = [i for i in left.split("test") if i.id != "test/004.jpg"]
+    np.testing.assert_array_equal(store.vectors("fc7", "test"), vectors_of(good)["fc7"])
+    assert [i.status for i in store.all_items if i.status == "removed"] == ["removed"] * 2
+
+
+# --- labels, splits, places ----------------------------------------------------------------------
+
+
+def test_labels_and_splits_are_the_datas(finished):
+    arrays = {name: text for name, text in files_of(finished).items() if name.endswith("npy")}
+    items = list(dataset().items)
+    items[0] = replace(items[0], labels=(2,))
+    items[7] = replace(items[7], split="train")
+    data = Dataset("toy", ("a", "b", "z"), tuple(items))
+    writer = writer_of(finished, data, content=content_of())
+    assert writer.remaining == ()
+    assert writer.notes == (
+        "2 pictures (train/000.jpg for one) are of other classes or another split than the store "
+        "had; it takes them",
+    )
+    store = Store.open(finished)
+    assert store.classes == ("a", "b", "z")
+    assert store.labels("train").tolist() == [2, 1, 0, 1, 0, 1, 0, 0]
+    assert len(store.items("test")) == 5
+    assert {n: text for n, text in files_of(finished).items() if n.endswith("npy")} == arrays
+
+
+def test_a_class_that_is_gone(finished):
+    """Labels are renumbered; what is removed keeps the classes that there still are."""
+    left = tuple(replace(i, labels=(0,)) for i in dataset().items if i.labels == (1,))
+    writer = writer_of(finished, Dataset("toy", ("b",), left), content=content_of())
+    assert len(writer.notes) == 1
+    store = Store.open(finished)
+    assert store.classes == ("b",)
+    assert set(store.labels("train")) == {0}
+    assert [i.labels for i in store.all_items[:2]] == [(), (0,)]
+
+
+def test_another_folder_is_the_same_by_content(finished):
+    moved = replace(dataset(), name="moved")
+    writer = writer_of(finished, moved, content=content_of())
+    assert (writer.remaining, writer.notes, writer.changed) == ((), (), ())
+    assert read_manifest(finished)[0]["dataset"] == "moved"
+    before = files_of(finished)
+    other = replace(dataset(), name="other")
+    line = refusal(writer_of, finished, other, content=content_of("2"))
+    assert "made of moved; in other 13 pictures have the same names and other contents" in line
+    assert files_of(finished) == before
+
+
+def test_without_contents_the_name_is_all_there_is(tmp_path):
+    path = tmp_path / "s"
+    fill(writer_of(path))
+    line = refusal(writer_of, path, replace(dataset(), name="other"))
+    assert "made of toy; in other 11 pictures have the same names and contents that are not" in line
+    assert writer_of(path, without(dataset(), "test/003.jpg")).remaining == ()
+
+
+def test_other_pictures_altogether(finished):
+    items = (Item("x.jpg", (0,), "train"), Item("y.jpg", (1,), "train"))
+    data = Dataset("toy", ("a", "b"), items)
+    assert "made of other pictures than toy" in refusal(writer_of, finished, data)
+
+
+# --- new pictures --------------------------------------------------------------------------------
+
+
+def grown(more=6):
+    """The data with pictures more, of a class more, in the data's own order."""
+    items = [
+        Item(f"{split}/{n:03d}.jpg", (n % 2 if n < 100 else 2,), split)
+        for split, there in (("train", 7), ("test", 6))
+        for n in [*range(there), *range(100, 100 + more)]
+    ]
+    return Dataset("toy", ("a", "b", "c"), tuple(items))
+
+
+def append(path, data, **changes):
+    writer = writer_of(path, data, append=True, content=content_of(), **changes)
+    writer.put(writer.remaining, vectors_of(writer.remaining), known(writer.remaining))
+    return writer
+
+
+def check_grown(path):
+    store, data = Store.open(path), grown()
+    assert store.classes == ("a", "b", "c")
+    for split in ("train", "test"):
+        items = {item.id: item for item in data.split(split)}
+        order = [items[item.id] for item in store.items(split)]
+        assert len(order) == len(items)
+        np.testing.assert_array_equal(store.vectors("mpp", split), vectors_of(order)["mpp"])
+        assert store.labels(split).tolist() == [item.labels[0] for item in order]
+
+
+def test_new_pictures_are_refused_unless_asked_for(finished):
+    before = files_of(finished)
+    line = refusal(writer_of, finished, grown(), content=content_of())
+    assert "12 pictures (train/100.jpg for one) are not in it; `encode --append` adds them" in line
+    assert files_of(finished) == before
+
+
+def test_a_grown_set_joins_in_shards_of_its_own(finished):
+    before = files_of(finished)
+    writer = append(finished, grown())
+    assert [item.id for item in writer.remaining] == [
+        i.id for i in grown().items if int(i.id[-7:-4]) >= 100
+    ]
+    assert {writer.shard_of(item) for item in writer.remaining} == {4, 5, 6}
+    check_grown(finished)
+    after = files_of(finished)
+    assert {n: after[n] for n in before if n != "manifest.json"} == {
+        n: text for n, text in before.items() if n != "manifest.json"
+    }
+    assert append(finished, grown()).remaining == ()
+    assert writer_of(finished, grown(), content=content_of()).remaining == ()
+    assert files_of(finished) == after
+
+
+def test_new_pictures_alone_join_too(finished, tmp_path):
+    new = Dataset(
+        "fresh",
+        ("c",),
+        tuple(replace(i, labels=(0,)) for i in grown().items if i.labels == (2,)),
+    )
+    append(finished, new)
+    check_grown(finished)
+    assert read_manifest(finished)[0]["dataset"] == "toy"
+    encoded(tmp_path / "whole")
+    append(tmp_path / "whole", grown())
+    same_files(finished, tmp_path / "whole")
+    # Whichever is given next, nothing is done again.
+    assert append(finished, new).remaining == ()
+    assert writer_of(finished, grown(), content=content_of()).notes == ()
+
+
+def test_interrupted_it_goes_on_to_the_same_bytes(finished, tmp_path):
+    encoded(tmp_path / "whole")
+    append(tmp_path / "whole", grown())
+    for stop in (2, 4, 9):
+        writer = writer_of(finished, grown(), append=True, content=content_of())
+        part = writer.remaining[:stop]
+        writer.put(part, vectors_of(part), known(part))
+    append(finished, grown())
+    same_files(finished, tmp_path / "whole")
+
+
+def test_the_same_name_with_another_content_is_refused(finished):
+    """Cameras count from 1: another folder's DSC1.jpg is another picture."""
+    items = (replace(dataset().items[0]), Item("train/999.jpg", (0,), "train"))
+    for name in ("other", "toy"):
+        data = Dataset(name, ("a", "b"), items)
+        line = refusal(writer_of, finished, data, append=True, content=content_of("2"))
+        assert "1 pictures have the same names and other contents (train/000.jpg for one)" in line
+    # A whole set is the old one, with a picture replaced.
+    writer = writer_of(
+        finished,
+        grown(),
+        append=True,
+        content=lambda i: "9" if i.id == "train/000.jpg" else f"1{i.id}",
+    )
+    assert writer.changed == ("train/000.jpg",)
+    assert len(writer.remaining) == 16
+
+
+def test_what_cannot_be_finished_is_refused(tmp_path):
+    path = tmp_path / "s"
+    fill(writer_of(path), stop_after=8)
+    new = Dataset("new", ("a",), (Item("n.jpg", (0,), "test"),))
+    line = refusal(writer_of, path, new, append=True)
+    assert (
+        "unfinished, 5 pictures (test/001.jpg for one) are not encoded yet and not in new" in line
+    )
+    fill(writer_of(path))
+    assert len(writer_of(path, new, append=True).remaining) == 1
+    (path / "shard-00001.fc7.npy").unlink()
+    line = refusal(writer_of, path, new, append=True)
+    assert "shard 1 is missing or damaged, and the data given lack 4 of its pictures" in line
+
+
+def test_classes_and_none_do_not_mix(finished):
+    new = Dataset("new", (), (Item("n.jpg", (), "test"),))
+    line = refusal(writer_of, finished, new, append=True, content=content_of())
+    assert "the pictures of " in line
+    assert "those of new none" in line
