@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers.toy_run import Finished, finished_run, know_toy
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -24,3 +25,15 @@ def shared_dir() -> Path:
     if not (place / "data").is_dir():
         pytest.skip(f"no shared data at {place}: set MPP_JAX_SHARED")
     return place
+
+
+@pytest.fixture
+def toy_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy network among the networks, and shards of a few pictures."""
+    know_toy(monkeypatch)
+
+
+@pytest.fixture
+def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The toy network's finished run, made once a session."""
+    return finished_run(tmp_path_factory)

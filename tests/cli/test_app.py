@@ -12,8 +12,6 @@ from helpers.toy_run import (
     METHODS,
     OPTIONS,
     Finished,
-    finished_run,
-    know_toy,
     store_bytes,
 )
 
@@ -22,15 +20,7 @@ from mpp_jax.cli.app import main
 from mpp_jax.runs.model import open_model
 from mpp_jax.storage.bundle import arrays_digest
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 # ------------------------------------------------------------------------------ the stages

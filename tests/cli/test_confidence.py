@@ -6,22 +6,14 @@ import numpy as np
 import pytest
 from helpers import toy
 from helpers.toy_cli import cli, ok, refused
-from helpers.toy_run import Finished, finished_run, know_toy
+from helpers.toy_run import Finished
 from PIL import Image, ImageOps
 
 import mpp_jax as mpp
 from mpp_jax.maps.picture_maps import free_names, map_pictures
 from mpp_jax.runs.model import load_model, picture_item
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 def halves(place: Path) -> Path:

@@ -7,21 +7,13 @@ from typing import Any
 
 import pytest
 from helpers.toy_cli import ok, refused
-from helpers.toy_run import METHODS, OPTIONS, Finished, finished_run, know_toy, store_bytes
+from helpers.toy_run import METHODS, OPTIONS, Finished, store_bytes
 
 from mpp_jax.config import Run, preset
 from mpp_jax.runs.model import open_model
 from mpp_jax.runs.provenance import load_codebooks
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 def fitted(done: Finished, out: Path, *options: Any) -> Run:

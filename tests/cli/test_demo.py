@@ -11,7 +11,7 @@ import pytest
 from helpers import toy
 from helpers.report_page import Page
 from helpers.toy_cli import ok, refused, tiny
-from helpers.toy_run import Finished, finished_run, know_toy, quiet
+from helpers.toy_run import Finished, know_toy, quiet
 
 from mpp_jax.cli.demo import MAPS, POOLING
 from mpp_jax.data import Item
@@ -30,11 +30,6 @@ def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"the demo opened {arguments}")
 
     monkeypatch.setattr(webbrowser, "open", opened)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
 
 
 @pytest.fixture

@@ -12,23 +12,13 @@ from helpers.toy_cli import EASY, cli, ok, refused, tiny
 from helpers.toy_run import (
     OPTIONS,
     Finished,
-    finished_run,
-    know_toy,
     tree_bytes,
 )
 from PIL import Image
 
 from mpp_jax.storage.store import Store
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 # ------------------------------------------------------------------------------ bad pictures

@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 from helpers import toy
 from helpers.toy_cli import cli, ok, refused
-from helpers.toy_run import OPTIONS, Finished, finished_run, know_toy, store_bytes
+from helpers.toy_run import OPTIONS, Finished, store_bytes
 
 from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.storage.store import Store
 
-
-@pytest.fixture(autouse=True)
-def toy_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 @pytest.fixture

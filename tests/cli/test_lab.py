@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import REPOSITORY
 from helpers.toy_cli import cli, ok, refused, tiny
-from helpers.toy_run import OPTIONS, Finished, finished_run, know_toy
+from helpers.toy_run import OPTIONS, Finished, know_toy
 
 from mpp_jax.pooling import POOLINGS, checks, load_plugin, protocol
 from mpp_jax.storage.store import Store
@@ -24,11 +24,6 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     yield
     POOLINGS.clear()
     POOLINGS.update(before)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
 
 
 def worked_example(place: Path) -> Path:

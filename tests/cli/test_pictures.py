@@ -14,22 +14,14 @@ import pytest
 from click.testing import CliRunner
 from helpers import REPOSITORY, TESTS
 from helpers.toy_cli import cli, ok, refused
-from helpers.toy_run import SHARD, Finished, finished_run, know_toy
+from helpers.toy_run import SHARD, Finished
 from PIL import Image
 
 from mpp_jax.cli.app import main
 from mpp_jax.data import decode_picture
 from mpp_jax.runs.model import load_model
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 def scores(*arguments: Any, **options: Any) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.toy_cli import cli, ok, refused
-from helpers.toy_run import OPTIONS, Finished, finished_run, know_toy
+from helpers.toy_run import OPTIONS, Finished, know_toy
 
 from mpp_jax.describe.dense import dense_descriptors
 from mpp_jax.files import seal
@@ -46,11 +46,6 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     POOLINGS.clear()
     POOLINGS.update(before)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
 
 
 def plugin(folder: Path, helper: str, count: int = 3, power: str = "") -> Path:

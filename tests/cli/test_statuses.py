@@ -11,20 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from helpers.toy_cli import EASY, cli, refused, tiny
-from helpers.toy_run import Finished, finished_run, know_toy
+from helpers.toy_run import Finished
 
 from mpp_jax.cli import stages
 from mpp_jax.cli.app import main
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 @pytest.fixture

@@ -7,20 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.toy_cli import cli, ok, refused
-from helpers.toy_run import Finished, finished_run, know_toy
+from helpers.toy_run import Finished
 
 from mpp_jax.data import DataError, open_dataset
 from mpp_jax.storage.store import Store
 
-
-@pytest.fixture(autouse=True)
-def toy_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 def encode(done: Finished, data: Path, out: Path) -> Store:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.toy_run import CONFIG, Finished, finished_run, know_toy, quiet
+from helpers.toy_run import CONFIG, Finished, quiet
 
 from mpp_jax.cli import stages
 from mpp_jax.data import DataError
@@ -18,14 +18,7 @@ IDS = np.array(["a/1.jpg", "b/2.jpg", "c/3.jpg"])
 VECTORS = np.array([[4.0, -9.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 2.0]])
 
 
-@pytest.fixture(autouse=True)
-def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 def write(place: Path, **arrays: Any) -> Path:

@@ -8,15 +8,11 @@ import jax
 import numpy as np
 import pytest
 from helpers import toy
-from helpers.toy_run import know_toy
 
 from mpp_jax.describe.dense import Descriptors
 from mpp_jax.pooling import pool
 
-
-@pytest.fixture(autouse=True)
-def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 @pytest.fixture

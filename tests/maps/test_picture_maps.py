@@ -3,20 +3,12 @@
 import numpy as np
 import pytest
 from helpers import toy
-from helpers.toy_run import Finished, finished_run, know_toy
+from helpers.toy_run import Finished
 
 from mpp_jax.maps.picture_maps import map_pictures
 from mpp_jax.runs.model import load_model, picture_item
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 @pytest.mark.parametrize("method", ["mpp", "avg", "mpp+avg"])

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import toy
-from helpers.toy_run import METHODS, Finished, finished_run, know_toy, tree_bytes
+from helpers.toy_run import METHODS, Finished, tree_bytes
 
 from mpp_jax import load_model
 from mpp_jax.data import Skipped, decode_picture
@@ -31,14 +31,7 @@ KIND = "mpp-jax-test"
 ARRAYS = {"a": {"b": np.arange(6, dtype=np.float32).reshape(2, 3)}, "c": np.array([True])}
 
 
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 @pytest.fixture

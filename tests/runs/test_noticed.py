@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from helpers import REPOSITORY, TESTS
 from helpers.toy_cli import cli, ok, refused
-from helpers.toy_run import OPTIONS, SHARD, Finished, finished_run, know_toy, quiet
+from helpers.toy_run import OPTIONS, SHARD, Finished, quiet
 
 from mpp_jax.data import DecodeError
 from mpp_jax.files import exclusive
@@ -23,15 +23,7 @@ from mpp_jax.runs import contents, pipeline
 from mpp_jax.runs.provenance import fitted_on, load_codebooks
 from mpp_jax.storage.store import Store
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 @pytest.fixture

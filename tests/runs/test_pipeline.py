@@ -14,8 +14,6 @@ from helpers.toy_run import (
     Finished,
     assert_same_run,
     codebook_digest,
-    finished_run,
-    know_toy,
     quiet,
     store_bytes,
     svm_digest,
@@ -33,15 +31,7 @@ from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.storage.bundle import BundleError
 from mpp_jax.storage.store import Store, StoreError
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 def run(done: Finished, out: Path, **changes: Any) -> int:

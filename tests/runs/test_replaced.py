@@ -8,22 +8,14 @@ import numpy as np
 import pytest
 from helpers import toy
 from helpers.toy_cli import ok, refused
-from helpers.toy_run import OPTIONS, Finished, finished_run, know_toy, store_bytes
+from helpers.toy_run import OPTIONS, Finished, store_bytes
 from PIL import Image
 
 from mpp_jax.runs.contents import Contents, joint_digest
 from mpp_jax.runs.provenance import fitted_on, load_codebooks
 from mpp_jax.storage.store import Store
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from helpers.toy_run import (
     CONFIG,
     Finished,
     assert_same_run,
-    finished_run,
-    know_toy,
     quiet,
     store_bytes,
     tree_bytes,
@@ -23,15 +21,7 @@ from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.storage.store import Store, StoreError
 from mpp_jax.storage.store_format import read_manifest
 
-
-@pytest.fixture(autouse=True)
-def _toy_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_toy(monkeypatch)
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
+pytestmark = pytest.mark.usefixtures("toy_known")
 
 
 def run(done: Finished, out: Path, **changes: Any) -> int:

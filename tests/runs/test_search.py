@@ -6,15 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import toy
-from helpers.toy_run import Finished, finished_run
+from helpers.toy_run import Finished
 
 from mpp_jax.runs.search import nearest
 from mpp_jax.storage.store import Store, StoreError, StoreWriter
-
-
-@pytest.fixture
-def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished_run(tmp_path_factory)
 
 
 @pytest.mark.parametrize("method", ["mpp", "mpp+avg"])
