@@ -340,6 +340,7 @@ def test_views_of_a_kind(training):
         assert found == same
 
 
+@pytest.mark.slow
 def test_quick_pretraining(pretrain, tmp_path, capsys):
     """Weights from pictures in seconds; the loss falls; a second call finds everything done."""
     path = pretrain.pretrain(pretrain.QUICK, tmp_path / "one")
