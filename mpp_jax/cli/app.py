@@ -11,6 +11,7 @@ from mpp_jax.cli.options import (
     PATH,
     c_option,
     data_options,
+    devices_option,
     extra_options,
     fit_options,
     network_option,
@@ -110,6 +111,7 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 @click.option("--codebook", required=True, type=PATH, help="Folder that `fit` wrote.")
 @click.option("--out", required=True, type=PATH, help="Folder for the encodings.")
 @weights_option
+@devices_option
 @pooling_option
 @plugin_option
 @extra_options
@@ -149,6 +151,7 @@ def encode(
 @pooling_option
 @plugin_option
 @c_option
+@devices_option
 @quiet_option
 @faces_user
 def train(
@@ -203,6 +206,7 @@ def evaluate(
 )
 @network_option
 @weights_option
+@devices_option
 @scales_option("1-5")
 @data_options
 @quiet_option
