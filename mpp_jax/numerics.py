@@ -5,17 +5,22 @@ for public, untraced edges only.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
 PRECISION = jax.lax.Precision.HIGHEST
 """Matrix products whose rounding shows in the result state this precision: the default of GPUs
 (TF32) and TPUs (bfloat16) keeps 8 to 11 bits of the mantissa."""
+
+DEVICES = "devices"
+"""Name of the mesh's axis over which rows and pictures are spread."""
 
 LARGEST_VALUE = 1e15
 """Descriptors beyond this magnitude are refused: sums of their squares leave the float32 range."""
@@ -61,8 +66,20 @@ def over_pictures(function: Callable[[Any], Any], arguments: Any) -> Any:
     """Apply a one-picture function to every picture of a batch (leading axes).
 
     Accelerators get it vmapped. A CPU gets a loop: a batch at once falls out of its caches, and one
-    picture at a time makes each result independent, to the bit, of the batch it came in.
+    picture at a time makes each result independent, to the bit, of the batch it came in. On a mesh
+    (`mpp_jax.devices.on_mesh`) each device does so with its share of a batch that divides evenly.
     """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)).get(DEVICES) == AxisType.Auto
+    if not free or jax.tree.leaves(arguments)[0].shape[0] % mesh.shape[DEVICES]:
+        return _over_share(function, arguments)
+    shares = PartitionSpec(DEVICES)
+    return jax.shard_map(
+        partial(_over_share, function), in_specs=shares, out_specs=shares, check_vma=False
+    )(arguments)
+
+
+def _over_share(function: Callable[[Any], Any], arguments: Any) -> Any:
     if jax.default_backend() != "cpu":
         return jax.vmap(function)(arguments)
     if jax.tree.leaves(arguments)[0].shape[0] > 1:

@@ -39,6 +39,7 @@ SCALES = [
 MACHINE = mpp.LinearSVM(jnp.ones((2, 36)), jnp.zeros(2))
 SMALL = mpp.LinearSVM(jnp.ones((2, 6)), jnp.zeros(2))
 PICTURES = RNG.integers(0, 256, (1, 50, 50, 3)).astype(np.uint8)
+WIDE = RNG.normal(size=(50, 48)).astype(np.float32)  # enough that a block of 18 is a small share
 GRAM = np.asarray(X @ X.T)
 PLATT = mpp.PlattScaling(-np.ones(2), np.zeros(2))
 
@@ -73,6 +74,7 @@ BESIDE = {
     "fisher_vector, direct": lambda: mpp.fisher_vector(X, NARROW),
     "fisher_vectors": lambda: fisher_vectors(X[None], GMM),
     "fisher_vectors in groups": lambda: fisher_vectors(np.stack([X] * 3), GMM, batch=2),
+    "fit_pca on the device": lambda: mpp.fit_pca(WIDE, 2, solver="filtered"),
     "fit_gmm of a stream": lambda: mpp.fit_gmm(KEY, [X[:30], X[30:]], 2),
     "gram_scores": lambda: gram_scores(GRAM, Y * 0.5),
     "kmeans_plus_plus": lambda: kmeans_plus_plus(KEY, X, 3),

@@ -11,6 +11,7 @@ from mpp_jax.cli.options import (
     PATH,
     c_option,
     data_options,
+    devices_option,
     extra_options,
     fit_options,
     network_option,
@@ -115,6 +116,7 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
     help="Add pictures that the encodings in OUT lack; DATA may hold nothing but them.",
 )
 @weights_option
+@devices_option
 @pooling_option
 @plugin_option
 @extra_options
@@ -166,6 +168,7 @@ def encode(
 @pooling_option
 @plugin_option
 @c_option
+@devices_option
 @quiet_option
 @faces_user
 def train(
@@ -220,6 +223,7 @@ def evaluate(
 )
 @network_option
 @weights_option
+@devices_option
 @scales_option("1-5")
 @data_options
 @quiet_option

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def faces_user(command: Callable[..., int]) -> Callable[..., None]:
         try:
             with obeyed():
                 _load_plugins(options.pop("plugins", ()))
-                status = command(**options)
+                with _devices(options):
+                    status = command(**options)
         except BrokenPipeError:
             # Whoever read the output has enough; Python would complain again when it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,6 +65,20 @@ def _load_plugins(files: Sequence[Path]) -> None:
         from mpp_jax.pooling import load_plugin
 
         load_plugin(file)
+
+
+@contextmanager
+def _devices(options: dict[str, Any]) -> Iterator[None]:
+    """Spread what a command that has --devices computes over as many, and say so."""
+    if "devices" not in options:
+        yield
+        return
+    from mpp_jax.devices import using_devices
+
+    with using_devices(options.pop("devices")) as count:
+        if count > 1 and not options.get("quiet"):
+            click.echo(f"spread over {count} devices", err=True)
+        yield
 
 
 def _explained(error: Exception) -> tuple[int, str]:

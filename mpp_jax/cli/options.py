@@ -79,6 +79,14 @@ def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 quiet_option = click.option("--quiet", is_flag=True, help="Print only results and skipped inputs.")
+devices_option = click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    metavar="N",
+    envvar="MPP_JAX_DEVICES",
+    show_envvar=True,
+    help="Spread the work over so many devices. [default: all accelerators; one CPU]",
+)
 weights_option = click.option(
     "--weights",
     metavar="FILE",
@@ -146,6 +154,7 @@ fit_options = _options(
     ),
     network_option,
     weights_option,
+    devices_option,
     click.option("--layer", metavar="NAME", help="Activation to pool. [default: the network's]"),
     scales_option("1-7"),
     click.option(

@@ -8,6 +8,7 @@ import click
 from mpp_jax.cli.errors import faces_user
 from mpp_jax.cli.options import (
     PATH,
+    devices_option,
     pictures_arguments,
     plugin_option,
     quiet_option,
@@ -20,6 +21,7 @@ from mpp_jax.cli.options import (
 @click.argument("model", type=PATH)
 @pictures_arguments
 @weights_option
+@devices_option
 @click.option("--method", help="Representation. [default: the model's primary one]")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: path, classes, error, network.")
@@ -109,6 +111,7 @@ def confidence(
 @click.argument("store", type=PATH)
 @pictures_arguments
 @weights_option
+@devices_option
 @click.option(
     "--method",
     help="Representation that is stored, or a stack of such as a+b. [default: the first]",

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item, Skipped, canvas_batches
@@ -29,6 +30,7 @@ from mpp_jax.describe.dense import (
     describer,
 )
 from mpp_jax.describe.pyramid import scale_side
+from mpp_jax.devices import current_mesh, device_count, on_mesh, replicated, spread
 from mpp_jax.nets import NetSpec, Network
 
 
@@ -110,8 +112,9 @@ class Extractor:
 
 
 def batch_size(pyramid: Pyramid) -> int:
-    """Return the pictures of a batch: one at a time suits a CPU (no padding, caches)."""
-    return pyramid.batch or (1 if jax.default_backend() == "cpu" else 16)
+    """Return the pictures of a batch: of each device one on a CPU (no padding, caches), else 16."""
+    each = pyramid.batch or (1 if jax.default_backend() == "cpu" else 16)
+    return each * device_count()
 
 
 def describe_items(
@@ -122,7 +125,7 @@ def describe_items(
     wants: Wants | None = None,
     on_skip: Callable[[Skipped], object] | None = None,
 ) -> Iterator[Described]:
-    """Decode pictures and yield their activations.
+    """Decode pictures and yield their activations, over the devices of `mpp_jax.devices`.
 
     Args:
         network: the network.
@@ -132,18 +135,37 @@ def describe_items(
         on_skip: is told of every picture that could not be decoded.
     """
     wanted = {DEFAULT: Wanted(pyramid.scales)} if wants is None else wants
+    mesh = current_mesh()
+    whole = replicated(network, mesh)
 
     def describe_batch(batch: Batch) -> Described:
-        return jax.block_until_ready(
-            Described(batch.index, describe_sources(network, batch, pyramid, wanted))
-        )
+        with on_mesh(mesh):
+            shares = _shares(batch, mesh)
+            sources = describe_sources(whole, shares, pyramid, wanted)
+            return jax.block_until_ready(Described(shares.index, sources))
 
     batches = canvas_batches(items, batch_size=batch_size(pyramid))
     told = 0
-    for described in _ahead(describe_batch, batches, batches_at_once()):
+    # Programs of several devices wait for one another: one at a time.
+    workers = batches_at_once() if mesh is None else 1
+    for described in _ahead(describe_batch, batches, workers):
         yield described
         told = _tell(batches.skipped, told, on_skip)
     _tell(batches.skipped, told, on_skip)
+
+
+def _shares(batch: Batch, mesh: Mesh | None) -> Batch:
+    """Return a batch on the devices, with rows of padding so that each has as many."""
+    if mesh is None:
+        return batch
+    short = -len(batch.index) % mesh.size
+    padded = Batch(
+        np.concatenate([batch.canvas, np.zeros((short, *batch.canvas.shape[1:]), np.uint8)]),
+        np.concatenate([batch.sizes, np.ones((short, 2), batch.sizes.dtype)]),
+        np.concatenate([batch.index, np.full(short, -1, batch.index.dtype)]),
+    )
+    canvas, sizes = spread((padded.canvas, padded.sizes), mesh)
+    return Batch(canvas, sizes, padded.index)
 
 
 def describe_sources(

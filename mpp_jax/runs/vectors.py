@@ -8,6 +8,7 @@ import numpy as np
 from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.describe.extraction import Described, Wanted, Wants, describe_items
+from mpp_jax.devices import current_mesh, on_mesh
 from mpp_jax.nets import NetSpec, Network
 from mpp_jax.nets.registry import NETWORKS, PACKAGED
 from mpp_jax.numerics import stack_unit_vectors
@@ -71,6 +72,8 @@ def encode_described(
 ) -> tuple[np.ndarray, Vectors]:
     """Return (index (n,), {atom's name: (n, D)}) of the pictures in a batch, without padding.
 
+    A batch that divides evenly is spread over the devices of `mpp_jax.devices`.
+
     Args:
         described: activations, of these sources and scales at least.
         wants: the scales that were described.
@@ -79,13 +82,14 @@ def encode_described(
         methods: atoms that are not external.
     """
     keys = {atom.codebook for atom in methods}
-    arrays = encode(
-        described.sources,
-        {key: book for key, book in codebooks.items() if key in keys},
-        tuple(methods),
-        tuple((source, want.scales) for source, want in wants.items()),
-        first_encoded(config),
-    )
+    with on_mesh(current_mesh()):
+        arrays = encode(
+            described.sources,
+            {key: book for key, book in codebooks.items() if key in keys},
+            tuple(methods),
+            tuple((source, want.scales) for source, want in wants.items()),
+            first_encoded(config),
+        )
     valid = described.index >= 0
     return described.index[valid], {name: np.asarray(v)[valid] for name, v in arrays.items()}
 

@@ -10,7 +10,9 @@ import numpy as np
 from jax import Array
 
 from mpp_jax.config import Encoder
+from mpp_jax.devices import collected, current_mesh, spread, spread_rows
 from mpp_jax.numerics import all_finite, as_numbers, l2_normalize
+from mpp_jax.stats.chunks import data_stats, open_data
 from mpp_jax.stats.em import EMInfo
 from mpp_jax.stats.gmm import fit_gmm
 from mpp_jax.stats.kmeans import KMeansInfo, fit_kmeans
@@ -100,7 +102,7 @@ def check_sizes(n: int, channels: int, config: Encoder) -> None:
 def fit_codebook(
     key: Array, x: np.ndarray | Array, config: Encoder, *, mixture: bool = True
 ) -> tuple[Codebook, CodebookInfo]:
-    """Fit PCA and mixture to sampled descriptors.
+    """Fit PCA and mixture to sampled descriptors, over the devices of `mpp_jax.devices`.
 
     Args:
         key: of the mixture's initialisation.
@@ -118,38 +120,52 @@ def fit_codebook(
     if np.ndim(x) != 2:
         raise ValueError(f"x must be (N, C) descriptors, got shape {np.shape(x)}")
     check_sizes(x.shape[0], x.shape[1], config)
-    x = jnp.asarray(x)
+    n, mesh, mask = x.shape[0], current_mesh(), None
+    if mesh is None:
+        x = jnp.asarray(x)
+    else:
+        x, mask = spread_rows(x, mesh)
     if not _all_finite(x):
         raise ValueError(
             "the descriptors hold NaN or infinity: the network overflows; check its weight file "
             "(mpp-jax weights verify FILE)"
         )
     before, after = config.l2 in ("before", "both"), config.l2 == "both"
-    x = _normalize(x) if before else x
-    pca = fit_pca(x, config.pca)
-    total = float(_total_variance(x))
+    x = spread(_normalize(x), mesh) if before else x
+    pca = fit_pca(x, config.pca, mask=mask)
+    total = _total_variance(x, mask)
     y = _transform(pca, x)
-    if after:
-        y = _normalize(y)
+    y = spread(_normalize(y) if after else y, mesh)
     steps: EMInfo | KMeansInfo
     if mixture:
         gmm, steps = fit_gmm(
             key,
             y,
             config.components,
+            mask=mask,
             tolerance=config.tolerance,
             max_iterations=config.max_iterations,
             relative_variance_floor=config.variance_floor,
         )
     else:
-        centres, steps = fit_kmeans(key, y, config.components, max_iterations=config.max_iterations)
+        centres, steps = fit_kmeans(
+            key, y, config.components, mask=mask, max_iterations=config.max_iterations
+        )
         k = config.components
         gmm = GMM(jnp.full(k, 1 / k), centres, jnp.ones_like(centres))
     explained = float(np.sum(np.asarray(pca.explained_variance, np.float64))) / max(total, 1e-30)
-    return Codebook(pca, gmm, before, after), CodebookInfo(len(x), min(explained, 1.0), steps)
+    found = Codebook(pca, gmm, before, after), CodebookInfo(n, min(explained, 1.0), steps)
+    return found if mesh is None else collected(found)
 
 
 _all_finite = jax.jit(all_finite)
 _normalize = jax.jit(l2_normalize)
 _transform = jax.jit(pca_transform)
-_total_variance = jax.jit(lambda x: jnp.var(x, axis=0, ddof=1).sum())
+_variance = jax.jit(lambda x: jnp.var(x, axis=0, ddof=1).sum())
+
+
+def _total_variance(x: Array, mask: Array | None) -> float:
+    if mask is None:
+        return float(_variance(x))
+    stats = data_stats(open_data(x, mask))
+    return float(np.sum(stats.variance)) * stats.count / max(stats.count - 1, 1)

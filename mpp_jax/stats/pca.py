@@ -7,19 +7,24 @@ For rows ``x_i`` (N, D) with mean ``m``, the components are the eigenvectors of 
 variances. The projection is ``y = (x - m) V^T``, divided by the roots of the eigenvalues where the
 components are whitened. The sign of each is fixed: its entry of largest magnitude is positive.
 
-Three solvers:
+Four solvers:
 
-* "eigh": the whole spectrum of C in float64. Exact.
-* "subspace": block Krylov iteration on C, to a stated residual. For D in the thousands and P << D.
+* "eigh": the whole spectrum of C in float64, by LAPACK on the host. Exact.
+* "subspace": block Krylov iteration on C, on the host, to a stated residual. For D in the thousands
+  and P << D.
+* "filtered": the same on the device that holds C, with polynomials in place of Krylov spaces
+  (`mpp_jax.stats.eigen`); products with x in float32, all after them in float64. For GPUs.
 * "randomized": Halko, Martinsson and Tropp, "Finding Structure with Randomness" (2011), algorithms
   4.4 and 5.1: a few passes over the rows, no (D, D) matrix. For D in the ten thousands;
   approximate.
+
+"subspace" and "filtered" give way to "eigh" where P is a large share of D (their blocks would hold
+half of all dimensions) and where they do not converge.
 
 C is accumulated chunk by chunk, each moved by a common centre first, only one triangle of blocks,
 and compensated; or, from a stream, moved by each block's own mean and merged in float64.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,16 +50,15 @@ from mpp_jax.stats.chunks import (
     sum_over_rows,
     sum_stream,
 )
+from mpp_jax.stats.eigen import Operator, top_by_eigh, top_by_krylov, top_filtered
+
+SOLVERS = ("eigh", "subspace", "filtered", "randomized")
 
 EIGH_SIZE = 1024
 """Up to this many dimensions "auto" takes LAPACK's whole spectrum."""
 
 COVARIANCE_SIZE = 16384
 """And up to this many a covariance."""
-
-RESIDUAL = 1e-4
-"""An eigenpair has converged when ``|C v - lambda v| <= RESIDUAL lambda``; its eigenvalue is then
-right to about the square of that."""
 
 
 class PCA(NamedTuple):
@@ -118,18 +122,41 @@ def _assemble(blocks: tuple[Array, ...], d: int) -> np.ndarray:
 def covariance(data: ArrayData | ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
     """Return count, mean (D,) and covariance (D, D), divided by ``count - 1``, both float64."""
     if isinstance(data, ArrayData):
-        stats = data_stats(data)
-        count, mean = stats.count, np.asarray(stats.mean, np.float64)
-        args = (data.x, data.mask, jnp.asarray(stats.mean))
-        blocks, rest = _array_scatter(*args, rows=data.rows, layout=data.layout)
-        change = np.asarray(rest, np.float64) / count
+        count, mean, change, blocks = _array_moments(data)
         scatter = _assemble(blocks, len(mean)) - count * np.outer(change, change)
-        mean = mean + change
     else:
         count, mean, scatter = _stream_scatter(data)
+    _check_count(count, data)
+    return count, mean, scatter / (count - 1)
+
+
+def _array_moments(
+    data: ArrayData,
+) -> tuple[int, np.ndarray, np.ndarray, tuple[Array, ...]]:
+    """Return count, mean (D,), by how much that differs from the centre, and the scatter there."""
+    stats = data_stats(data)
+    count, mean = stats.count, np.asarray(stats.mean, np.float64)
+    args = (data.x, data.mask, jnp.asarray(stats.mean))
+    blocks, rest = _array_scatter(*args, rows=data.rows, layout=data.layout)
+    change = np.asarray(rest, np.float64) / count
+    return count, mean + change, change, blocks
+
+
+def _check_count(count: int, data: ArrayData | ChunkStream) -> None:
     if count < 2:
         raise ValueError(f"{data.name} has {count} row; a covariance needs two at least.")
-    return count, mean, scatter / (count - 1)
+
+
+@jax.jit
+def _symmetric(blocks: tuple[Array, ...], change: Array, count: Array) -> Array:
+    """Return the covariance (D, D) float64 from rows of blocks, each from the diagonal on."""
+    d = change.shape[0]
+    wide = [
+        jnp.pad(block.astype(change.dtype), ((0, 0), (d - block.shape[1], 0))) for block in blocks
+    ]
+    upper = jnp.triu(jnp.concatenate(wide))
+    full = upper + jnp.triu(upper, 1).T
+    return (full - count * (change[:, None] * change[None, :])) / (count - 1)
 
 
 def _stream_scatter(data: ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
@@ -152,61 +179,6 @@ def _stream_scatter(data: ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
         mean = mean + change * (n / (count + n))
         count += n
     return count, mean, scatter
-
-
-Operator = Callable[[np.ndarray], np.ndarray]
-"""``(Q (D, L)) -> C Q``, the covariance as an operator."""
-
-
-def _top_by_eigh(matrix: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest eigenvalues (P,), descending, and their eigenvectors (P, D), by LAPACK."""
-    values, vectors = np.linalg.eigh(matrix)
-    return values[::-1][:n_components], vectors.T[::-1][:n_components]
-
-
-def _orthonormal(block: np.ndarray, against: np.ndarray | None = None) -> np.ndarray:
-    """Return an orthonormal basis of `block` (D, L), orthogonal to the orthonormal `against`."""
-    for _ in range(2):
-        size = np.max(np.abs(block))
-        if against is not None:
-            block = block - against @ (against.T @ block)
-        block, triangle = np.linalg.qr(block)
-        # What cancelled has lost its digits: once more ("twice is enough", Kahan).
-        if np.min(np.abs(np.diag(triangle))) > 1e-4 * size:
-            break
-    return block
-
-
-def _top_by_krylov(
-    apply: Operator, start: np.ndarray, n_components: int, steps: int, cycles: int
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return the largest eigenvalues and their eigenvectors, and whether they have converged.
-
-    Block Krylov iteration (Musco and Musco, "Randomized Block Krylov Methods", 2015) with restarts:
-    Rayleigh-Ritz in the span of ``Q, C Q, ..., C^steps Q``, then again from its best vectors.
-    """
-    block = start.shape[1]
-    basis = _orthonormal(start)
-    image = apply(basis)
-    for _ in range(cycles):
-        last = image
-        for _ in range(steps):
-            room = basis.shape[0] - basis.shape[1]
-            if room == 0:
-                break
-            fresh = _orthonormal(last[:, :room], basis)
-            last = apply(fresh)
-            basis = np.concatenate([basis, fresh], axis=1)
-            image = np.concatenate([image, last], axis=1)
-        inner = basis.T @ image
-        values, vectors = np.linalg.eigh((inner + inner.T) / 2)
-        best = np.argsort(values)[::-1][:block]
-        values, basis, image = values[best], basis @ vectors[:, best], image @ vectors[:, best]
-        residual = np.linalg.norm(image - basis * values[None, :], axis=0)[:n_components]
-        allowed = RESIDUAL * np.abs(values[:n_components]) + 1e-10 * abs(values[0])
-        if np.all(residual <= allowed):
-            return values[:n_components], basis.T[:n_components], True
-    return values[:n_components], basis.T[:n_components], False
 
 
 def _implicit(data: ArrayData | ChunkStream, mean: np.ndarray, count: int) -> Operator:
@@ -251,13 +223,13 @@ def fit_pca(
 
     Args:
         x: (N, D) array of any real dtype, which may be sharded over devices by rows, data frame or
-            list of rows; or an iterable of such arrays (or a callable that returns one). "eigh" and
-            "subspace" read a stream once, so there it may be a generator.
+            list of rows; or an iterable of such arrays (or a callable that returns one). "eigh",
+            "subspace" and "filtered" read a stream once, so there it may be a generator.
         n_components: P, at most min(N, D).
         whiten: scale the projections to variance 1.
-        solver: "eigh", "subspace" or "randomized" (see the module); "auto" takes "eigh" up to D =
-            1024 or where P is a fair share of D, else "subspace" up to D = 16384, else
-            "randomized".
+        solver: "eigh", "subspace", "filtered" or "randomized" (see the module); "auto" takes "eigh"
+            up to D = 1024 or where P is a fair share of D, else up to D = 16384 "filtered" on a GPU
+            and "subspace" elsewhere, else "randomized".
         key: PRNG key, for "randomized" only.
         mask: (N,), rows where it is 0 or False are left out; arrays only.
         passes: of "randomized" over the data, beside those for the mean: more is closer.
@@ -271,17 +243,18 @@ def fit_pca(
         TypeError: a generator with "randomized", or no key.
     """
     n_components = check_positive_integer(n_components, "n_components")
-    if solver not in ("auto", "eigh", "subspace", "randomized"):
-        raise ValueError(
-            f"solver must be 'auto', 'eigh', 'subspace' or 'randomized'; got {solver!r}."
-        )
+    if solver not in ("auto", *SOLVERS):
+        known = ", ".join(map(repr, SOLVERS))
+        raise ValueError(f"solver must be 'auto' or one of {known}; got {solver!r}.")
     data = open_data(x, mask, rows or 4096, several_passes=solver == "randomized")
     if solver == "auto":
         solver, data = _suitable_solver(data, n_components)
     if solver == "randomized":
         if key is None:
             raise TypeError("solver 'randomized' needs a PRNG key: give key=jax.random.key(seed).")
-        count, mean, values, vectors = _fit_randomized(data, n_components, key, passes)
+        mean, values, vectors = _fit_randomized(data, n_components, key, passes)
+    elif solver == "filtered":
+        mean, values, vectors = _fit_filtered(data, n_components)
     else:
         count, mean, matrix = covariance(data)
         _check_rank(n_components, count, len(mean))
@@ -299,7 +272,10 @@ def _suitable_solver(
         data, d = data.peek()
     if d <= EIGH_SIZE or 5 * n_components > d:
         return "eigh", data
-    return ("subspace" if d <= COVARIANCE_SIZE else "randomized"), data
+    if d > COVARIANCE_SIZE:
+        return "randomized", data
+    # TPUs have no eigendecomposition in float64, and float32 does not do for steep spectra.
+    return ("filtered" if jax.default_backend() == "gpu" else "subspace"), data
 
 
 def _check_rank(n_components: int, count: int, d: int) -> None:
@@ -316,14 +292,44 @@ def _top_of_matrix(
     d = len(matrix)
     block = _block_size(n_components, d)
     if solver == "eigh" or 2 * block > d:
-        return _top_by_eigh(matrix, n_components)
-    # The start is a constant of the algorithm: the result is converged, so no key is due.
-    start = np.random.default_rng(0).standard_normal((d, block))
-    values, vectors, converged = _top_by_krylov(
+        return top_by_eigh(matrix, n_components)
+    start = _start(d, block)
+    values, vectors, converged = top_by_krylov(
         lambda q: matrix @ q, start, n_components, steps=6, cycles=4
     )
     # A nearly flat spectrum converges slowly; LAPACK does not mind.
-    return (values, vectors) if converged else _top_by_eigh(matrix, n_components)
+    return (values, vectors) if converged else top_by_eigh(matrix, n_components)
+
+
+def _start(d: int, block: int) -> np.ndarray:
+    """Return the start of a block iteration, a constant: the result converges, no key is due."""
+    return np.random.default_rng(0).standard_normal((d, block))
+
+
+def _fit_filtered(
+    data: ArrayData | ChunkStream, n_components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    parts: Any
+    change: Any
+    if isinstance(data, ArrayData):
+        count, mean, change, parts = _array_moments(data)
+        _check_count(count, data)
+        dtype = real_dtype(data.x)
+    else:
+        count, mean, parts = covariance(data)
+        change, dtype = None, jnp.dtype(jnp.float32)
+    d = len(mean)
+    _check_rank(n_components, count, d)
+    block = _block_size(n_components, d)
+    with jax.enable_x64(True):
+        matrix = jnp.asarray(parts) if change is None else _symmetric(parts, change, count)
+        if 2 * block <= d:
+            resolution = 8 * float(jnp.finfo(dtype).eps)
+            found = top_filtered(matrix, _start(d, block), n_components, resolution)
+            found = jax.device_get(found)
+            if found.converged:
+                return mean, found.values, found.vectors
+    return mean, *top_by_eigh(np.asarray(matrix), n_components)
 
 
 def _block_size(n_components: int, d: int) -> int:
@@ -332,20 +338,19 @@ def _block_size(n_components: int, d: int) -> int:
 
 def _fit_randomized(
     data: ArrayData | ChunkStream, n_components: int, key: Array, passes: int
-) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     passes = check_positive_integer(passes, "passes")
     if isinstance(data, ChunkStream):
         data.require_several_passes()
     stats = data_stats(data)
     count, d = stats.count, len(stats.mean)
     _check_rank(n_components, count, d)
-    if count < 2:
-        raise ValueError(f"{data.name} has {count} row; a covariance needs two at least.")
+    _check_count(count, data)
     block = min(_block_size(n_components, d), count)
     start = np.asarray(jax.random.normal(key, (d, block)), np.float64)
     apply = _implicit(data, stats.mean, count)
-    values, vectors, _ = _top_by_krylov(apply, start, n_components, steps=passes - 1, cycles=1)
-    return count, np.asarray(stats.mean, np.float64), values, vectors
+    values, vectors, _ = top_by_krylov(apply, start, n_components, steps=passes - 1, cycles=1)
+    return np.asarray(stats.mean, np.float64), values, vectors
 
 
 def _finish(

@@ -26,9 +26,11 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from mpp_jax.numerics import PRECISION
+from mpp_jax.devices import current_mesh, spread
+from mpp_jax.numerics import DEVICES, PRECISION
 
 Vectors: TypeAlias = ArrayLike | Iterable[Any]
 """An (N, D) array or a re-iterable of (N_i, D) row blocks."""
@@ -43,6 +45,11 @@ PANEL_ROWS = 512
 def widest_block() -> int:
     """Return the most columns of a block: what stays in the cache of a CPU, what fills a GPU."""
     return 1024 if jax.default_backend() == "cpu" else 4096
+
+
+def block_width(rows: int) -> int:
+    """Return the columns of a block of so many rows."""
+    return max(64, min(widest_block(), CHUNK_BYTES // (4 * rows)))
 
 
 # ------------------------------------------------------------------------------ blocks of vectors
@@ -87,8 +94,7 @@ def column_blocks(
 ) -> Iterator[tuple[int, Any]]:
     """Yield ``(first column, block (N, <= width))`` over `vectors`, as a float32 array each."""
     n, d = vectors_shape(vectors, name)
-    if width is None:
-        width = max(64, min(widest_block(), CHUNK_BYTES // (4 * n)))
+    width = width or block_width(n)
     for start in range(0, d, width):
         block: Any
         if _is_array(vectors):
@@ -155,12 +161,14 @@ def _check_real(dtype: Any, name: str) -> None:
 def gram_matrix(vectors: Vectors, *, block_columns: int | None = None) -> jax.Array:
     """Return all inner products of the rows of `vectors`: ``G[i, j] = <x_i, x_j>``.
 
+    The columns are shared out to the devices of `mpp_jax.devices`.
+
     Gram matrices of several representations of the same pictures add up to that of the stacked
     representation: ``gram_matrix(a) + gram_matrix(b)`` is `gram_matrix` of ``[a, b]``.
 
     Args:
         vectors: (N, D), see the module's head for the accepted forms.
-        block_columns: columns sent to the device at a time; by default at most 1,024 on a CPU,
+        block_columns: columns sent to a device at a time; by default at most 1,024 on a CPU,
             4,096 elsewhere, and 64 MiB.
 
     Returns:
@@ -185,10 +193,25 @@ def exact_gram_matrix(vectors: Vectors) -> jax.Array:
 
 def _gram(vectors: Vectors, dtype: Any, block_columns: int | None) -> jax.Array:
     n, _ = vectors_shape(vectors)
+    mesh = current_mesh()
+    if mesh is not None:
+        return _spread_gram(vectors, dtype, block_columns or block_width(n), mesh)
     gram = jnp.zeros((n, n), dtype)
     for _, block in column_blocks(vectors, block_columns):
         gram = _accumulate_triangle(gram, block)
     return _mirror(gram)
+
+
+def _spread_gram(vectors: Vectors, dtype: Any, width: int, mesh: Mesh) -> jax.Array:
+    """Return the Gram matrix, of which each device sums the products of its share of columns."""
+    n, _ = vectors_shape(vectors)
+    lead = NamedSharding(mesh, PartitionSpec(DEVICES))
+    parts = jnp.zeros((mesh.size, n, n), dtype, device=lead)
+    for _, block in column_blocks(vectors, width * mesh.size):
+        # Columns of zeros add nothing.
+        block = np.pad(np.asarray(block), ((0, 0), (0, -block.shape[1] % mesh.size)))
+        parts = _accumulate_triangles(parts, spread(block, mesh, axis=1), mesh)
+    return jax.device_put(_mirror_sum(parts), mesh.devices.flat[0])
 
 
 def dual_to_weights(coefficients: ArrayLike, vectors: Vectors) -> np.ndarray:
@@ -258,6 +281,20 @@ def check_finite_rows(finite: np.ndarray, name: str, rows: np.ndarray | None = N
 
 @partial(jax.jit, donate_argnums=0)
 def _accumulate_triangle(gram: jax.Array, block: jax.Array) -> jax.Array:
+    return _add_triangle(gram, block)
+
+
+@partial(jax.jit, donate_argnums=0, static_argnames="mesh")
+def _accumulate_triangles(parts: jax.Array, block: jax.Array, mesh: Mesh) -> jax.Array:
+    return jax.shard_map(
+        lambda gram, columns: _add_triangle(gram[0], columns)[None],
+        mesh=mesh,
+        in_specs=(PartitionSpec(DEVICES), PartitionSpec(None, DEVICES)),
+        out_specs=PartitionSpec(DEVICES),
+    )(parts, block)
+
+
+def _add_triangle(gram: jax.Array, block: jax.Array) -> jax.Array:
     """Add ``block @ block.T`` to `gram` on the block triangle; above it nothing changes."""
     block = block.astype(gram.dtype)
     n = gram.shape[0]
@@ -272,6 +309,11 @@ def _accumulate_triangle(gram: jax.Array, block: jax.Array) -> jax.Array:
 @jax.jit
 def _mirror(lower: jax.Array) -> jax.Array:
     return jnp.tril(lower) + jnp.tril(lower, -1).T
+
+
+@jax.jit
+def _mirror_sum(parts: jax.Array) -> jax.Array:
+    return _mirror(jnp.sum(parts, axis=0))
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """PCA: a float64 model, scikit-learn, every solver, streams, offsets."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from helpers import reference
 from sklearn.decomposition import PCA as SklearnPCA
 
 import mpp_jax.stats.pca as module
+from mpp_jax.stats import eigen
+from mpp_jax.stats.chunks import open_data
 from mpp_jax.stats.pca import fit_pca, pca_inverse, pca_transform
 
 N, D, P = 300, 24, 5
@@ -90,7 +93,7 @@ def test_inverse(whiten):
     np.testing.assert_allclose(pca_inverse(pca, pca_transform(pca, x)), x, atol=2e-3)
 
 
-@pytest.mark.parametrize("solver", ["eigh", "subspace"])
+@pytest.mark.parametrize("solver", ["eigh", "subspace", "filtered"])
 def test_stream_equals_whole(solver):
     x = make(100.0)
     cuts = [0, 1, 70, 70, 200, 300]
@@ -158,7 +161,7 @@ def test_float64():
 
 
 def test_what_does_not_converge_falls_back_to_lapack(monkeypatch):
-    monkeypatch.setattr(module, "RESIDUAL", -1.0)
+    monkeypatch.setattr(eigen, "RESIDUAL", -1.0)
     rng = np.random.default_rng(4)
     basis = np.linalg.qr(rng.normal(size=(100, 100)))[0]
     values = np.linspace(1.0, 1.1, 100)
@@ -174,17 +177,107 @@ def test_krylov_converges_on_its_own():
     values = 100.0 * np.arange(1, 401) ** -1.2
     matrix = (basis * values) @ basis.T
     start = rng.normal(size=(400, 26))
-    got, vectors, converged = module._top_by_krylov(lambda q: matrix @ q, start, 10, 6, 4)
+    got, vectors, converged = eigen.top_by_krylov(lambda q: matrix @ q, start, 10, 6, 4)
     assert converged
     np.testing.assert_allclose(got, values[:10], rtol=1e-7)
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(10), atol=1e-10)
     residual = np.linalg.norm(matrix @ vectors.T - vectors.T * got, axis=0)
-    assert (residual <= module.RESIDUAL * got).all()
+    assert (residual <= eigen.RESIDUAL * got).all()
+
+
+WIDE, FEW = 160, 8
+SPECTRA = {
+    "falling": 100.0 * np.arange(1, WIDE + 1) ** -1.2,
+    "steep": np.exp(-np.arange(WIDE) / 2.0),
+    "one far above": np.r_[1e3, np.arange(1, WIDE) ** -1.0],
+    "flat": np.linspace(1.0, 1.1, WIDE),
+    "equal ones": np.r_[np.full(5, 9.0), np.full(20, 5.0), np.ones(WIDE - 25)],
+    "all equal": np.ones(WIDE),
+}
+
+
+def with_spectrum(values, seed=6):
+    """Return rows whose covariance has this spectrum, but for rounding."""
+    rng = np.random.default_rng(seed)
+    n = 2 * len(values)
+    rows = rng.normal(size=(n, len(values)))
+    rows = np.linalg.qr(rows - rows.mean(axis=0))[0]
+    basis = np.linalg.qr(rng.normal(size=(len(values),) * 2))[0]
+    return (rows * np.sqrt((n - 1) * values) @ basis.T + 3.0).astype(np.float32)
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_filtered_is_eigh(spectrum):
+    x = with_spectrum(SPECTRA[spectrum])
+    exact, found = (fit_pca(x, FEW, solver=solver) for solver in ("eigh", "filtered"))
+    np.testing.assert_array_equal(found.mean, exact.mean)
+    np.testing.assert_allclose(found.explained_variance, exact.explained_variance, rtol=1e-5)
+    v = np.asarray(found.components, np.float64)
+    np.testing.assert_allclose(v @ v.T, np.eye(FEW), atol=1e-6)
+    largest = np.argmax(np.abs(v), axis=1)
+    assert (v[np.arange(FEW), largest] > 0).all()
+    if spectrum in ("falling", "steep", "one far above"):
+        np.testing.assert_allclose(v, exact.components, atol=1e-4)
+    if spectrum == "equal ones":  # the span of the first five is determined, its basis is not
+        cosines = np.linalg.svd(v[:5] @ np.asarray(exact.components)[:5].T, compute_uv=False)
+        assert cosines.min() > 1 - 1e-6
+
+
+def test_filtered_converges_by_itself(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("LAPACK was asked")
+
+    monkeypatch.setattr(module, "top_by_eigh", refuse)
+    for name, values in SPECTRA.items():
+        x = with_spectrum(values)
+        fit_pca([x] if name == "falling" else x, FEW, solver="filtered")  # of a stream too
+
+
+def test_filtered_of_few_rows_and_of_low_rank():
+    rng = np.random.default_rng(7)
+    few = rng.normal(size=(9, WIDE)).astype(np.float32)  # eight dimensions
+    low = (rng.normal(size=(50, 3)) @ rng.normal(size=(3, WIDE))).astype(np.float32)
+    for x, rank in ((few, 8), (low, 3), (np.zeros_like(few), 0)):
+        exact, found = (fit_pca(x, FEW, solver=solver) for solver in ("eigh", "filtered"))
+        variance = np.asarray(found.explained_variance)
+        np.testing.assert_allclose(variance[:rank], exact.explained_variance[:rank], rtol=1e-5)
+        assert (variance[rank:] <= 1e-6 * max(variance[0], 1e-30)).all()
+        v = np.asarray(found.components)
+        np.testing.assert_allclose(v @ v.T, np.eye(FEW), atol=1e-6)
+
+
+def test_filtered_gives_way_to_lapack(monkeypatch):
+    x = with_spectrum(SPECTRA["falling"])
+    asked = []
+    lapack = eigen.top_by_eigh
+    monkeypatch.setattr(module, "top_by_eigh", lambda *a: asked.append(1) or lapack(*a))
+    fit_pca(x, WIDE, solver="filtered")  # all dimensions: no block is smaller
+    assert len(asked) == 1
+    monkeypatch.setattr(module, "top_filtered", partial(eigen.top_filtered, max_rounds=0))
+    found = fit_pca(x, FEW, solver="filtered")
+    assert len(asked) == 2
+    np.testing.assert_allclose(found.components, fit_pca(x, FEW).components, atol=1e-6)
+
+
+def test_filtered_of_float64():
+    with jax.enable_x64(True):
+        x = with_spectrum(SPECTRA["steep"]).astype(np.float64)
+        exact, found = (fit_pca(x, FEW, solver=solver) for solver in ("eigh", "filtered"))
+        assert found.components.dtype == jnp.float64
+        np.testing.assert_allclose(found.explained_variance, exact.explained_variance, rtol=1e-8)
+
+
+def test_the_solver_goes_by_the_backend(monkeypatch):
+    data = open_data(np.zeros((3, 2000), np.float32))
+    assert module._suitable_solver(data, 16)[0] == "subspace"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert module._suitable_solver(data, 16)[0] == "filtered"
+    assert module._suitable_solver(data, 500)[0] == "eigh"
 
 
 def test_rank_deficient_data():
     x = np.repeat(make(n=3), 20, axis=0)
-    for solver in ("eigh", "subspace"):
+    for solver in ("eigh", "subspace", "filtered"):
         pca = fit_pca(x, P, solver=solver, whiten=True)
         assert all(np.isfinite(leaf).all() for leaf in pca)
         assert pca.explained_variance[2:].max() < 1e-5 * pca.explained_variance[0]
