@@ -104,7 +104,10 @@ def _up_to(variant: str, n: int) -> str:
         return variant
     name = f"{variant}-to{n}"
     if name not in POOLINGS:
-        register_pooling(name, codebook=base.codebook, scales=tuple(range(n)))(base.function)
+        register = register_pooling(
+            name, codebook=base.codebook, scales=tuple(range(n)), reads=base.reads
+        )
+        register(base.function)
     return name
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ from mpp_jax.describe.dense import (
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.devices import current_mesh, device_count, on_mesh, replicated, spread
 from mpp_jax.nets import NetSpec, Network
+
+Result = TypeVar("Result")
 
 
 class Wanted(NamedTuple):
@@ -135,21 +137,43 @@ def describe_items(
         on_skip: is told of every picture that could not be decoded.
     """
     wanted = {DEFAULT: Wanted(pyramid.scales)} if wants is None else wants
+
+    def describe_batch(network: Network, batch: Batch) -> Described:
+        return Described(batch.index, describe_sources(network, batch, pyramid, wanted))
+
+    yield from over_batches(describe_batch, network, items, pyramid, on_skip=on_skip)
+
+
+def over_batches(
+    function: Callable[[Network, Batch], Result],
+    network: Network,
+    items: Sequence[Item],
+    pyramid: Pyramid,
+    *,
+    on_skip: Callable[[Skipped], object] | None = None,
+) -> Iterator[Result]:
+    """Decode pictures and yield what a function makes of each batch, a few batches ahead.
+
+    Args:
+        function: of the network and a batch, both on the devices of `mpp_jax.devices`, to arrays.
+        network: the network.
+        items: pictures.
+        pyramid: sizes of batches.
+        on_skip: is told of every picture that could not be decoded.
+    """
     mesh = current_mesh()
     whole = replicated(network, mesh)
 
-    def describe_batch(batch: Batch) -> Described:
+    def one(batch: Batch) -> Result:
         with on_mesh(mesh):
-            shares = _shares(batch, mesh)
-            sources = describe_sources(whole, shares, pyramid, wanted)
-            return jax.block_until_ready(Described(shares.index, sources))
+            return jax.block_until_ready(function(whole, _shares(batch, mesh)))
 
     batches = canvas_batches(items, batch_size=batch_size(pyramid))
     told = 0
     # Programs of several devices wait for one another: one at a time.
     workers = batches_at_once() if mesh is None else 1
-    for described in _ahead(describe_batch, batches, workers):
-        yield described
+    for result in _ahead(one, batches, workers):
+        yield result
         told = _tell(batches.skipped, told, on_skip)
     _tell(batches.skipped, told, on_skip)
 
@@ -225,15 +249,15 @@ def batches_at_once() -> int:
 
 
 def _ahead(
-    function: Callable[[Batch], Described], batches: Iterable[Batch], workers: int
-) -> Iterator[Described]:
+    function: Callable[[Batch], Result], batches: Iterable[Batch], workers: int
+) -> Iterator[Result]:
     """Map in order, a few batches ahead of the consumer.
 
     The first batch on each canvas runs alone: threads that meet a new shape together would each
     compile it.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="describe")
-    under_way: deque[Future[Described]] = deque()
+    under_way: deque[Future[Result]] = deque()
     seen: set[tuple[int, ...]] = set()
     try:
         for batch in batches:

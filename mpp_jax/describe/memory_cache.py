@@ -43,6 +43,11 @@ class MemoryCache:
         """The source of the first pass, whose batches are kept while there is room."""
         return Recorder(self)
 
+    @property
+    def kept(self) -> set[str]:
+        """Ids of the pictures whose activations are kept."""
+        return {name for batch in self.batches for name in batch.ids}
+
     def describe(
         self, items: Sequence[Item], wants: Wants, on_skip: Callable[[Skipped], object]
     ) -> Iterator[Described]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mpp_jax.describe.dense import DEFAULT, Activations, Descriptors
+from mpp_jax.encoders.fisher import FisherStatistics
 from mpp_jax.numerics import l2_normalize, over_pictures
 from mpp_jax.pooling.notation import Atom, grid_cells, parse
 from mpp_jax.pooling.protocol import Evidence
@@ -62,6 +63,45 @@ def encode(
         return result
 
     return over_pictures(one, arrays)
+
+
+@partial(jax.jit, static_argnames=("methods", "numbers", "first"))
+def encode_counted(
+    statistics: dict[str, tuple[FisherStatistics, ...]],
+    codebooks: Codebooks,
+    methods: tuple[Atom, ...],
+    numbers: tuple[tuple[str, tuple[int, ...]], ...],
+    first: int = 0,
+) -> dict[str, Array]:
+    """Encode a batch of pictures whose descriptors are counted already: `encode` without them.
+
+    Args:
+        statistics: of the batch, (B, ...) one a scale, by the codebook's key.
+        codebooks: by key.
+        methods: what is computed, such that `countable` is true of each (static).
+        numbers: as in `encode` (static).
+        first: as in `encode` (static).
+
+    Returns:
+        As `encode`.
+    """
+    scales = dict(numbers)
+
+    def one(pictures: dict[str, tuple[FisherStatistics, ...]]) -> dict[str, Array]:
+        result = {}
+        for atom in methods:
+            book = atom.codebook
+            assert book is not None  # it is countable
+            evidence = Evidence(scales[atom.source], (), (), (), pictures[book], first=first)
+            result[atom.name] = pool_picture(atom, evidence, codebooks[book]).astype(jnp.float32)
+        return result
+
+    return over_pictures(one, statistics)
+
+
+def countable(atom: Atom) -> bool:
+    """Return whether a variant is computed from the Fisher statistics of each scale alone."""
+    return not atom.external and atom.pooling.reads == "statistics" and atom.grid is None
 
 
 def pool_picture(atom: Atom, evidence: Evidence, codebook: Codebook | None) -> Array:

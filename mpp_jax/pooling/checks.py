@@ -19,9 +19,10 @@ import numpy as np
 from jax import Array
 
 from mpp_jax.describe.dense import Activations, Descriptors
-from mpp_jax.pooling.batched import encode
+from mpp_jax.encoders.fisher import FisherStatistics, fisher_statistics
+from mpp_jax.pooling.batched import countable, encode, encode_counted
 from mpp_jax.pooling.notation import Atom, parse_all
-from mpp_jax.stats.codebook import Codebook, Codebooks
+from mpp_jax.stats.codebook import Codebook, Codebooks, project
 from mpp_jax.stats.mixture import GMM
 from mpp_jax.stats.pca import PCA
 
@@ -154,6 +155,25 @@ def check_gradient(names: Sequence[str]) -> None:
         raise AssertionError(f"{', '.join(bad)}: the gradient holds NaN or infinity")
 
 
+def check_statistics(names: Sequence[str]) -> None:
+    """Check that variants that say so read nothing but the statistics of their descriptors."""
+    methods, scales = tuple(filter(countable, parse_all(names))), make_scales()
+    if not methods:
+        return
+    books: Codebooks = {a.codebook: make_codebook() for a in methods if a.codebook is not None}
+
+    def count(book: Codebook, x: Array, mask: Array) -> FisherStatistics:
+        return fisher_statistics(project(book, x), book.gmm, mask)
+
+    counts = {
+        key: tuple(jax.vmap(partial(count, book))(s.x, s.mask) for s in scales)
+        for key, book in books.items()
+    }
+    numbers = tuple((atom.source, tuple(range(len(scales)))) for atom in methods)
+    alone = encode_counted(counts, books, methods, tuple(dict.fromkeys(numbers)))
+    _same(encoded(methods, scales), alone, "statistics in the place of activations")
+
+
 @partial(jax.jit, static_argnums=0)
 def _alone(
     methods: tuple[Atom, ...], x: tuple[Array, ...]
@@ -178,6 +198,7 @@ ALL = (
     check_batch,
     check_single_scale,
     check_gradient,
+    check_statistics,
 )
 
 

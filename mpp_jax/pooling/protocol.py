@@ -29,7 +29,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,8 @@ class Evidence(NamedTuple):
         mask: (T,) bool; rows where it is False hold nothing.
         window: (T, 4) receptive windows (top, left, bottom, right), fractions of the picture.
         statistics: Fisher statistics of the projected activations; empty without a codebook. They
-            are there because many variants share them, and they add over scales.
+            are there because many variants share them, and they add over scales. Where all that
+            is computed reads "statistics", `x`, `mask` and `window` may be empty.
         crops: (n, C) activations of the crops that the variant asked for, or None.
         first: index of the first scale that encodings by a codebook take.
     """
@@ -67,7 +68,8 @@ class Evidence(NamedTuple):
         """Return the evidence of these scales alone, all of them to be encoded."""
         rows = [self.scales.index(k) for k in scales]
         x, mask, window = (
-            tuple(part[i] for i in rows) for part in (self.x, self.mask, self.window)
+            tuple(part[i] for i in rows) if part else ()
+            for part in (self.x, self.mask, self.window)
         )
         statistics = tuple(self.statistics[i] for i in rows) if self.statistics else ()
         return Evidence(scales, x, mask, window, statistics, self.crops)
@@ -108,6 +110,7 @@ def scale_statistics(evidence: Evidence) -> tuple[FisherStatistics, ...]:
 
 
 Pool = Callable[[Evidence, Codebook], Array]
+Reads = Literal["activations", "statistics"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ class Pooling:
         flip: whether the crops' mirror images follow them.
         codebook: how its codebook is fitted; None where it reads none.
         scales: numbers of the scales that it reads, from 0; None for all there are.
+        reads: "statistics" of a variant that looks at nothing else of its evidence: then an
+            accelerator keeps no activations; else "activations".
         code: SHA-256 of the source that it comes from; empty for those of this package.
     """
 
@@ -130,6 +135,7 @@ class Pooling:
     flip: bool = False
     codebook: Recipe | None = FISHER
     scales: tuple[int, ...] | None = None
+    reads: Reads = "activations"
     code: str = ""
 
 
@@ -146,6 +152,7 @@ def register_pooling(
     flip: bool = False,
     codebook: Recipe | None = FISHER,
     scales: tuple[int, ...] | None = None,
+    reads: Reads = "activations",
     replace: bool = False,
 ) -> Callable[[Pool], Pool]:
     """Register a variant under a name; the decorated function is returned unchanged.
@@ -160,10 +167,12 @@ def register_pooling(
         flip: likewise.
         codebook: likewise.
         scales: likewise.
+        reads: likewise.
         replace: take the place of a variant of this name, wherever that comes from.
 
     Raises:
-        ValueError: a name that is taken or ill formed, or an unknown number of crops.
+        ValueError: a name that is taken or ill formed, an unknown number of crops, or statistics
+            to be read without a codebook.
     """
     if not _NAME.fullmatch(name) or _GRID_LIKE.fullmatch(name):
         raise ValueError(
@@ -174,6 +183,10 @@ def register_pooling(
         raise ValueError(f"crops must be 0, 1, 5 or 25, got {crops}")
     if crops and codebook is not None:
         raise ValueError("codebook must be None for a variant that reads crops")
+    if reads not in ("activations", "statistics"):
+        raise ValueError(f"reads must be 'activations' or 'statistics', got {reads!r}")
+    if reads == "statistics" and (codebook is None or not codebook.mixture):
+        raise ValueError("reads='statistics' needs a codebook with a mixture")
 
     def register(function: Pool) -> Pool:
         code = code_of(function)
@@ -187,7 +200,7 @@ def register_pooling(
         if name in _SEEN:
             jax.clear_caches()  # compiled programs know variants by their names
         _SEEN.add(name)
-        POOLINGS[name] = Pooling(name, function, crops, flip, codebook, scales, code)
+        POOLINGS[name] = Pooling(name, function, crops, flip, codebook, scales, reads, code)
         return function
 
     return register

@@ -65,28 +65,28 @@ def avg(evidence: Evidence, codebook: Codebook) -> Array:
     return l2_normalize(sum(l2_normalize(mean_descriptor(x, mask)) for x, mask in pairs))
 
 
-@register_pooling("nfk")
+@register_pooling("nfk", reads="statistics")
 def nfk(evidence: Evidence, codebook: Codebook) -> Array:
     """Return the naive Fisher kernel's, Eq. (2): one Fisher vector of all scales together."""
     together = jax.tree.map(lambda *parts: sum(parts), *scale_statistics(evidence))
     return power_l2(fisher_from_statistics(together, codebook.gmm))
 
 
-@register_pooling("csf")
+@register_pooling("csf", reads="statistics")
 def csf(evidence: Evidence, codebook: Codebook) -> Array:
     """Concatenate the scale-wise normalised Fisher vectors."""
     vectors, _ = scale_fisher_vectors(evidence, codebook)
     return power_l2(jnp.concatenate(vectors))
 
 
-@register_pooling("mpp")
+@register_pooling("mpp", reads="statistics")
 def mpp(evidence: Evidence, codebook: Codebook) -> Array:
     """Pool the multi-scale pyramid, Eq. (1): mean of the scale-wise normalised Fisher vectors."""
     vectors, present = scale_fisher_vectors(evidence, codebook)
     return power_l2(sum(vectors) / jnp.maximum(jnp.sum(present), 1.0))
 
 
-@register_pooling("mpp-entropy")
+@register_pooling("mpp-entropy", reads="statistics")
 def mpp_entropy(evidence: Evidence, codebook: Codebook) -> Array:
     """Pool as `mpp`, scales weighing what they say: by the entropy of their components' shares.
 
@@ -110,7 +110,7 @@ def mpp_entropy(evidence: Evidence, codebook: Codebook) -> Array:
 
 
 for _number in range(7):
-    register_pooling(f"fv{_number + 1}", scales=(_number,))(nfk)
+    register_pooling(f"fv{_number + 1}", scales=(_number,), reads="statistics")(nfk)
 
 MOP = Recipe("pca500-k100", pca=500, components=100, mixture=False)
 

@@ -33,7 +33,7 @@ from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
 from mpp_jax.runs.settings import check_contrast, check_features
-from mpp_jax.runs.vectors import atoms_of, code_of, encode_described, recipes_of, wanted_of
+from mpp_jax.runs.vectors import atoms_of, code_of, encode_from, recipes_of
 from mpp_jax.stats.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
 from mpp_jax.svm import SVMInfo, fit_svm, svm_scores
@@ -175,7 +175,6 @@ def encode_dataset(
     check_methods(atoms, codebooks=codebooks, scales=config.pyramid.scales)
     external = check_features(dataset, config, features or {})
     computed = tuple(atom for atom in atoms if not atom.external)
-    wants = wanted_of(computed, config.pyramid.scales)
     writer = StoreWriter(
         folder,
         dataset,
@@ -209,8 +208,10 @@ def encode_dataset(
                 writer.skip(block[entry.position], entry.reason)
                 bar.update(1)
 
-            for described in activations.describe(contents.watched(block), wants, skip):
-                index, vectors = encode_described(described, wants, codebooks, config, computed)
+            watched = contents.watched(block)
+            for index, vectors in encode_from(
+                activations, network, watched, codebooks, config, computed, on_skip=skip
+            ):
                 items = [block[i] for i in index]
                 vectors |= {name: part.of(items) for name, part in external.items()}
                 writer.put(items, vectors, contents.read(items))

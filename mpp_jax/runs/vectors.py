@@ -3,16 +3,28 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import numpy as np
 
 from mpp_jax.config import Run
-from mpp_jax.data import Item, Skipped
-from mpp_jax.describe.extraction import Described, Wanted, Wants, describe_items
+from mpp_jax.data import Batch, Item, Skipped
+from mpp_jax.describe.counting import Counts, count_sources
+from mpp_jax.describe.extraction import (
+    ActivationSource,
+    Described,
+    Extractor,
+    Wanted,
+    Wants,
+    describe_items,
+    over_batches,
+)
+from mpp_jax.describe.memory_cache import MemoryCache
 from mpp_jax.devices import current_mesh, on_mesh
 from mpp_jax.nets import NetSpec, Network
 from mpp_jax.nets.registry import NETWORKS, PACKAGED
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import Atom, check_methods, encode, parse, parse_all
+from mpp_jax.pooling.batched import countable, encode_counted
 from mpp_jax.stats.codebook import Codebooks, Recipe
 
 Vectors = dict[str, np.ndarray]
@@ -94,6 +106,123 @@ def encode_described(
     return described.index[valid], {name: np.asarray(v)[valid] for name, v in arrays.items()}
 
 
+def encode_counts(
+    index: np.ndarray,
+    counts: Counts,
+    wants: Wants,
+    codebooks: Codebooks,
+    config: Run,
+    methods: Sequence[Atom],
+) -> tuple[np.ndarray, Vectors]:
+    """Return what `encode_described` does, of pictures whose descriptors are counted.
+
+    Args:
+        index: (B,) position of each picture, -1 for padding.
+        counts: their statistics.
+        wants: the scales that were counted.
+        codebooks: by key.
+        config: settings.
+        methods: atoms that are `countable`.
+    """
+    with on_mesh(current_mesh()):
+        arrays = encode_counted(
+            counts,
+            {key: codebooks[key] for key in counts},
+            tuple(methods),
+            tuple((source, want.scales) for source, want in wants.items()),
+            first_encoded(config),
+        )
+    valid = index >= 0
+    return index[valid], {name: np.asarray(v)[valid] for name, v in arrays.items()}
+
+
+def count_items(
+    network: Network,
+    items: Sequence[Item],
+    codebooks: Codebooks,
+    config: Run,
+    methods: Sequence[Atom],
+    *,
+    on_skip: Callable[[Skipped], object] | None = None,
+) -> Iterator[tuple[np.ndarray, Vectors]]:
+    """Do what `encode_items` does by one program a scale, which keeps no activations.
+
+    Args:
+        network: the network.
+        items: pictures.
+        codebooks: by key.
+        config: pyramid and encoder settings.
+        methods: atoms that are `countable`.
+        on_skip: is told of every picture that could not be decoded.
+    """
+    wants = wanted_of(methods, config.pyramid.scales)
+    pairs = dict.fromkeys((atom.source, atom.codebook) for atom in methods)
+    wanted = [(source, key, wants[source].scales) for source, key in pairs if key is not None]
+
+    def count(network: Network, batch: Batch) -> tuple[np.ndarray, Counts]:
+        return batch.index, count_sources(network, batch, config.pyramid, wanted, codebooks)
+
+    for index, counts in over_batches(count, network, items, config.pyramid, on_skip=on_skip):
+        yield encode_counts(index, counts, wants, codebooks, config, methods)
+
+
+def encode_from(
+    activations: ActivationSource,
+    network: Network,
+    items: Sequence[Item],
+    codebooks: Codebooks,
+    config: Run,
+    methods: Sequence[Atom],
+    *,
+    on_skip: Callable[[Skipped], object],
+) -> Iterator[tuple[np.ndarray, Vectors]]:
+    """Encode pictures from where activations are kept, or computed; yield as `encode_items`.
+
+    Pictures whose activations would be computed for this alone are counted instead, where that is
+    the best (`counts_only`).
+
+    Args:
+        activations: their source.
+        network: the network.
+        items: pictures.
+        codebooks: by key.
+        config: pyramid and encoder settings.
+        methods: atoms that are not external.
+        on_skip: is told of every picture that could not be decoded.
+    """
+    kept = activations.kept if isinstance(activations, MemoryCache) else set()
+    source = activations.source if isinstance(activations, MemoryCache) else activations
+    count = isinstance(source, Extractor) and counts_only(methods)
+    described = [i for i, item in enumerate(items) if not count or item.id in kept]
+    counted = [i for i, item in enumerate(items) if count and item.id not in kept]
+    wants = wanted_of(methods, config.pyramid.scales)
+
+    def skip_of(positions: np.ndarray) -> Callable[[Skipped], object]:
+        return lambda entry: on_skip(entry._replace(position=int(positions[entry.position])))
+
+    if described:
+        place = np.array(described)
+        some = [items[i] for i in described]
+        for batch in activations.describe(some, wants, skip_of(place)):
+            index, vectors = encode_described(batch, wants, codebooks, config, methods)
+            yield place[index], vectors
+    if counted:
+        place = np.array(counted)
+        some = [items[i] for i in counted]
+        skip = skip_of(place)
+        for index, vectors in count_items(network, some, codebooks, config, methods, on_skip=skip):
+            yield place[index], vectors
+
+
+def counts_only(methods: Sequence[Atom]) -> bool:
+    """Return whether pictures are best encoded by `count_items`: on accelerators, if they can be.
+
+    A CPU's caches are too small for that, and its memory large enough for the activations of the
+    few pictures that it has under way.
+    """
+    return jax.default_backend() != "cpu" and bool(methods) and all(map(countable, methods))
+
+
 def encode_items(
     network: Network,
     items: Sequence[Item],
@@ -123,6 +252,9 @@ def encode_items(
             "name a method without them"
         )
     check_methods(methods, codebooks=codebooks, scales=config.pyramid.scales)
+    if counts_only(methods):
+        yield from count_items(network, items, codebooks, config, methods, on_skip=on_skip)
+        return
     wants = wanted_of(methods, config.pyramid.scales)
     for described in describe_items(network, items, config.pyramid, wants=wants, on_skip=on_skip):
         yield encode_described(described, wants, codebooks, config, methods)

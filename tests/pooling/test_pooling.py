@@ -287,6 +287,10 @@ def test_names_that_cannot_be_registered(name: str) -> None:
 def test_settings_that_cannot_be_registered() -> None:
     with pytest.raises(ValueError, match="crops must be 0, 1, 5 or 25, got 10"):
         register_pooling("free", crops=10)
+    with pytest.raises(ValueError, match="needs a codebook with a mixture"):
+        register_pooling("counted", codebook=None, reads="statistics")
+    with pytest.raises(ValueError, match="must be 'activations' or 'statistics', got 'x'"):
+        register_pooling("counted", reads="x")
     with pytest.raises(ValueError, match="codebook must be None for a variant that reads crops"):
         register_pooling("free", crops=5)
 
