@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from mpp_jax.cli.codebook_stage import check_same_pictures, codebooks_or_fit
 from mpp_jax.cli.console import DONE, Console, Skips, made_with, results_table
 from mpp_jax.cli.opening import open_network
 from mpp_jax.data import Dataset
+from mpp_jax.describe.batches import plan
 from mpp_jax.describe.extraction import ActivationSource
 from mpp_jax.describe.memory_cache import MemoryCache
 from mpp_jax.files import exclusive
@@ -94,6 +96,12 @@ def _run(job: Job, console: Console, maps: int) -> int:
 def _watched(job: Job, console: Console) -> ActivationSource:
     if job.extras.cache is not None:
         console.say(f"activations: kept in and taken from {job.extras.cache}")
+    if jax.default_backend() != "cpu":
+        programs = len(job.config.pyramid.scales)
+        console.say(
+            f"plan: {plan(job.network, job.config.pyramid)}; {programs} programs of the network to "
+            "compile"
+        )
     return job.activations
 
 

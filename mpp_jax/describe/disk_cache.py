@@ -28,12 +28,12 @@ import numpy as np
 from mpp_jax.config import Pyramid
 from mpp_jax.data import DecodeError, Item, Skipped
 from mpp_jax.data.content import read_picture, reading_reported
+from mpp_jax.describe.batches import batch_size
 from mpp_jax.describe.dense import Activations, Crops, Descriptors, describer
 from mpp_jax.describe.extraction import (
     Described,
     Wanted,
     Wants,
-    batch_size,
     describe_items,
     source_layer,
 )
@@ -225,7 +225,7 @@ class DiskCache:
 
     def _read(self, block: Sequence[_Picture], wants: Wants) -> Iterator[Described]:
         good = [picture for picture in block if picture.skipped is None]
-        size = batch_size(self._pyramid)
+        size = batch_size(self._network, self._pyramid)
         for first in range(0, len(good), size):
             chosen, arrays = self._batch(good[first : first + size], size, wants)
             if not chosen:

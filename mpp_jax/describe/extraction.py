@@ -4,10 +4,7 @@ An `ActivationSource` is all that the method asks for: `Extractor` computes, `Me
 `DiskCache` keep what others computed.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -15,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
 from mpp_jax.config import Pyramid
-from mpp_jax.data import Batch, Item, Skipped, canvas_batches
+from mpp_jax.data import Batch, Item, Skipped
+from mpp_jax.describe.batches import over_batches
 from mpp_jax.describe.dense import (
     DEFAULT,
     SIFT,
@@ -30,7 +27,6 @@ from mpp_jax.describe.dense import (
     describer,
 )
 from mpp_jax.describe.pyramid import scale_side
-from mpp_jax.devices import current_mesh, device_count, on_mesh, replicated, spread
 from mpp_jax.nets import NetSpec, Network
 
 Result = TypeVar("Result")
@@ -113,12 +109,6 @@ class Extractor:
         return describe_items(self.network, items, self.pyramid, wants=wants, on_skip=on_skip)
 
 
-def batch_size(pyramid: Pyramid) -> int:
-    """Return the pictures of a batch: of each device one on a CPU (no padding, caches), else 16."""
-    each = pyramid.batch or (1 if jax.default_backend() == "cpu" else 16)
-    return each * device_count()
-
-
 def describe_items(
     network: Network,
     items: Sequence[Item],
@@ -142,54 +132,6 @@ def describe_items(
         return Described(batch.index, describe_sources(network, batch, pyramid, wanted))
 
     yield from over_batches(describe_batch, network, items, pyramid, on_skip=on_skip)
-
-
-def over_batches(
-    function: Callable[[Network, Batch], Result],
-    network: Network,
-    items: Sequence[Item],
-    pyramid: Pyramid,
-    *,
-    on_skip: Callable[[Skipped], object] | None = None,
-) -> Iterator[Result]:
-    """Decode pictures and yield what a function makes of each batch, a few batches ahead.
-
-    Args:
-        function: of the network and a batch, both on the devices of `mpp_jax.devices`, to arrays.
-        network: the network.
-        items: pictures.
-        pyramid: sizes of batches.
-        on_skip: is told of every picture that could not be decoded.
-    """
-    mesh = current_mesh()
-    whole = replicated(network, mesh)
-
-    def one(batch: Batch) -> Result:
-        with on_mesh(mesh):
-            return jax.block_until_ready(function(whole, _shares(batch, mesh)))
-
-    batches = canvas_batches(items, batch_size=batch_size(pyramid))
-    told = 0
-    # Programs of several devices wait for one another: one at a time.
-    workers = batches_at_once() if mesh is None else 1
-    for result in _ahead(one, batches, workers):
-        yield result
-        told = _tell(batches.skipped, told, on_skip)
-    _tell(batches.skipped, told, on_skip)
-
-
-def _shares(batch: Batch, mesh: Mesh | None) -> Batch:
-    """Return a batch on the devices, with rows of padding so that each has as many."""
-    if mesh is None:
-        return batch
-    short = -len(batch.index) % mesh.size
-    padded = Batch(
-        np.concatenate([batch.canvas, np.zeros((short, *batch.canvas.shape[1:]), np.uint8)]),
-        np.concatenate([batch.sizes, np.ones((short, 2), batch.sizes.dtype)]),
-        np.concatenate([batch.index, np.full(short, -1, batch.index.dtype)]),
-    )
-    canvas, sizes = spread((padded.canvas, padded.sizes), mesh)
-    return Batch(canvas, sizes, padded.index)
 
 
 def describe_sources(
@@ -238,49 +180,6 @@ def source_layer(spec: NetSpec, source: str, pyramid: Pyramid) -> str:
     """Return the name of the layer that a source of descriptors stands for."""
     chosen = pyramid.layer if source == DEFAULT else None if source == SIFT else source
     return spec.layer(chosen).name
-
-
-def batches_at_once() -> int:
-    """Return how many batches are described side by side.
-
-    A CPU's programs have stretches that run on one core; several pictures at once fill the others.
-    """
-    return min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
-
-
-def _ahead(
-    function: Callable[[Batch], Result], batches: Iterable[Batch], workers: int
-) -> Iterator[Result]:
-    """Map in order, a few batches ahead of the consumer.
-
-    The first batch on each canvas runs alone: threads that meet a new shape together would each
-    compile it.
-    """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="describe")
-    under_way: deque[Future[Result]] = deque()
-    seen: set[tuple[int, ...]] = set()
-    try:
-        for batch in batches:
-            under_way.append(pool.submit(function, batch))
-            if batch.canvas.shape not in seen:
-                seen.add(batch.canvas.shape)
-                under_way[-1].exception()  # wait; an error is raised in its turn, below
-            if len(under_way) > workers:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    finally:
-        # Also where the consumer stops early or is interrupted.
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _tell(
-    skipped: Sequence[Skipped], told: int, on_skip: Callable[[Skipped], object] | None
-) -> int:
-    if on_skip is not None:
-        for entry in skipped[told:]:
-            on_skip(entry)
-    return len(skipped)
 
 
 @jax.jit

@@ -8,6 +8,7 @@ import numpy as np
 
 from mpp_jax.config import Run
 from mpp_jax.data import Batch, Item, Skipped
+from mpp_jax.describe.batches import over_batches
 from mpp_jax.describe.counting import Counts, count_sources
 from mpp_jax.describe.extraction import (
     ActivationSource,
@@ -16,7 +17,6 @@ from mpp_jax.describe.extraction import (
     Wanted,
     Wants,
     describe_items,
-    over_batches,
 )
 from mpp_jax.describe.memory_cache import MemoryCache
 from mpp_jax.devices import current_mesh, on_mesh

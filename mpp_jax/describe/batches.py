@@ -1,0 +1,247 @@
+"""Batches to the device and results back: how many pictures at once, and what if it is too many.
+
+A pool of threads decodes (`mpp_jax.data.canvas_batches`). A CPU describes a few pictures side by
+side, each in a thread; an accelerator is given the next batches while it works on one, and is
+waited for only where a result is needed.
+"""
+
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mpp_jax.config import Pyramid
+from mpp_jax.data import Batch, Item, Skipped, canvas_batches
+from mpp_jax.describe.pyramid import scale_side
+from mpp_jax.devices import current_mesh, device_count, on_mesh, replicated, spread
+from mpp_jax.nets import NetSpec, Network
+from mpp_jax.nets.spec import map_channels, map_size
+
+MOST = 16
+"""Pictures of a batch on an accelerator, unless told otherwise: more gain nothing there."""
+SHARE = 0.5
+"""Of the free memory of a device, what a batch may take by `picture_bytes`."""
+
+Result = TypeVar("Result")
+
+_LOG = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """How pictures go to a device.
+
+    Attributes:
+        batch: pictures at once on each device.
+        nbytes: of the largest scale's maps of as many pictures, about.
+        free: bytes of device memory; None where the device does not say.
+    """
+
+    batch: int
+    nbytes: int
+    free: int | None
+
+    def __str__(self) -> str:
+        """Return it in one line."""
+        there = "" if self.free is None else f" of {self.free / 2**30:.1f} GiB that are free"
+        return f"batches of {self.batch}; about {self.nbytes / 2**30:.1f} GiB at a time{there}"
+
+
+def picture_bytes(network: Network, pyramid: Pyramid) -> int:
+    """Return the bytes that one picture takes at the largest scale, about.
+
+    Twice the largest pair of neighbouring activation maps: compilers keep copies in other layouts.
+    """
+    spec: NetSpec = network.spec
+    layer = spec.layer(pyramid.layer).name
+    side = scale_side(spec.side, max(pyramid.scales), pyramid.rounding)
+    below = [item.name for item in spec.layers[: spec.index(layer) + 1]]
+    maps = [side**2 * 3]
+    maps += [map_size(spec, side, name) ** 2 * map_channels(spec, name) for name in below]
+    pairs = [a + b for a, b in itertools.pairwise(maps)]
+    return 2 * max(pairs, default=maps[0]) * int(network.dtype.itemsize)
+
+
+def free_bytes() -> int | None:
+    """Return the free memory of the device with the least; None where devices do not say."""
+    found = []
+    for device in jax.local_devices()[: device_count()]:
+        known: dict[str, int] = device.memory_stats() or {}
+        if "bytes_limit" not in known:
+            return None
+        found.append(known["bytes_limit"] - known.get("bytes_in_use", 0))
+    return min(found)
+
+
+def plan(network: Network, pyramid: Pyramid) -> Plan:
+    """Return how many pictures go to each device at once.
+
+    As many as ``pyramid.batch`` says; else one on a CPU (no padding, and its caches hold no more),
+    and on an accelerator `MOST`, halved until they fit into `SHARE` of its free memory.
+    """
+    each, free = picture_bytes(network, pyramid), free_bytes()
+    batch = pyramid.batch or (1 if jax.default_backend() == "cpu" else MOST)
+    while not pyramid.batch and free is not None and batch > 1 and batch * each > SHARE * free:
+        batch //= 2
+    return Plan(batch, batch * each, free)
+
+
+def batch_size(network: Network, pyramid: Pyramid) -> int:
+    """Return the pictures of a batch, over all devices."""
+    return plan(network, pyramid).batch * device_count()
+
+
+def batches_at_once() -> int:
+    """Return how many batches are described side by side.
+
+    A CPU's programs have stretches that run on one core; several pictures at once fill the others.
+    """
+    return min(os.cpu_count() or 1, 4) if jax.default_backend() == "cpu" else 1
+
+
+def over_batches(
+    function: Callable[[Network, Batch], Result],
+    network: Network,
+    items: Sequence[Item],
+    pyramid: Pyramid,
+    *,
+    on_skip: Callable[[Skipped], object] | None = None,
+) -> Iterator[Result]:
+    """Decode pictures and yield what a function makes of each batch, in order.
+
+    Where the device has not enough memory, the batch is halved, and those after it: a line of the
+    log says so.
+
+    Args:
+        function: of the network and a batch, both on the devices of `mpp_jax.devices`, to arrays.
+        network: the network.
+        items: pictures.
+        pyramid: sizes of batches.
+        on_skip: is told of every picture that could not be decoded.
+
+    Raises:
+        jax.errors.JaxRuntimeError: not even one picture fits into the memory of each device.
+    """
+    mesh = current_mesh()
+    whole = replicated(network, mesh)
+
+    def one(batch: Batch) -> Result:
+        with on_mesh(mesh):
+            return function(whole, _shares(batch, mesh))
+
+    batches = canvas_batches(items, batch_size=batch_size(network, pyramid))
+    told = 0
+    # Programs of several devices wait for one another: one at a time.
+    workers = batches_at_once() if mesh is None else 1
+    for result in _Line(one, workers, least=device_count()).over(batches):
+        yield result
+        told = _tell(batches.skipped, told, on_skip)
+    _tell(batches.skipped, told, on_skip)
+
+
+class _Line:
+    """Batches under way, a few ahead of the consumer."""
+
+    def __init__(self, function: Callable[[Batch], Any], workers: int, least: int) -> None:
+        self.function = function
+        self.workers = workers
+        self.least = least
+        self.most: int | None = None
+
+    def over(self, batches: Any) -> Iterator[Any]:
+        """Map in order.
+
+        The first batch on each canvas runs alone: threads that meet a new shape together would
+        each compile it.
+        """
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="describe")
+        under_way: deque[tuple[Batch, Future[Any]]] = deque()
+        seen: set[tuple[int, ...]] = set()
+        try:
+            for batch in batches:
+                for part in self._parts(batch):
+                    under_way.append((part, pool.submit(self._start, part)))
+                    if part.canvas.shape not in seen:
+                        seen.add(part.canvas.shape)
+                        under_way[-1][1].exception()  # wait; an error is raised in its turn, below
+                    if len(under_way) > self.workers:
+                        yield from self._finished(*under_way.popleft())
+            while under_way:
+                yield from self._finished(*under_way.popleft())
+        finally:
+            # Also where the consumer stops early or is interrupted.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self, batch: Batch) -> Any:
+        result = self.function(batch)
+        # A CPU's threads are its queue; an accelerator has one of its own.
+        return jax.block_until_ready(result) if jax.default_backend() == "cpu" else result
+
+    def _finished(self, batch: Batch, future: Future[Any]) -> list[Any]:
+        try:
+            return [jax.block_until_ready(future.result())]
+        except jax.errors.JaxRuntimeError as error:
+            rows = len(batch.index)
+            if "RESOURCE_EXHAUSTED" not in str(error) or rows <= self.least:
+                raise
+        # Outside of the handler: the error holds on to what the failed program had.
+        if self.most is None or rows // 2 < self.most:
+            self.most = max(rows // 2, self.least)
+            _LOG.warning(
+                "the device's memory does not hold %d pictures at once; %d from now on",
+                rows,
+                self.most,
+            )
+        left, done = deque(self._parts(batch)), []
+        while left:
+            part = left.popleft()
+            if len(part.index) > self.most:  # halved again meanwhile
+                left.extendleft(reversed(self._parts(part)))
+            else:
+                done += self._finished(part, _at_once(self._start, part))
+        return done
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """Return a batch in pieces of the size that fits; those of padding alone are left out."""
+        most = self.most or len(batch.index)
+        starts = range(0, len(batch.index), most)
+        pieces = [Batch(*(array[i : i + most] for array in batch)) for i in starts]
+        return [piece for piece in pieces if piece.valid.any()]
+
+
+def _at_once(function: Callable[[Batch], Any], batch: Batch) -> Future[Any]:
+    future: Future[Any] = Future()
+    try:
+        future.set_result(function(batch))
+    except jax.errors.JaxRuntimeError as error:
+        future.set_exception(error)
+    return future
+
+
+def _shares(batch: Batch, mesh: Mesh | None) -> Batch:
+    """Return a batch on the devices, with rows of padding so that each has as many."""
+    if mesh is None:
+        return batch
+    short = -len(batch.index) % mesh.size
+    padded = Batch(
+        np.concatenate([batch.canvas, np.zeros((short, *batch.canvas.shape[1:]), np.uint8)]),
+        np.concatenate([batch.sizes, np.ones((short, 2), batch.sizes.dtype)]),
+        np.concatenate([batch.index, np.full(short, -1, batch.index.dtype)]),
+    )
+    canvas, sizes = spread((padded.canvas, padded.sizes), mesh)
+    return Batch(canvas, sizes, padded.index)
+
+
+def _tell(
+    skipped: Sequence[Skipped], told: int, on_skip: Callable[[Skipped], object] | None
+) -> int:
+    if on_skip is not None:
+        for entry in skipped[told:]:
+            on_skip(entry)
+    return len(skipped)
