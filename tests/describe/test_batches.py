@@ -71,12 +71,12 @@ def test_the_largest_scale_of_caffenet_fits_many():
 @pytest.mark.parametrize("most", [1, 2, 3, 8])
 def test_too_many_at_once_are_halved_from_then_on(caplog, most):
     function, sizes = sums(most)
-    pictures = items(21)
+    pictures = items(61)
     with caplog.at_level(logging.WARNING):
         found = list(over_batches(function, toy.toy_network(), pictures, Pyramid((0,), batch=8)))
     index = np.concatenate([index for index, _ in found])
     valid = index >= 0
-    assert index[valid].tolist() == list(range(21))
+    assert index[valid].tolist() == list(range(61))
     want = [int(item.source().sum()) for item in pictures]
     assert np.concatenate([total for _, total in found])[valid].tolist() == want
     fits = 2 ** int(np.log2(most))
