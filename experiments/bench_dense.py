@@ -31,7 +31,8 @@ from machine import provenance
 
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.memory import keep_freed_memory
-from mpp_jax.nets.conv import DIRECT, Formulation, candidates, choose, conv2d, prepare_kernel
+from mpp_jax.nets.conv import conv2d, prepare_kernel
+from mpp_jax.nets.forms import DIRECT, Formulation, candidates, choose
 from mpp_jax.nets.network import Network, plain, random_network
 from mpp_jax.nets.registry import get_spec
 from mpp_jax.nets.spec import LRN, Conv, NetSpec, Pool, map_channels, map_size
@@ -245,7 +246,6 @@ def main() -> None:
         record["made"]["torch"] = torch.__version__
     record["whole"] = whole = whole_network(network, sides, layer, repeats, with_torch)
     record["layers"] = {}
-    backend = jax.default_backend()
     for side in sides:
         rows = {}
         for item in convolutions(spec, layer):
@@ -253,12 +253,12 @@ def main() -> None:
             channels = map_channels(spec, below[-1]) if below else 3
             shape = (item.kernel, item.kernel, channels // item.groups, item.features)
             positions = map_size(spec, side, item.name) ** 2
-            chosen = choose(shape, (item.stride, item.stride), positions, backend)
+            strides = (item.stride, item.stride)
+            chosen = choose(network.how, shape, strides, positions, item.groups)
             tried = [DIRECT, chosen] if chosen != DIRECT else [DIRECT]
             if args.candidates:
-                tried += [
-                    c for c in candidates(shape, (item.stride, item.stride)) if c not in tried
-                ]
+                every = candidates(shape, strides, item.groups)
+                tried += [c for c in every if c not in tried]
             rates = one_layer(spec, item, side, tried, repeats)
             rows[item.name] = {"chosen": str(chosen), "gflops": rates}
             shown = ", ".join(f"{k} {v:.0f}" for k, v in rates.items())

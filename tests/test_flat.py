@@ -15,7 +15,7 @@ from helpers.toy import toy_network
 import mpp_jax as mpp
 from mpp_jax.config import Encoder
 from mpp_jax.describe.dense import Descriptors
-from mpp_jax.describe.pyramid import receptive_windows
+from mpp_jax.describe.pyramid import receptive_windows, resize_pictures
 from mpp_jax.encoders import sets
 from mpp_jax.encoders.fisher import fisher_vectors
 from mpp_jax.stats.mixture import log_prob, responsibilities
@@ -80,6 +80,10 @@ BESIDE = {
     "kmeans_plus_plus": lambda: kmeans_plus_plus(KEY, X, 3),
     "log_prob": lambda: log_prob(X, GMM),
     "pca_inverse": lambda: pca_inverse(PCA, X),
+    "resize_pictures": lambda: resize_pictures(PICTURES, np.array([[50, 40]]), 60),
+    "resize_pictures by taps": lambda: resize_pictures(
+        PICTURES, np.array([[50, 40]]), 60, most_taps=2
+    ),
     "responsibilities": lambda: responsibilities(X, GMM),
     "residual vlad": lambda: mpp.vlad(X, X[:3], assignment="soft", residual=True),
     "bag_of_words": lambda: sets.bag_of_words(X, X[:3]),

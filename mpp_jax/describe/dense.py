@@ -72,11 +72,18 @@ def describer(network: Network, source: str) -> Network:
 def describe_pictures(
     network: Network, pictures: Array, layers: tuple[str, ...]
 ) -> tuple[Array, ...]:
-    """Return the descriptors (B, T, C) of each layer of pictures (B, H, W, 3) RGB 0..255."""
+    """Return the descriptors (B, T, C) of each layer of pictures (B, H, W, 3) RGB 0..255.
+
+    Accelerators get the whole batch as one call. A CPU gets the pictures one by one: a batch at
+    once falls out of its caches, and each result is independent, to the bit, of the others.
+    """
+    if network.how.batch == "whole":
+        maps = network.layer_descriptors(pictures, layers)
+        return tuple(x.reshape(x.shape[0], -1, x.shape[-1]) for x in maps)
 
     def one(picture: Array) -> tuple[Array, ...]:
-        maps = network.layer_descriptors(picture[None], layers)
-        return tuple(x.reshape(-1, x.shape[-1]) for x in maps)
+        alone = network.layer_descriptors(picture[None], layers)
+        return tuple(x.reshape(-1, x.shape[-1]) for x in alone)
 
     return over_pictures(one, pictures)
 
@@ -103,7 +110,7 @@ def describe_scale(
         valid: (B,) bool, False for rows that hold no picture; None for all True.
     """
     specs = [network.spec.layer(layer) for layer in layers]
-    pictures = resize_pictures(canvas, sizes, side, resampling)
+    pictures = resize_pictures(canvas, sizes, side, resampling, network.how.taps)
     kept = jnp.ones(pictures.shape[0], bool) if valid is None else jnp.asarray(valid, bool)
     result = []
     described = describe_pictures(network, pictures, tuple(spec.name for spec in specs))
@@ -132,7 +139,7 @@ def describe_crops(
     """
     spec = network.spec
     room = max(CROP_SIDE, spec.side)
-    pictures = resize_pictures(canvas, sizes, room, resampling)
+    pictures = resize_pictures(canvas, sizes, room, resampling, network.how.taps)
     crops = cut_crops(pictures, spec.side, count, flip=flip)
     flat = crops.reshape(-1, *crops.shape[2:])
     described = describe_pictures(network, flat, tuple(spec.layer(x).name for x in layers))

@@ -4,83 +4,30 @@ All formulations compute the same cross-correlation, NHWC pictures against HWIO 
 
     y[b, i, j, o] = sum_{u, v, c} x[b, i s + u - p, j s + v - p, c] kernel[u, v, c, o]
 
-``direct``    XLA's own convolution: the reference that the others are tested against.
+``direct``    XLA's own convolution, also of groups: the reference that the others are tested
+              against.
+``split``     XLA's own convolution of each group, concatenated; so do all that follow.
 ``matmul``    a 1x1 kernel of stride 1 is a matrix product over positions.
 ``im2col``    every window written out as a row, one product with the flattened kernel.
+``rows``      the rows of windows written out along one axis alone, one product with each row of the
+              kernel: a kh-th of im2col's memory.
+``space_to_depth``  a strided kernel is one of stride 1 on blocks of s x s pixels as channels:
+              11x11/4 on 3 channels is 3x3 on 48, of which some weights are zero.
 ``winograd``  minimal filtering F(m, r) for square kernels of stride 1 (`mpp_jax.nets.winograd`).
 
-`choose` is the one place that says which is used where; its table was measured with
-``experiments/bench_dense.py``.
+`mpp_jax.nets.forms.choose` says which is used where.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from mpp_jax.nets.forms import DIRECT, Formulation, choose
+from mpp_jax.nets.forms_table import device_forms
 from mpp_jax.nets.winograd import transform_kernel, winograd_apply
 
 Padding = Sequence[tuple[int, int]]
-Kind = Literal["direct", "matmul", "im2col", "winograd"]
-
-
-class Formulation(NamedTuple):
-    """A way to compute a convolution; `tile` is m of winograd's F(m, r)."""
-
-    kind: Kind
-    tile: int = 0
-
-    def __str__(self) -> str:
-        """Return for instance ``winograd-3``."""
-        return f"{self.kind}-{self.tile}" if self.tile else self.kind
-
-
-DIRECT = Formulation("direct")
-
-
-def choose(
-    kernel_shape: tuple[int, int, int, int],
-    strides: tuple[int, int],
-    positions: int,
-    backend: str,
-) -> Formulation:
-    """Return the fastest measured formulation for a layer on a device.
-
-    Accelerators get the direct form: their libraries already tile it for the matrix units.
-
-    Args:
-        kernel_shape: (kh, kw, C / groups, O).
-        strides: of the window.
-        positions: of the output, H' W'.
-        backend: as `jax.default_backend` names it.
-    """
-    if backend != "cpu":
-        return DIRECT
-    height, width, c_in, _ = kernel_shape
-    if strides == (1, 1) and height == width:
-        if height == 1:
-            return Formulation("matmul")
-        if height >= 6:
-            return Formulation("winograd", 3) if positions > 9 else Formulation("im2col")
-        # Below these widths the transforms cost more than the products they save.
-        if c_in >= (96 if height <= 3 else 32):
-            return Formulation("winograd", 3)
-    return DIRECT
-
-
-def candidates(
-    kernel_shape: tuple[int, int, int, int], strides: tuple[int, int]
-) -> tuple[Formulation, ...]:
-    """Return every formulation that can compute a layer, for measurements."""
-    height, width, _, _ = kernel_shape
-    found = [DIRECT, Formulation("im2col")]
-    if strides == (1, 1) and height == width == 1:
-        found.append(Formulation("matmul"))
-    elif strides == (1, 1) and height == width:
-        found += [Formulation("winograd", m) for m in range(2, 8 - height // 2)]
-    return tuple(found)
 
 
 def prepare_kernel(kernel: Array, formulation: Formulation) -> Array | None:
@@ -103,24 +50,30 @@ def conv2d(
 ) -> Array:
     """Cross-correlate pictures with a kernel.
 
-    A grouped convolution is split into ordinary ones and concatenated on the CPU, where XLA's own
-    grouped form is about three times slower.
-
     Args:
         x: (B, H, W, C) float.
         kernel: (kh, kw, C / groups, O) float.
         strides: step of the window, (vertical, horizontal).
         padding: zeros added ((top, bottom), (left, right)).
         groups: number of channel groups that do not see each other.
-        formulation: how to compute it; None takes `choose`'s answer for the default backend.
+        formulation: how to compute it; None takes the choice of the device's own table. Its
+            `barrier` is for who adds a bias, and changes nothing here.
         prepared: from `prepare_kernel` for that formulation, where it is at hand.
         precision: as in `jax.lax.conv_general_dilated`.
 
     Returns:
-        (B, H', W', O) float.
+        (B, H', W', O) float, of x's dtype.
     """
-    backend = jax.default_backend()
-    if groups > 1 and (formulation == DIRECT or backend != "cpu"):
+    if formulation is None:
+        formulation = choose(
+            device_forms(x.dtype, precision),
+            (kernel.shape[0], kernel.shape[1], kernel.shape[2], kernel.shape[3]),
+            strides,
+            output_positions(x.shape, kernel.shape, strides, padding),
+            groups,
+        )
+    kind, tile, _ = formulation
+    if kind == "direct" or (kind == "split" and groups == 1):
         return _direct(x, kernel, strides, padding, groups, precision)
     if groups > 1:
         ready = [None] * groups if prepared is None else jnp.split(prepared, groups, axis=-1)
@@ -133,33 +86,28 @@ def conv2d(
                 kernel_part,
                 strides=strides,
                 padding=padding,
-                formulation=formulation,
+                formulation=DIRECT if kind == "split" else formulation,
                 prepared=ready_part,
                 precision=precision,
             )
             for x_part, kernel_part, ready_part in parts
         ]
         return jnp.concatenate(each, axis=-1)
-    if formulation is None:
-        formulation = choose(
-            (kernel.shape[0], kernel.shape[1], kernel.shape[2], kernel.shape[3]),
-            strides,
-            output_positions(x.shape, kernel.shape, strides, padding),
-            backend,
-        )
-    kind, tile = formulation
-    if kind == "direct":
-        return _direct(x, kernel, strides, padding, 1, precision)
     (top, bottom), (left, right) = padding
     if top or bottom or left or right:
         x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    if kind == "matmul":
-        return _matmul(x, kernel, precision)
-    if kind == "im2col":
-        return _im2col(x, kernel, strides, precision)
-    if prepared is None:
-        prepared = transform_kernel(kernel, tile)
-    return winograd_apply(x, prepared, kernel.shape[0], tile, precision)
+    match kind:
+        case "matmul":
+            return _matmul(x, kernel, precision)
+        case "im2col":
+            return _im2col(x, kernel, strides, precision)
+        case "rows":
+            return _rows(x, kernel, strides, precision)
+        case "space_to_depth":
+            return _space_to_depth(x, kernel, strides, precision)
+        case _:
+            ready_kernel = transform_kernel(kernel, tile) if prepared is None else prepared
+            return winograd_apply(x, ready_kernel, kernel.shape[0], tile, precision)
 
 
 def output_positions(
@@ -217,3 +165,51 @@ def _im2col(
     patches = jnp.concatenate(taps, axis=-1).reshape(x.shape[0] * height * width, -1)
     y = jnp.dot(patches, kernel.reshape(-1, c_out), precision=precision)
     return y.reshape(x.shape[0], height, width, c_out)
+
+
+def _rows(x: Array, kernel: Array, strides: tuple[int, int], precision: lax.PrecisionLike) -> Array:
+    kh, kw, _, c_out = kernel.shape
+    sh, sw = strides
+    batch, height = x.shape[0], _output_size(x.shape[1], kh, sh)
+    width = _output_size(x.shape[2], kw, sw)
+    taps = [x[:, :, v : v + sw * (width - 1) + 1 : sw] for v in range(kw)]
+    windows = jnp.concatenate(taps, axis=-1)
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # sums of kh products keep their digits
+    products = [
+        jnp.dot(
+            windows[:, u : u + sh * (height - 1) + 1 : sh].reshape(batch * height * width, -1),
+            kernel[u].reshape(-1, c_out),
+            precision=precision,
+            preferred_element_type=wide,
+        )
+        for u in range(kh)
+    ]
+    y = sum(products[1:], products[0])
+    return y.reshape(batch, height, width, c_out).astype(x.dtype)
+
+
+def _space_to_depth(
+    x: Array, kernel: Array, strides: tuple[int, int], precision: lax.PrecisionLike
+) -> Array:
+    kh, kw, c_in, c_out = kernel.shape
+    # Tap u = s a + r of the kernel becomes tap a of channel block r.
+    taps = [-(-k // s) for k, s in zip((kh, kw), strides, strict=True)]
+    blocks = [
+        _output_size(n, k, s) + t - 1
+        for n, k, s, t in zip(x.shape[1:3], (kh, kw), strides, taps, strict=True)
+    ]
+    rows, columns = (b * s for b, s in zip(blocks, strides, strict=True))
+    x = x[:, :rows, :columns]
+    x = jnp.pad(x, ((0, 0), (0, rows - x.shape[1]), (0, columns - x.shape[2]), (0, 0)))
+    grow = [t * s - k for t, s, k in zip(taps, strides, (kh, kw), strict=True)]
+    kernel = jnp.pad(kernel, ((0, grow[0]), (0, grow[1]), (0, 0), (0, 0)))
+    deep = _to_depth(x.reshape(-1, blocks[0], strides[0], blocks[1], strides[1], c_in))
+    weights = kernel.reshape(taps[0], strides[0], taps[1], strides[1], c_in, c_out)
+    weights = weights.transpose(0, 2, 1, 3, 4, 5).reshape(*taps, -1, c_out)
+    return _direct(deep, weights, (1, 1), ((0, 0), (0, 0)), 1, precision)
+
+
+def _to_depth(blocks: Array) -> Array:
+    """Return (B, H, W, s t C) of blocks (B, H, s, W, t, C)."""
+    batch, height, _, width, _, _ = blocks.shape
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)

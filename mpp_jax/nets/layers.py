@@ -1,8 +1,11 @@
 """The building blocks of the networks; NHWC activations, HWIO kernels.
 
 Shapes: ``B`` pictures, ``H x W`` positions, ``C`` channels. Plain functions carry the
-mathematics; the Linen modules only own the parameters.
+mathematics; the Linen modules only own the parameters. Which form of a computation a device takes
+is said by `mpp_jax.nets.forms`.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,13 +14,22 @@ import numpy as np
 from jax import Array, lax
 
 from mpp_jax.nets import spec as s
-from mpp_jax.nets.conv import DIRECT, Formulation, conv2d
+from mpp_jax.nets.conv import conv2d, output_positions
+from mpp_jax.nets.forms import Forms, LrnForm, PoolForm, choose
 
 # Parity with the networks' original implementations (1e-4) rules out TF32 and bfloat16 passes.
 PRECISION = "highest"
 
 
-def lrn(x: Array, layer: s.LRN) -> Array:
+def product_precision(dtype: Any, precision: str) -> str:
+    """Return the precision that products of a dtype need to be as exact as is asked for.
+
+    Those of shorter floats than float32 are exact in the sums' float32 as they are.
+    """
+    return precision if jnp.dtype(dtype) == jnp.float32 else "default"
+
+
+def lrn(x: Array, layer: s.LRN, form: LrnForm = "band") -> Array:
     """Return activations normalised across channels by their local response.
 
     ``y_c = x_c / (k + alpha/size * sum_{|j - c| <= size/2} x_j^2)^beta``
@@ -26,19 +38,27 @@ def lrn(x: Array, layer: s.LRN) -> Array:
     Args:
         x: (B, H, W, C).
         layer: its constants.
+        form: how the sums are taken: by a product with a 0/1 band matrix ("band"), one pass over
+            memory where products are cheap, or by `size` shifted additions ("shifts").
 
     Returns:
         (B, H, W, C), same dtype.
     """
-    channels = np.arange(x.shape[-1])
-    # A matrix product with a 0/1 band is one pass over memory; shifted additions are `size`.
-    band = np.abs(channels[:, None] - channels[None, :]) <= layer.size // 2
-    total = jnp.dot(
-        jnp.square(x),
-        jnp.asarray(band, x.dtype),
-        precision=PRECISION,
-        preferred_element_type=jnp.float32,
-    )
+    reach = layer.size // 2
+    if form == "band":
+        channels = np.arange(x.shape[-1])
+        band = np.abs(channels[:, None] - channels[None, :]) <= reach
+        total = jnp.dot(
+            jnp.square(x),
+            jnp.asarray(band, x.dtype),
+            precision=product_precision(x.dtype, PRECISION),
+            preferred_element_type=jnp.float32,
+        )
+    else:
+        square = jnp.square(x.astype(jnp.float32))
+        square = jnp.pad(square, ((0, 0), (0, 0), (0, 0), (reach, reach)))
+        shifted = [square[..., i : i + x.shape[-1]] for i in range(2 * reach + 1)]
+        total = sum(shifted[1:], shifted[0])
     denominator = layer.k + (layer.alpha / layer.size) * total
     if layer.beta == 0.75:  # two square roots are several times faster than a power
         root = lax.rsqrt(denominator)
@@ -48,7 +68,7 @@ def lrn(x: Array, layer: s.LRN) -> Array:
     return (x * factor).astype(x.dtype)
 
 
-def max_pool(x: Array, layer: s.Pool, mode: s.PoolingMode) -> Array:
+def max_pool(x: Array, layer: s.Pool, mode: s.PoolingMode, form: PoolForm = "axes") -> Array:
     """Return the maxima of windows; in ceil mode the last ones hang over the edge.
 
     What lies beyond the edge does not count.
@@ -57,23 +77,25 @@ def max_pool(x: Array, layer: s.Pool, mode: s.PoolingMode) -> Array:
         x: (B, H, W, C).
         layer: window and stride.
         mode: ``"floor"`` or ``"ceil"``.
+        form: one 1-D window after the other ("axes") or one 2-D window ("window").
 
     Returns:
         (B, H', W', C) with the sizes of `mpp_jax.nets.spec.pooled_size`.
     """
-    for axis in (1, 2):
-        x = _max_along(x, axis, layer, mode)
+    for axes in ((1,), (2,)) if form == "axes" else ((1, 2),):
+        x = _max_along(x, axes, layer, mode)
     return x
 
 
-def _max_along(x: Array, axis: int, layer: s.Pool, mode: s.PoolingMode) -> Array:
-    n = x.shape[axis]
-    size = s.pooled_size(n, layer.window, layer.stride, mode)
-    if size == 0:
-        raise ValueError(f"x: {n} positions are fewer than pooling {layer.name!r} needs")
-    over = (size - 1) * layer.stride + layer.window - n
+def _max_along(x: Array, axes: tuple[int, ...], layer: s.Pool, mode: s.PoolingMode) -> Array:
     window, stride, padding = [1] * 4, [1] * 4, [(0, 0)] * 4
-    window[axis], stride[axis], padding[axis] = layer.window, layer.stride, (0, max(0, over))
+    for axis in axes:
+        n = x.shape[axis]
+        size = s.pooled_size(n, layer.window, layer.stride, mode)
+        if size == 0:
+            raise ValueError(f"x: {n} positions are fewer than pooling {layer.name!r} needs")
+        over = (size - 1) * layer.stride + layer.window - n
+        window[axis], stride[axis], padding[axis] = layer.window, layer.stride, (0, max(0, over))
     return lax.reduce_window(x, -jnp.inf, lax.max, window, stride, padding)
 
 
@@ -106,6 +128,15 @@ def _averaging_matrix(n: int, window: int, stride: int) -> np.ndarray:
     return ((at >= start) & (at < start + window)).astype(np.float32) / np.float32(window)
 
 
+@jax.custom_jvp
+def _barrier(x: Array) -> Array:
+    """Return `x`, and keep the compiler from fusing what comes before with what comes after."""
+    return lax.optimization_barrier(x)
+
+
+_barrier.defjvps(lambda tangent, y, x: tangent)  # not every JAX has its derivative
+
+
 class Convolution(nn.Module):
     """Convolution and bias, with rectification where the layer asks for it.
 
@@ -115,8 +146,8 @@ class Convolution(nn.Module):
     """
 
     layer: s.Conv
+    forms: Forms
     precision: str = PRECISION
-    formulation: Formulation | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -125,17 +156,21 @@ class Convolution(nn.Module):
         shape = (c.kernel, c.kernel, x.shape[-1] // c.groups, c.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias = self.param("bias", nn.initializers.normal(0.01), (c.features,))
+        strides, padding = (c.stride, c.stride), ((c.pad, c.pad), (c.pad, c.pad))
+        positions = output_positions(x.shape, shape, strides, padding)
+        how = choose(self.forms, shape, strides, positions, c.groups)
         y = conv2d(
             x,
             kernel,
-            strides=(c.stride, c.stride),
-            padding=((c.pad, c.pad), (c.pad, c.pad)),
+            strides=strides,
+            padding=padding,
             groups=c.groups,
-            # Minimal filtering costs digits that only float32 has to spare.
-            formulation=self.formulation if x.dtype == jnp.float32 else DIRECT,
+            formulation=how,
             prepared=self.get_variable("params", "prepared", None),
-            precision=self.precision,
+            precision=product_precision(x.dtype, self.precision),
         )
+        if how.barrier:
+            y = _barrier(y)
         y = y + bias[None, None, None, :]
         return jax.nn.relu(y) if c.relu else y
 
@@ -144,14 +179,14 @@ class FireModule(nn.Module):
     """SqueezeNet's fire module (Iandola et al. 2016, section 3.2)."""
 
     layer: s.Fire
+    forms: Forms
     precision: str = PRECISION
-    formulation: Formulation | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Return (B, H, W, expand1x1 + expand3x3) of (B, H, W, C)."""
         squeeze, narrow, wide = s.fire_convolutions(self.layer)
-        how = (self.precision, self.formulation)
+        how = (self.forms, self.precision)
         x = Convolution(squeeze, *how, name=squeeze.name)(x)
         branches = (
             Convolution(narrow, *how, name=narrow.name)(x),

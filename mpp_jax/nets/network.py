@@ -14,7 +14,9 @@ from jax import Array
 
 from mpp_jax.nets import layers as blocks
 from mpp_jax.nets import spec as s
-from mpp_jax.nets.conv import DIRECT, Formulation, choose, prepare_kernel
+from mpp_jax.nets.conv import prepare_kernel
+from mpp_jax.nets.forms import Forms, choose
+from mpp_jax.nets.forms_table import device_forms
 
 # The formulation of a dense map; a picture of the base size may take another.
 MANY_POSITIONS = 10_000
@@ -24,14 +26,14 @@ class LayerStack(nn.Module):
     """The layer list, run in order."""
 
     spec: s.NetSpec
+    forms: Forms
     precision: str = blocks.PRECISION
-    formulation: Formulation | None = None
 
     @nn.compact
     def __call__(self, x: Array, until: str | None = None) -> dict[str, Array]:
         """Return the activations of preprocessed pictures (B, H, W, 3), up to layer `until`."""
         stop = None if until is None else self.spec.index(until) + 1
-        how = (self.precision, self.formulation)
+        how = (self.forms, self.precision)
         activations: dict[str, Array] = {}
         for layer in self.spec.layers[:stop]:
             match layer:
@@ -40,9 +42,9 @@ class LayerStack(nn.Module):
                 case s.Fire():
                     x = blocks.FireModule(layer, *how, name=layer.name)(x)
                 case s.LRN():
-                    x = blocks.lrn(x, layer)
+                    x = blocks.lrn(x, layer, self.forms.lrn)
                 case s.Pool():
-                    x = blocks.max_pool(x, layer, self.spec.pooling)
+                    x = blocks.max_pool(x, layer, self.spec.pooling, self.forms.pool)
                 case s.GlobalMean():
                     x = jnp.mean(x, axis=(1, 2), keepdims=True)
             activations[layer.name] = x
@@ -52,7 +54,7 @@ class LayerStack(nn.Module):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "mean", "scale", "mean_image"],
-    meta_fields=["spec", "weights_sha256", "precision", "formulation"],
+    meta_fields=["spec", "weights_sha256", "precision", "forms"],
 )
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -68,7 +70,7 @@ class Network:
         weights_sha256: digest of the weight file (static); empty for random weights.
         precision: of the products in convolutions (static): ``"highest"``, or ``"default"``, which
             lets a GPU use TF32 (about 1e-3 relative error in the descriptors).
-        formulation: of every convolution (static); None: the fastest for each layer and device.
+        forms: how each layer is computed (static); None: as the table of the device has it.
     """
 
     params: s.Params = dataclasses.field(repr=False)
@@ -78,7 +80,12 @@ class Network:
     spec: s.NetSpec
     weights_sha256: str = ""
     precision: str = blocks.PRECISION
-    formulation: Formulation | None = None
+    forms: Forms | None = None
+
+    @property
+    def how(self) -> Forms:
+        """How each layer is computed: `forms`, or the table of the device."""
+        return self.forms or device_forms(self.dtype, self.precision)
 
     @property
     def dtype(self) -> Any:
@@ -109,7 +116,7 @@ class Network:
         Returns:
             ``{layer name: (B, H', W', C)}``.
         """
-        stack = LayerStack(self.spec, self.precision, self.formulation)
+        stack = LayerStack(self.spec, self.how, self.precision)
         named: Any = stack.apply({"params": self.params}, self.preprocess(x), until)
         return named
 
@@ -157,14 +164,14 @@ def prepare(network: Network) -> Network:
         node: s.Params = params
         for name in path:
             node = node[name]
-        height, width, inputs, outputs = s.kernel_shape(layer, channels)
-        how = network.formulation or choose(
-            (height, width, inputs, outputs // layer.groups),
+        chosen = choose(
+            network.how,
+            s.kernel_shape(layer, channels),
             (layer.stride, layer.stride),
             MANY_POSITIONS,
-            jax.default_backend(),
+            layer.groups,
         )
-        prepared = prepare_kernel(node["kernel"], how)
+        prepared = prepare_kernel(node["kernel"], chosen)
         if prepared is not None:
             node["prepared"] = prepared
     return dataclasses.replace(network, params=params)
@@ -172,8 +179,13 @@ def prepare(network: Network) -> Network:
 
 def plain(network: Network) -> Network:
     """Return the same network with every convolution in XLA's own form, the others' reference."""
+    return with_forms(network, dataclasses.replace(network.how, convolutions=()))
+
+
+def with_forms(network: Network, forms: Forms | None) -> Network:
+    """Return the same network computed as `forms` says; None: as the table of the device has it."""
     params = _without_prepared(network.params)
-    return dataclasses.replace(network, params=params, formulation=DIRECT)
+    return prepare(dataclasses.replace(network, params=params, forms=forms))
 
 
 def _without_prepared(node: s.Params) -> s.Params:

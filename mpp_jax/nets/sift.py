@@ -154,7 +154,7 @@ def dense_sift(pictures: Array, config: Sift | None = None) -> Array:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "mean", "scale", "mean_image"],
-    meta_fields=["spec", "weights_sha256", "precision", "formulation"],
+    meta_fields=["spec", "weights_sha256", "precision", "forms"],
 )
 @dataclass(frozen=True)
 class SiftNetwork(Network):

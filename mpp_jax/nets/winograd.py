@@ -31,6 +31,8 @@ _POINTS = (
     Fraction(2, 3),
     Fraction(-2, 3),
 )
+LARGEST_TILE_AND_KERNEL = len(_POINTS) + 2
+"""The largest m + r for which there are accurate points."""
 
 
 def _polynomial(roots: list[Fraction]) -> list[Fraction]:

@@ -17,6 +17,7 @@ from mpp_jax.nets.spec import NetSpec, PoolingMode
 from mpp_jax.weights.cache import cache_folder, fetch
 from mpp_jax.weights.convert import Audit, Converted, convert
 from mpp_jax.weights.formats import read_weights
+from mpp_jax.weights.forms_file import tuned_forms
 from mpp_jax.weights.native import looks_native
 from mpp_jax.weights.source import WeightsError
 
@@ -152,6 +153,7 @@ def as_network(
 
     Raises:
         RuntimeError: JAX has no device.
+        ValueError: an unusable file of formulations (`mpp_jax.weights.forms_file`).
     """
     check_devices()
     image = converted.mean_image
@@ -163,5 +165,6 @@ def as_network(
         spec=converted.spec,
         weights_sha256=sha256,
         precision=precision,
+        forms=tuned_forms(dtype, precision),
     )
     return prepare(network)

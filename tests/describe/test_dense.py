@@ -1,6 +1,7 @@
 """Dense activations: geometry, padding, batches, crops, and the number of compilations."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.monitoring
@@ -16,6 +17,7 @@ from mpp_jax.describe.dense import describe_crops, describe_pictures, describe_s
 from mpp_jax.describe.extraction import DescriptorSample, describe_items
 from mpp_jax.describe.pyramid import crop_corners, receptive_windows, resize_pictures
 from mpp_jax.nets import Network, random_network
+from mpp_jax.nets.network import with_forms
 from mpp_jax.nets.spec import Conv, NetSpec, Pool
 from mpp_jax.nets.squeezenet import SQUEEZENET
 
@@ -204,6 +206,31 @@ def test_bad_input(network: Network, change: dict, error: type, message: str) ->
     given = {"images": np.zeros((1, 4, 4, 3), np.uint8), "scales": [0]} | change
     with pytest.raises(error, match=message):
         dense_descriptors(network, given.pop("images"), **given)
+
+
+# ------------------------------------------------------------------------------ accelerators
+
+
+def test_a_batch_at_once_is_its_pictures_one_by_one(network: Network) -> None:
+    """What accelerators do, on the CPU: no map over pictures, and resizes by gathering."""
+    alone, spec = network, network.spec
+    assert alone.how.batch == "map" or jax.default_backend() != "cpu"
+    forms = replace(alone.how, batch="whole", taps=8)
+    together = with_forms(alone, forms)
+    canvas, sizes = canvas_of(pictures(3), 96)
+    layers = (spec.default_layer, spec.descriptor_layers[0])
+    results = [
+        describe_scale(net, jnp.asarray(canvas), jnp.asarray(sizes), side=50, layers=layers)
+        for net in (with_forms(alone, replace(forms, batch="map", taps=0)), together)
+    ]
+    for one, other in zip(*results, strict=True):
+        assert one.x.shape == other.x.shape
+        np.testing.assert_allclose(other.x, one.x, rtol=1e-4, atol=1e-4)
+    loops = [
+        str(jax.make_jaxpr(lambda x, n=net: describe_pictures(n, x, layers))(canvas)).count("scan[")
+        for net in (with_forms(alone, replace(forms, batch="map")), together)
+    ]
+    assert loops == [1, 0]
 
 
 # ------------------------------------------------------------------------------ compilations

@@ -15,8 +15,10 @@ from mpp_jax.describe.pyramid import (
     cut_crops,
     receptive_windows,
     resize_pictures,
+    resize_taps,
     resize_weights,
     scale_side,
+    tap_count,
 )
 from mpp_jax.numerics import over_pictures
 
@@ -142,6 +144,56 @@ def test_resize_does_not_see_the_canvas(resampling: str) -> None:
     np.testing.assert_array_equal(
         resized(picture, 97, 41, resampling, 255), resized(picture, 97, 41, resampling, 0)
     )
+
+
+# One batch of every kind: a pixel, lines, one axis that shrinks and one that grows, exact scale 1.
+SIZES = [(1, 1), (1, 50), (50, 1), (23, 50), (50, 23), (50, 50), (7, 31), (49, 2), (23, 23)]
+
+
+@pytest.mark.parametrize("resampling", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("side", [7, 23, 50])
+def test_gathered_taps_equal_matrix_products(side: int, resampling: str) -> None:
+    canvas = np.full((len(SIZES), 50, 50, 3), 255, np.uint8)  # what lies beside does not count
+    for row, (height, width) in enumerate(SIZES):
+        canvas[row, :height, :width] = noise(height, width, seed=row)
+    pixels, sizes = jnp.asarray(canvas), jnp.array(SIZES)
+    taps = tap_count(50, side, resampling)
+    products = np.asarray(resize_pictures(pixels, sizes, side, resampling, taps - 1))
+    gathered = np.asarray(resize_pictures(pixels, sizes, side, resampling, taps))
+    np.testing.assert_allclose(gathered, products, atol=1e-3)
+    for row, (height, width) in enumerate(SIZES):
+        theirs = pillow(canvas[row, :height, :width], side, resampling)
+        np.testing.assert_allclose(gathered[row], np.clip(theirs, 0, 255), atol=2e-3)
+
+
+def test_axes_take_their_own_form() -> None:
+    """A canvas need not be square: here rows are gathered and columns multiplied."""
+    canvas = jnp.asarray(np.stack([noise(20, 131), noise(20, 131, seed=1)]))
+    sizes = jnp.array([[20, 131], [9, 40]])
+    assert (tap_count(20, 32, "bilinear"), tap_count(131, 32, "bilinear")) == (2, 9)
+    mixed = resize_pictures(canvas, sizes, 32, "bilinear", 8)
+    np.testing.assert_allclose(mixed, resize_pictures(canvas, sizes, 32), atol=1e-3)
+    used = {}
+    for most in (0, 8, 9):
+        text = str(resize_pictures.trace(canvas, sizes, 32, "bilinear", most).jaxpr)
+        used[most] = ("gather[" in text, "dot_general[" in text)
+    assert used == {0: (False, True), 8: (True, True), 9: (True, False)}
+
+
+def test_taps_on_the_largest_canvas() -> None:
+    """Positions of thousands of pixels in float32: no term is lost at either end."""
+    sizes = jnp.array([4096, 4095, 229])
+    for side, resampling in ((227, "bilinear"), (322, "bicubic")):
+        places, factors = jax.jit(resize_taps, static_argnums=(1, 2, 3))(
+            sizes, 4096, side, resampling
+        )
+        dense = np.zeros((len(sizes), side, 4096), np.float32)
+        grid = np.arange(len(sizes))[:, None, None], np.arange(side)[None, :, None]
+        np.add.at(dense, (*grid, np.asarray(places)), np.asarray(factors))
+        wanted = jax.jit(resize_weights, static_argnums=(1, 2, 3))(sizes, 4096, side, resampling)
+        np.testing.assert_allclose(dense, wanted, atol=1e-6)
+    with pytest.raises(ValueError, match="bilinear or bicubic, got 'area'"):
+        tap_count(8, 4, "area")
 
 
 def test_resize_weights_are_means() -> None:

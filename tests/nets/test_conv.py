@@ -1,5 +1,6 @@
 """Every formulation of a convolution against a float64 sum over taps, and XLA's own."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,15 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mpp_jax.nets.conv import (
-    DIRECT,
-    Formulation,
-    candidates,
-    choose,
-    conv2d,
-    output_positions,
-    prepare_kernel,
-)
+from mpp_jax.nets.conv import conv2d, output_positions, prepare_kernel
+from mpp_jax.nets.forms import DIRECT, SPLIT, Formulation, Mode, candidates, choose
+from mpp_jax.nets.forms_table import TABLES
 from mpp_jax.nets.winograd import filtering_matrices, transform_kernel, winograd_apply
 
 NONE = ((0, 0), (0, 0))
@@ -64,27 +59,34 @@ def assert_close(ours: np.ndarray, wanted: np.ndarray, tolerance: float = 1e-5) 
     assert np.abs(ours - wanted).max() <= tolerance * max(np.abs(wanted).max(), 1)
 
 
-def all_formulations() -> Iterator[tuple]:
-    """Yield shapes as networks have them, small: kernel, stride, padding, groups, (formulation)."""
-    layers = [
-        ((1, 1, 6, 5), 1, NONE, 1),
-        ((3, 3, 4, 5), 1, ((1, 1), (1, 1)), 1),
-        ((3, 3, 2, 6), 1, ((1, 1), (1, 1)), 2),
-        ((6, 6, 3, 4), 1, NONE, 1),
-        ((5, 5, 2, 4), 1, ((2, 2), (2, 2)), 2),
-        ((7, 7, 3, 4), 2, NONE, 1),
-        ((9, 9, 3, 4), 4, ((2, 1), (0, 3)), 1),
-        ((3, 5, 2, 3), 2, ((0, 1), (2, 0)), 1),
-    ]
-    for shape, stride, padding, groups in layers:
-        for formulation in candidates(shape, (stride, stride)):
+# As networks have them, small: kernel, stride, padding, groups.
+LAYERS: list[tuple] = [
+    ((1, 1, 6, 5), 1, NONE, 1),
+    ((3, 3, 4, 5), 1, ((1, 1), (1, 1)), 1),
+    ((3, 3, 2, 6), 1, ((1, 1), (1, 1)), 2),
+    ((6, 6, 3, 4), 1, NONE, 1),
+    ((5, 5, 2, 4), 1, ((2, 2), (2, 2)), 2),
+    ((7, 7, 3, 4), 2, NONE, 1),
+    ((9, 9, 3, 4), 4, ((2, 1), (0, 3)), 1),
+    ((3, 5, 2, 3), 2, ((0, 1), (2, 0)), 1),
+    ((3, 3, 2, 4), 2, ((1, 1), (1, 1)), 2),
+    ((2, 2, 3, 4), 3, NONE, 1),  # gaps between the windows
+]
+
+
+def all_formulations(mode: Mode) -> Iterator[tuple]:
+    """Yield kernel, stride, padding, groups, formulation."""
+    for shape, stride, padding, groups in LAYERS:
+        for formulation in candidates(shape, (stride, stride), groups, mode):
             # Large tiles take long to compile; their matrices are tested by themselves below.
             if formulation.tile <= 3:
                 yield shape, stride, padding, groups, formulation
 
 
 @pytest.mark.parametrize(
-    ("shape", "stride", "padding", "groups", "formulation"), list(all_formulations()), ids=str
+    ("shape", "stride", "padding", "groups", "formulation"),
+    list(all_formulations("float32")),
+    ids=str,
 )
 def test_every_candidate_equals_the_definition(
     shape: tuple, stride: int, padding: Any, groups: int, formulation: Formulation
@@ -107,7 +109,34 @@ def test_every_candidate_equals_the_definition(
     assert rows == wanted.shape[1] * wanted.shape[2]
 
 
-@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
+@pytest.mark.parametrize(
+    ("shape", "stride", "padding", "groups"),
+    [
+        ((1, 1, 6, 5), 1, NONE, 1),
+        ((3, 5, 2, 4), 2, ((1, 0), (0, 2)), 2),
+        ((5, 5, 2, 4), 1, ((2, 2), (2, 2)), 2),
+    ],
+    ids=str,
+)
+def test_every_candidate_in_bfloat16(shape: tuple, stride: int, padding: Any, groups: int) -> None:
+    """All of a layer's together: sums in float32, one rounding at the end."""
+    x, kernel = (
+        jnp.asarray(a, jnp.bfloat16) for a in arrays((1, 15, 13, shape[2] * groups), shape)
+    )
+    strides = (stride, stride)
+    wanted = reference(np.asarray(x), np.asarray(kernel), strides, padding, groups)
+    tried = candidates(shape, strides, groups, "bfloat16")
+    assert not any(formulation.kind == "winograd" for formulation in tried)
+    options: dict[str, Any] = {"strides": strides, "padding": padding, "groups": groups}
+    program = jax.jit(lambda a, b: [conv2d(a, b, **options, formulation=f) for f in tried])
+    for formulation, ours in zip(tried, program(x, kernel), strict=True):
+        assert ours.dtype == jnp.bfloat16, formulation
+        error = np.abs(np.asarray(ours, np.float64) - wanted)
+        # Half a unit in the last of eight bits, and what float32 sums leave near zero.
+        assert (error <= 2**-8 * np.abs(wanted) + 1e-4 * np.abs(wanted).max()).all(), formulation
+
+
+@hypothesis.settings(max_examples=14, deadline=None, derandomize=True)
 @hypothesis.given(st.data())
 def test_any_shape(data: st.DataObject) -> None:
     """Kernels need not be square, pictures need not fit tiles or strides."""
@@ -117,13 +146,23 @@ def test_any_shape(data: st.DataObject) -> None:
     height, width = kh + data.draw(st.integers(0, 9)), kw + data.draw(st.integers(0, 9))
     c_in, c_out = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
     x, kernel = arrays((data.draw(st.integers(1, 2)), height, width, c_in), (kh, kw, c_in, c_out))
-    kinds = [Formulation("im2col")]
-    if (sh, sw) == (1, 1) and kh == kw and kh > 1:
+    kinds = [Formulation("im2col"), Formulation("rows")]
+    if (sh, sw) != (1, 1):
+        kinds.append(Formulation("space_to_depth"))
+    elif kh == kw and kh > 1:
         kinds.append(Formulation("winograd", data.draw(st.integers(1, 3))))
     formulation = data.draw(st.sampled_from(kinds))
     wanted = reference(x, kernel, (sh, sw), padding)
     ours = run(x, kernel, strides=(sh, sw), padding=padding, formulation=formulation)
     assert_close(ours, wanted, 1e-4)
+
+
+def test_the_first_layer_of_caffenet_from_space_to_depth() -> None:
+    """Only the 363 weights that there are count among 3 x 3 x 48; the last rows are not read."""
+    x, kernel = arrays((2, 46, 45, 3), (11, 11, 3, 4))
+    ours = run(x, kernel, strides=(4, 4), formulation=Formulation("space_to_depth"))
+    assert ours.shape == (2, 9, 9, 4)
+    assert_close(ours, reference(x, kernel, (4, 4)))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -136,14 +175,19 @@ def test_the_choice_is_one_of_the_candidates(groups: int) -> None:
         ((6, 6, 256, 4096), 1),
         ((5, 5, 48, 256), 1),
     ]
-    for (kh, kw, c_in, c_out), stride in layers:
-        for positions in (1, 9, 2500):
+    for (platform, kinds), positions in itertools.product(TABLES.items(), (1, 9, 2500)):
+        for ((kh, kw, c_in, c_out), stride), (mode, table) in itertools.product(
+            layers, itertools.chain.from_iterable(modes.items() for modes in kinds.values())
+        ):
             shape, strides = (kh, kw, c_in, c_out), (stride, stride)
-            assert choose(shape, strides, positions, "cpu") in candidates(shape, strides)
-            assert choose(shape, strides, positions, "gpu") == DIRECT
+            chosen = choose(table, shape, strides, positions, groups)
+            # The products of a CPU are float32's whatever precision is asked for.
+            computed: Mode = "float32" if (platform, mode) == ("cpu", "tf32") else mode
+            possible = candidates(shape, strides, groups, computed)
+            assert chosen._replace(barrier=False) in possible
     x, kernel = arrays((1, 9, 9, 2 * groups), (6, 6, 2, 4))
-    chosen = run(x, kernel, groups=groups)
-    assert_close(chosen, reference(x, kernel, groups=groups))
+    chosen_here = run(x, kernel, groups=groups)
+    assert_close(chosen_here, reference(x, kernel, groups=groups))
 
 
 @pytest.mark.parametrize(("m", "r"), [(1, 1), (2, 3), (4, 3), (3, 6), (5, 6), (1, 7), (6, 5)])
@@ -169,3 +213,4 @@ def test_winograd_of_a_plain_kernel() -> None:
     whole = jax.jit(winograd_apply, static_argnums=(2, 3, 4))(x, transformed, 6, 3, "highest")
     assert_close(np.asarray(whole), reference(x, kernel), 2e-5)
     assert (str(Formulation("winograd", 3)), str(DIRECT)) == ("winograd-3", "direct")
+    assert str(SPLIT._replace(barrier=True)) == "split+barrier"
