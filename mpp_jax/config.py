@@ -12,7 +12,7 @@ Fidelity = Literal["paper", "author"]
 Resampling = Literal["bilinear", "bicubic"]
 Rounding = Literal["ceil", "round"]
 L2 = Literal["none", "before", "both"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "tf32", "bfloat16"]
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:
@@ -109,7 +109,8 @@ class Run:
         pooling: representations in the notation of `mpp_jax.pooling.notation`; "a+b" stacks
             finished ones.
         seed: of the descriptor sample, k-means and the mixture.
-        dtype: in which the network computes.
+        dtype: in which the network computes, see `mpp_jax.nets.dtypes`; "auto" is what the network
+            was loaded in, and never recorded.
         cache_bytes: training descriptors kept between fitting and encoding, at most; what does not
             fit is extracted a second time.
         features: names of representations that are read from files.

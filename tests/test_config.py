@@ -80,7 +80,10 @@ def test_round_trip(run: Run) -> None:
         (lambda: Svm(tolerance=0), "tolerance must be positive"),
         (lambda: Run(pooling=()), "pooling must name different representations"),
         (lambda: Run(pooling=("mpp", "mpp")), "pooling must name different"),
-        (lambda: Run(dtype="float16"), "dtype must be float32 or bfloat16, got 'float16'"),
+        (
+            lambda: Run(dtype="float16"),
+            "dtype must be auto or float32 or tf32 or bfloat16, got 'float16'",
+        ),
         (lambda: Run(fidelity="mine"), "fidelity must be paper or author, got 'mine'"),
         (lambda: Run(seed=-1), "seed and cache_bytes must be 0 or more, got -1"),
     ],

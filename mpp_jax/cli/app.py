@@ -246,7 +246,7 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
         opening.check_outside(data, out)
         dataset = opening.open_data(data, options, console)
     network, weights = options["network"], options["weights"]
-    opened = opening.open_network(network, weights, "float32", console)
+    opened = opening.open_network(network, weights, "auto", console)
     job = demo_job(dataset, opened, weights, options["scales"], options["seed"], out)
     return run_demo(job, console)
 

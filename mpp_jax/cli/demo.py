@@ -31,7 +31,7 @@ def demo_config(network: Network, scales: tuple[int, ...], seed: int) -> Run:
     """Return the settings of the paper, smaller: 64 Gaussians over at most 64 dimensions."""
     channels = network.spec.layer().channels
     encoder = Encoder(pca=min(64, channels), components=64, samples=100_000, l2="before")
-    run = Run(pyramid=Pyramid(scales), encoder=encoder, pooling=POOLING, seed=seed)
+    run = Run(Pyramid(scales), encoder, pooling=POOLING, seed=seed, dtype="auto")
     return replace(run, svm=replace(run.svm, c=10.0))
 
 

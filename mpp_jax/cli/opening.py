@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from mpp_jax.cli.console import Console, made_with
 from mpp_jax.cli.options import read_config
 from mpp_jax.data import Dataset, Item, open_dataset
@@ -17,6 +15,7 @@ from mpp_jax.data.features import Features
 from mpp_jax.data.folders import Walk
 from mpp_jax.files import expanded
 from mpp_jax.nets import Network, get_spec
+from mpp_jax.nets.dtypes import dtype_name
 from mpp_jax.pooling import parse_all
 from mpp_jax.runs.model import picture_item
 from mpp_jax.runs.settings import Extras, Job
@@ -64,15 +63,32 @@ def check_outside(data: str, *places: Path | None) -> None:
 
 
 def open_network(name: str, weights: str | None, dtype: str, console: Console) -> Network:
-    """Load a network and say which."""
-    network = load_network(name, weights, dtype=jnp.dtype(dtype))
+    """Load a network and say which.
+
+    Args:
+        name: of the network.
+        weights: its file; None for the usual one.
+        dtype: that is asked for or recorded, see `mpp_jax.nets.dtypes`.
+        console: hears of it.
+    """
+    network = load_network(name, weights, dtype=dtype)
     console.say(made_with(network.spec.name, network.weights_sha256))
+    say_dtype(network, dtype, console)
     if network.spec.lacking:
         console.say(
             f"the weights end at layer {network.spec.layer_names[-1]}, without "
             f"{', '.join(network.spec.lacking)}; the default layer is {network.spec.default_layer}"
         )
     return network
+
+
+def say_dtype(network: Network, dtype: str, console: Console) -> None:
+    """Say in what a network computes where that is not what was asked for or recorded."""
+    computed = dtype_name(network.dtype, network.precision)
+    if dtype == "auto" and computed != "float32":
+        console.say(f"dtype auto: the network computes in {computed}")
+    elif dtype not in ("auto", computed):
+        console.say(f"dtype {dtype}: not on this device; the network computes in {computed}")
 
 
 def open_pictures(named: Sequence[str], files: Sequence[Path], console: Console) -> list[Item]:

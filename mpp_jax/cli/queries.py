@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mpp_jax.cli.console import Console, made_with
-from mpp_jax.cli.opening import open_network
+from mpp_jax.cli.opening import open_network, say_dtype
 from mpp_jax.data import Item, Skipped
 from mpp_jax.maps.accumulation import Reading
 from mpp_jax.maps.picture_maps import check_free, free_names, map_pictures, save_maps
@@ -34,6 +34,7 @@ def predict(
     model = load_model(model_folder, weights)
     made = model.provenance
     console.say(made_with(made.network, made.weights_sha256))
+    say_dtype(model.opened_network(), made.config.dtype, console)
     prediction = model.predict(items, method)
     ranked = [prediction.ranked(i, top) for i in range(len(items))]
 
@@ -63,6 +64,7 @@ def confidence(
 ) -> int:
     """Map the confidence in new pictures, as arrays and drawn over them."""
     model = load_model(model_folder, weights)
+    say_dtype(model.opened_network(), model.provenance.config.dtype, console)
     check_place(out)
     names = free_names([item.id for item in items])
     check_free(out, names)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -201,7 +200,7 @@ def load_model(
     model = open_model(Path(folder))
     made = model.provenance
     weights = made.find_weights(weights)
-    network = load_network(made.network, weights, dtype=jnp.dtype(made.config.dtype))
+    network = load_network(made.network, weights, dtype=made.config.dtype)
     made.check_network(network)
     made.check_code()
     return replace(model, network=network)

@@ -71,6 +71,9 @@ class Provenance:
             network: the network.
             config: settings.
             weights: path of the weight file, where one was given.
+
+        Raises:
+            ValueError: a dtype that is not decided.
         """
         place = None if weights is None else str(Path(weights).resolve())
         return cls(
@@ -79,7 +82,7 @@ class Provenance:
             place,
             data.name,
             names_digest(item.id for item in data.split("train")),
-            config,
+            _decided(config),
             code_of(config, network.spec),
         )
 
@@ -152,6 +155,13 @@ def names_digest(names: Iterable[str]) -> str:
 # ------------------------------------------------------------------- what decides which result
 
 
+def _decided(config: Run) -> Run:
+    """Return settings that may be recorded, or raise."""
+    if config.dtype == "auto":
+        raise ValueError("dtype: 'auto' is decided by Job.settled; settle the job or name a dtype")
+    return config
+
+
 def fit_settings(made: Provenance) -> dict[str, Any]:
     """Return everything that decides a codebook, as JSON values."""
     settings = made.config.to_dict()
@@ -178,8 +188,11 @@ def encoding_settings(config: Run, code: Mapping[str, str]) -> dict[str, Any]:
     Args:
         config: settings.
         code: of users' variants and network, see `Provenance.code`.
+
+    Raises:
+        ValueError: a dtype that is not decided.
     """
-    settings = config.to_dict()
+    settings = _decided(config).to_dict()
     return {
         "pyramid": settings["pyramid"] | {"scales": list(config.pyramid.scales)},
         "skip_first": config.encoder.skip_first,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from mpp_jax.describe.disk_cache import DiskCache
 from mpp_jax.describe.extraction import ActivationSource, Extractor
 from mpp_jax.files import write_file
 from mpp_jax.nets import Network
+from mpp_jax.nets.dtypes import dtype_name, resolve_dtype
 from mpp_jax.pooling import canonical, check_methods
 from mpp_jax.runs.provenance import Provenance
 from mpp_jax.runs.vectors import atoms_of
@@ -59,7 +61,7 @@ class Job:
     extras: Extras = NOTHING
 
     def settled(self) -> "Job":
-        """Return the job with layer and representations named as its network names them.
+        """Return the job with layer, representations and dtype as its network has them.
 
         Raises:
             ValueError: settings that would fail only after hours.
@@ -68,11 +70,18 @@ class Job:
         layer = spec.layer(given.pyramid.layer).name
         names = tuple(dict.fromkeys((*given.features, *self.extras.features)))
         pooling = tuple(canonical(name, spec, layer, names) for name in given.pooling)
+        dtype: Any = dtype_name(self.network.dtype, self.network.precision)
+        if given.dtype != "auto" and resolve_dtype(given.dtype) != dtype:
+            raise ValueError(
+                f"dtype: {given.dtype} is in the settings and the network was loaded in {dtype}; "
+                "load it in the same"
+            )
         config = replace(
             given,
             pyramid=replace(given.pyramid, layer=layer),
             pooling=tuple(dict.fromkeys(pooling)),
             features=names,
+            dtype=dtype,
         )
         check_methods(atoms_of(config), codebooks=None, scales=config.pyramid.scales)
         return replace(self, config=config)

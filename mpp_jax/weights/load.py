@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mpp_jax.checkpoint import check_devices
+from mpp_jax.nets.dtypes import arithmetic
 from mpp_jax.nets.network import Network, prepare
 from mpp_jax.nets.registry import DEFAULT_NETWORK, get_spec
 from mpp_jax.nets.sift_spec import SIFT_SPEC
@@ -29,7 +30,7 @@ def load_network(
     *,
     pooling: PoolingMode | None = None,
     dtype: Any = jnp.float32,
-    precision: str = "highest",
+    precision: str | None = None,
 ) -> Network:
     """Return a pretrained network.
 
@@ -45,15 +46,18 @@ def load_network(
             network's public file, which is downloaded once (its hash is checked).
         layer: one that the weights must reach; None: whatever they reach.
         pooling: ``"floor"`` or ``"ceil"``; None: the network's own.
-        dtype: of the parameters and so of the computation, float32 or bfloat16.
+        dtype: of the parameters and so of the computation, float32 or bfloat16; or ``"tf32"``,
+            float32 with an NVIDIA GPU's products in TF32 (where there are none, in float32); or
+            ``"auto"``, what `mpp_jax.nets.dtypes.AUTO` has for the device.
         precision: of the convolutions' products: ``"highest"``, or ``"default"``, the device's own
-            choice (TF32 on GPUs).
+            choice (TF32 on GPUs). None: what belongs to the dtype.
 
     Returns:
         The network; `network.descriptors(x)` takes RGB pictures.
 
     Raises:
-        ValueError: unknown network, layer, pooling or dtype.
+        ValueError: unknown network, layer, pooling or dtype, or a precision beside ``"tf32"`` or
+            ``"auto"``.
         WeightsError: a file that is missing, damaged, for another network, or without the layer (a
             `ValueError`).
     """
@@ -69,9 +73,9 @@ def load_network(
 def _sift(dtype: Any) -> Network:
     from mpp_jax.nets.sift import sift_network
 
-    if jnp.dtype(dtype) != jnp.float32:
-        raise ValueError(f"dtype: dense SIFT computes in float32, not {dtype!r}")
     check_devices()
+    if dtype != "auto" and arithmetic(dtype) != (jnp.float32, "highest"):
+        raise ValueError(f"dtype: dense SIFT computes in float32, not {dtype!r}")
     return sift_network()
 
 
@@ -82,7 +86,7 @@ def load_audited(
     *,
     pooling: PoolingMode | None = None,
     dtype: Any = jnp.float32,
-    precision: str = "highest",
+    precision: str | None = None,
 ) -> tuple[Network, Audit]:
     """Return what `load_network` does, and the record of what was assigned from where."""
     spec = get_spec(name)
@@ -90,10 +94,8 @@ def load_audited(
         raise WeightsError(f"weights: {name!r} computes without weights; leave them out")
     if pooling is not None:
         spec = spec.with_pooling(pooling)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype: must be a floating-point dtype, not {dtype!r}")
-    if precision not in ("highest", "high", "default"):
-        raise ValueError(f"precision: must be 'highest', 'high' or 'default', not {precision!r}")
+    check_devices()
+    dtype, precision = arithmetic(dtype, precision)
     if layer is not None:
         spec.index(layer)
     path = default_file(name) if weights is None else Path(weights)

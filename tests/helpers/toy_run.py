@@ -48,7 +48,10 @@ class Finished:
 
     def job(self, out: Path, config: Run = CONFIG, **changes: Any) -> Job:
         """The same job elsewhere, or another one on the same pictures."""
-        given = {"data": self.dataset, "network": self.network, "weights": str(self.weights)}
+        network = self.network
+        if config.dtype == "bfloat16":
+            network = load_network("toy", self.weights, dtype=config.dtype)
+        given = {"data": self.dataset, "network": network, "weights": str(self.weights)}
         return Job(**given | changes, config=config, out=out)
 
     @property
