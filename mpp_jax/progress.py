@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -19,6 +20,21 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in text)
 
 
+_WAITS: ContextVar[dict[str, float] | None] = ContextVar("waits", default=None)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Add the time spent inside to what the open stage of a `Watcher` waited for."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        waits = _WAITS.get()
+        if waits is not None:
+            waits[what] = waits.get(what, 0.0) + time.perf_counter() - start
+
+
 class Watcher:
     """Watches one piece of work: says lines, shows bars, and adds up the seconds of its stages.
 
@@ -27,6 +43,8 @@ class Watcher:
     Attributes:
         quiet: whether nothing is printed.
         seconds: wall-clock seconds by stage, in the order of first use.
+        waits: by stage, the seconds that it did nothing but wait, by what it waited for; what
+            takes most of them is the bottleneck.
 
     Example:
         >>> watcher = Watcher(quiet=True)
@@ -40,6 +58,7 @@ class Watcher:
         """Start with no stage."""
         self.quiet = quiet
         self.seconds: dict[str, float] = {}
+        self.waits: dict[str, dict[str, float]] = {}
 
     def say(self, text: str) -> None:
         """Print a line about progress or settings."""
@@ -50,9 +69,11 @@ class Watcher:
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to ``name``, also where the body raises."""
         start = time.perf_counter()
+        token = _WAITS.set(self.waits.setdefault(name, {}))
         try:
             yield
         finally:
+            _WAITS.reset(token)
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
@@ -98,11 +119,17 @@ class Watcher:
     def table(self) -> str:
         """Return the stages, their seconds and their share, and the sum, as aligned lines."""
         total = sum(self.seconds.values())
-        width = max([len("stage"), len("total"), *map(len, self.seconds)])
+        waits = {
+            name: {f"  waiting for {what}": s for what, s in self.waits.get(name, {}).items()}
+            for name in self.seconds
+        }
+        names = [*self.seconds, *(what for parts in waits.values() for what in parts)]
+        width = max([len("stage"), len("total"), *map(len, names)])
         lines = [f"{'stage':<{width}}  {'seconds':>9}  {'share':>6}"]
         for name, seconds in self.seconds.items():
-            share = seconds / total if total > 0 else 0.0
-            lines.append(f"{name:<{width}}  {seconds:>9.1f}  {share:>6.1%}")
+            for part, spent in {name: seconds, **waits[name]}.items():
+                share = spent / total if total > 0 else 0.0
+                lines.append(f"{part:<{width}}  {spent:>9.1f}  {share:>6.1%}")
         lines.append(f"{'total':<{width}}  {total:>9.1f}  {1:>6.1%}")
         return "\n".join(lines)
 

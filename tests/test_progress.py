@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mpp_jax.progress import Watcher
+from mpp_jax.progress import Watcher, waiting
 
 
 def test_bar_over_an_iterable(capsys):
@@ -71,3 +71,31 @@ def test_lines(capsys):
     Watcher(quiet=True).say("nothing")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "caf\\udce9\n")
+
+
+def test_what_a_stage_waited_for():
+    watcher = Watcher(quiet=True)
+    with waiting("nothing that is watched"):
+        pass
+    with watcher.stage("encode"):
+        for _ in range(2):
+            with waiting("decoding"):
+                pass
+        with watcher.stage("write"), waiting("the disk"):
+            pass
+        with waiting("the device"):
+            pass
+    assert {name: list(waits) for name, waits in watcher.waits.items()} == {
+        "encode": ["decoding", "the device"],
+        "write": ["the disk"],
+    }
+    watcher.seconds = {"encode": 8.0, "write": 2.0}
+    watcher.waits = {"encode": {"decoding": 1.0, "the device": 6.0}}
+    assert [" ".join(line.split()) for line in watcher.table().splitlines()] == [
+        "stage seconds share",
+        "encode 8.0 80.0%",
+        "waiting for decoding 1.0 10.0%",
+        "waiting for the device 6.0 60.0%",
+        "write 2.0 20.0%",
+        "total 10.0 100.0%",
+    ]

@@ -268,6 +268,7 @@ def _evaluate(
         "config": made.config.to_dict(),
         "results": table,
         "seconds": dict(console.seconds),
+        "waiting": {name: dict(waits) for name, waits in console.waits.items() if waits},
         "pictures": {
             "train": len(store.items("train")),
             "test": len(store.items("test")),

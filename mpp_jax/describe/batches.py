@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,11 +23,15 @@ from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.devices import current_mesh, device_count, on_mesh, replicated, spread
 from mpp_jax.nets import NetSpec, Network
 from mpp_jax.nets.spec import map_channels, map_size
+from mpp_jax.progress import waiting
 
 MOST = 16
 """Pictures of a batch on an accelerator, unless told otherwise: more gain nothing there."""
 SHARE = 0.5
 """Of the free memory of a device, what a batch may take by `picture_bytes`."""
+
+DEVICE = "the device"
+"""What is waited for while programs are compiled and run."""
 
 Result = TypeVar("Result")
 
@@ -164,12 +168,13 @@ class _Line:
         under_way: deque[tuple[Batch, Future[Any]]] = deque()
         seen: set[tuple[int, ...]] = set()
         try:
-            for batch in batches:
+            for batch in _awaited(batches):
                 for part in self._parts(batch):
                     under_way.append((part, pool.submit(self._start, part)))
                     if part.canvas.shape not in seen:
                         seen.add(part.canvas.shape)
-                        under_way[-1][1].exception()  # wait; an error is raised in its turn, below
+                        with waiting(DEVICE):
+                            under_way[-1][1].exception()  # an error is raised in its turn, below
                     if len(under_way) > self.workers:
                         yield from self._finished(*under_way.popleft())
             while under_way:
@@ -185,7 +190,8 @@ class _Line:
 
     def _finished(self, batch: Batch, future: Future[Any]) -> list[Any]:
         try:
-            return [jax.block_until_ready(future.result())]
+            with waiting(DEVICE):
+                return [jax.block_until_ready(future.result())]
         except jax.errors.JaxRuntimeError as error:
             rows = len(batch.index)
             if "RESOURCE_EXHAUSTED" not in str(error) or rows <= self.least:
@@ -213,6 +219,16 @@ class _Line:
         starts = range(0, len(batch.index), most)
         pieces = [Batch(*(array[i : i + most] for array in batch)) for i in starts]
         return [piece for piece in pieces if piece.valid.any()]
+
+
+def _awaited(batches: Iterable[Batch]) -> Iterator[Batch]:
+    rest = iter(batches)
+    while True:
+        with waiting("decoding"):
+            batch = next(rest, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _at_once(function: Callable[[Batch], Any], batch: Batch) -> Future[Any]:

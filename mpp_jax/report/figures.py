@@ -248,13 +248,25 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def timings(seconds: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stages in the order given, and the total: an entry of that name, or their sum."""
+def timings(
+    seconds: Mapping[str, Any], waiting: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Return the stages in the order given, and the total: an entry of that name, or their sum.
+
+    Args:
+        seconds: by stage.
+        waiting: by stage, the seconds of them that it waited for something.
+    """
     stages = {name: s or 0.0 for name, s in seconds.items() if name != "total"}
     spent = sum(stages.values())
     total = seconds.get("total") or spent
     whole = max(total, spent) or 1.0
-    return {"stages": [(n, s, f"{s / whole:.4f}") for n, s in stages.items()], "total": total}
+    rows = []
+    for name, s in stages.items():
+        waits = waiting.get(name, {})
+        shares = [f"{100 * part / s:.0f}% for {what}" for what, part in waits.items() if s]
+        rows.append((name, s, f"{s / whole:.4f}", f"waited {', '.join(shares)}" if shares else ""))
+    return {"stages": rows, "total": total}
 
 
 def percent(value: float | None, digits: int = 1) -> str:

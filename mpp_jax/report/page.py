@@ -94,7 +94,7 @@ def write_report(
         "per_class": figures.per_class_table(plain, order, class_names, labels),
         "notes": figures.contradictions(plain, method, labels, arrays),
         "config": figures.config_groups(plain),
-        **figures.timings(plain["seconds"]),
+        **figures.timings(plain["seconds"], plain.get("waiting", {})),
     }
     if multi_label:
         page["false_positives"] = figures.false_positives(

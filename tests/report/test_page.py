@@ -30,10 +30,13 @@ def test_configuration_timings_and_skipped(tmp_path: Path) -> None:
 
     given["metrics"]["pictures"]["skipped"] = []
     given["metrics"]["seconds"] = {"total": 7300.0, "svm": 3650.0}
+    given["metrics"]["waiting"] = {"svm": {"decoding": 365.0}}
     page = Page(write_report(tmp_path, **given))
     assert "None: every picture was read." in page.section("skipped")
-    assert page.rows("timings")[1:] == [["svm", "1 h 01 min", "50.0", ""],
-                                        ["Total", "2 h 02 min", "", ""]]  # fmt: skip
+    assert page.rows("timings")[1:] == [
+        ["svmwaited 10% for decoding", "1 h 01 min", "50.0", ""],
+        ["Total", "2 h 02 min", "", ""],
+    ]
 
 
 def test_nothing_outside_the_file_is_named(tmp_path: Path) -> None:
