@@ -8,6 +8,8 @@ import pytest
 from helpers.toy_run import Finished, finished_run, know_toy
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# No command of a test, in this process or another, writes into the user's own cache of programs.
+os.environ["MPP_JAX_COMPILATION_CACHE"] = "off"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

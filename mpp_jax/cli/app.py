@@ -46,7 +46,8 @@ def main() -> None:
     Exit status: 0 done; 1 done, but some inputs were skipped (listed); 2 wrong usage, or a file or
     machine that cannot be used; 70 a fault of the program or of a plug-in; 130 or 143 interrupted
     by Ctrl-C or SIGTERM: what was done is kept. Set MPP_JAX_TRACEBACK=1 to see where an error comes
-    from.
+    from. Compiled programs are kept in a private folder of the user's cache, so that the next
+    command starts faster: MPP_JAX_COMPILATION_CACHE names another folder, or off.
     """
 
 

@@ -27,12 +27,13 @@ def faces_user(command: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(**options: Any) -> None:
+        from mpp_jax.cli.compilation import programs_kept
         from mpp_jax.memory import keep_freed_memory
 
         _encode_anything()
         keep_freed_memory()
         try:
-            with obeyed():
+            with obeyed(), programs_kept(_unless_quiet(options.get("quiet", False))):
                 _load_plugins(options.pop("plugins", ()))
                 with _devices(options):
                     status = command(**options)
@@ -58,6 +59,11 @@ def _encode_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _unless_quiet(quiet: bool) -> Callable[[str], object]:
+    """Return what says a line on standard error, or says nothing."""
+    return (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
 
 
 def _load_plugins(files: Sequence[Path]) -> None:
