@@ -244,15 +244,22 @@ def open_data(
     layout = row_layout(x)
     x = jnp.asarray(x)
     dtype = real_dtype(x)
-    if mask is None:
-        mask = jnp.ones(x.shape[0], dtype, device=_mask_sharding(layout))
-    elif np.shape(mask) != x.shape[:1]:
+    if mask is not None and np.shape(mask) != x.shape[:1]:
         raise ValueError(f"mask must have shape ({x.shape[0]},), as {name}; got {np.shape(mask)}.")
-    return ArrayData(x, (jnp.asarray(mask) != 0).astype(dtype), rows, layout, name)
+    return ArrayData(x, _counted(mask, x.shape[0], dtype, layout), rows, layout, name)
 
 
-def _mask_sharding(layout: Layout) -> NamedSharding | None:
-    return layout and NamedSharding(layout[0], PartitionSpec(layout[1]))
+def _counted(mask: ArrayLike | None, rows: int, dtype: jnp.dtype, layout: Layout) -> Array:
+    """Return 1 for rows that count and 0 for others (N,), of the dtype of the arithmetic."""
+    if mask is None and layout is not None:
+        place = NamedSharding(layout[0], PartitionSpec(layout[1]))
+        return jnp.ones(rows, dtype, device=place)
+    if isinstance(mask, Array):
+        return (mask != 0).astype(dtype)
+    # Made on the host: on the device each operation would be a program of its own to compile.
+    return jnp.asarray(
+        np.ones(rows, dtype) if mask is None else (np.asarray(mask) != 0).astype(dtype)
+    )
 
 
 def data_stats(data: ArrayData | ChunkStream) -> DataStats:
@@ -316,10 +323,11 @@ def _stream_stats(data: ChunkStream) -> DataStats:
     return DataStats(count, mean.astype(dtype), (square / count).astype(dtype), dtype)
 
 
-def sample_rows(data: ArrayData | ChunkStream, seed: Array, count: int) -> np.ndarray:
+def sample_rows(data: ArrayData | ChunkStream, seed: Array, count: int) -> Array | np.ndarray:
     """Draw `count` unmasked rows (all, if there are fewer) without replacement, in their order.
 
-    Array or stream, the same rows of the same data are drawn for the same key.
+    Array or stream, the same rows of the same data are drawn for the same key. Rows of an array
+    stay on its device.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(seed)).ravel().astype(np.uint32))
     if isinstance(data, ArrayData):
@@ -327,7 +335,9 @@ def sample_rows(data: ArrayData | ChunkStream, seed: Array, count: int) -> np.nd
         draw = rng.random(len(places))
         if len(places) > count:
             places = np.sort(places[np.argpartition(draw, count - 1)[:count]])
-        return np.asarray(data.x[places])
+        if data.layout is not None:
+            return np.asarray(data.x[places])  # of many devices to one
+        return data.x if len(places) == data.x.shape[0] else _take_rows(data.x, places)
     best, rows = np.empty(0), np.empty(0)
     for block, mask in data:
         x = block[: int(mask.sum())]
@@ -337,3 +347,14 @@ def sample_rows(data: ArrayData | ChunkStream, seed: Array, count: int) -> np.nd
             keep = np.sort(np.argpartition(best, count - 1)[:count])
             best, rows = best[keep], rows[keep]
     return rows
+
+
+@jax.jit
+def _take_rows(x: Array, places: Array) -> Array:
+    return x.at[places].get(mode="promise_in_bounds")
+
+
+@partial(jax.jit, static_argnames="dtype")
+def move_rows(x: Array, origin: Array, dtype: Any) -> Array:
+    """Return rows (N, D) relative to an origin (D,), in the dtype of the arithmetic."""
+    return x.astype(dtype) - origin.astype(dtype)[None, :]

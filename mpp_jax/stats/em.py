@@ -49,8 +49,8 @@ class EMInfo(NamedTuple):
     log_likelihood: np.ndarray  # (T + 1,) mean over descriptors after t M-steps; NaN after the last
     iterations: Array  # () M-steps done
     converged: Array  # () bool: the mean log-likelihood changed by less than the tolerance
-    floored: Array  # (T,) variances that M-step t lifted to the floor
-    reseeded: Array  # (T,) components that M-step t re-seeded
+    floored: np.ndarray  # (T,) variances that M-step t lifted to the floor
+    reseeded: np.ndarray  # (T,) components that M-step t re-seeded
     floor: Array  # (D,) the variance floor
 
 

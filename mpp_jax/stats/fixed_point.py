@@ -63,18 +63,19 @@ class History(NamedTuple):
     """How an iteration went; T is the room that it had, or the most steps allowed."""
 
     values: Any  # (T + 1,) the objective after t steps; after the last 0, once trimmed NaN
-    events: dict[str, Array]  # (T,) each: what step t counted
+    events: dict[str, Any]  # (T,) each: what step t counted
     iterations: Array  # () steps done
     converged: Array  # () bool: the last step settled it
 
     def trimmed(self, max_iterations: int) -> "History":
         """Return the history with room for the steps that were allowed, NaN after the last value.
 
-        The values are NumPy's then: a NaN on the device is an error under ``jax_debug_nans``.
+        Values and events are NumPy's then: a NaN on the device is an error under
+        ``jax_debug_nans``, and a cut there is a program for each length.
         """
-        values = np.array(self.values[: max_iterations + 1])
+        values = np.array(self.values)[: max_iterations + 1]
         values[int(self.iterations) + 1 :] = np.nan
-        events = {name: counts[:max_iterations] for name, counts in self.events.items()}
+        events = {name: np.asarray(counts)[:max_iterations] for name, counts in self.events.items()}
         return self._replace(values=values, events=events)
 
 

@@ -21,6 +21,7 @@ from mpp_jax.stats.chunks import (
     ChunkStream,
     DataStats,
     data_stats,
+    move_rows,
     open_data,
     sample_rows,
 )
@@ -68,16 +69,16 @@ def _starts(
     seeding = "k-means++" if init == "kmeans" else "random"
     sample_key, seed_key = jax.random.split(key)
     rows = sample_rows(data, sample_key, init_rows or 256 * n_components)
-    some = open_data(rows.astype(stats.dtype) - stats.mean[None, :], None, data.rows)
+    some = open_data(move_rows(rows, stats.mean, stats.dtype), None, data.rows)
     moved = stats._replace(mean=np.zeros_like(stats.mean))
     starts = starting_centres(seed_key, some, moved, n_components, seeding, None, restarts)
     if init == "random":
         weights = np.full(starts.shape[:2], 1 / n_components, stats.dtype)
         variances = np.broadcast_to(np.maximum(stats.variance, floor), starts.shape)
         return GMM(jnp.asarray(weights), starts, jnp.asarray(variances))
-    ends = [run_lloyd(start[None], some, moved, 1e-4, 30) for start in starts]
-    gmms = [_pooled_start(end.point, end.stats, floor) for end in ends]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *gmms)
+    each = [starts] if restarts == 1 else [starts[r : r + 1] for r in range(restarts)]
+    ends = [run_lloyd(start, some, moved, 1e-4, 30) for start in each]
+    return _stacked(*[_pooled_start(end.point, end.stats, floor) for end in ends])
 
 
 def fit_gmm(
@@ -178,6 +179,11 @@ def fit_gmm(
         reseeded=history.events["reseeded"],
         floor=jnp.asarray(floor),
     )
+
+
+@jax.jit
+def _stacked(*gmms: GMM) -> GMM:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *gmms)
 
 
 @jax.jit

@@ -14,7 +14,7 @@ Squared distances are ``|x|^2 - 2 x.c + |c|^2`` by one matrix product, of data m
 far from the origin the expanded square has no correct digit left in float32.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class KMeansInfo(NamedTuple):
     inertia: np.ndarray  # (max_iterations + 1,) mean squared distance after t steps, then NaN
     iterations: Array  # () steps done
     converged: Array  # () bool
-    reseeded: Array  # (max_iterations,) clusters found empty at step t, and re-seeded
+    reseeded: np.ndarray  # (max_iterations,) clusters found empty at step t, and re-seeded
     counts: Array  # (K,) descriptors of each returned cluster
 
 
@@ -72,6 +72,27 @@ def nearest(x: Array, centres: Array) -> tuple[Array, Array]:
     return index, jnp.maximum(smallest + jnp.sum(jnp.square(x), axis=1), 0)
 
 
+def sum_by_cluster(
+    rows: Array, index: Array, clusters: int, *, form: Literal["scatter", "product"] | None = None
+) -> Array:
+    """Return the sums (K, M) of those rows (N, M) that belong to each cluster, by `index` (N,).
+
+    Args:
+        rows: (N, M).
+        index: (N,) int.
+        clusters: K.
+        form: "scatter" adds row by row. "product" is a matrix product with zeros and ones (N, K):
+            on accelerators quicker, and the same from run to run, where a scatter adds in whatever
+            order its threads come. None takes what suits the backend.
+    """
+    if form is None:
+        form = "scatter" if jax.default_backend() == "cpu" else "product"
+    if form == "scatter":
+        return jax.ops.segment_sum(rows, index, num_segments=clusters)
+    member = index[None, :] == jnp.arange(clusters)[:, None]
+    return jnp.matmul(member.astype(rows.dtype), rows, precision=PRECISION)
+
+
 def assign_step(centres: Array, x: Array, mask: Array) -> ClusterStats:
     """Assign rows `x` (N, D) to `centres` (K, D); those outside `mask` (N,) count nothing."""
     index, _ = nearest(x, centres)
@@ -79,7 +100,7 @@ def assign_step(centres: Array, x: Array, mask: Array) -> ClusterStats:
     # Moments about the centre, not the origin: a narrow cluster far out keeps its digits.
     moved = (x - centres[index]) * mask[:, None]
     moments = jnp.concatenate([moved, jnp.square(moved), mask[:, None]], axis=1)
-    sums = jax.ops.segment_sum(moments, index, num_segments=k)
+    sums = sum_by_cluster(moments, index, k)
     s2 = sums[:, d:-1]
     return ClusterStats(s0=sums[:, -1], s1=sums[:, :d], s2=s2, inertia=jnp.sum(s2))
 

@@ -19,7 +19,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from mpp_jax.numerics import PRECISION, check_matrix
-from mpp_jax.stats.chunks import ArrayData, ChunkStream, DataStats, sample_rows
+from mpp_jax.stats.chunks import ArrayData, ChunkStream, DataStats, move_rows, sample_rows
 
 
 @partial(jax.jit, static_argnames=("n_clusters", "candidates"), inline=True)
@@ -89,12 +89,12 @@ def starting_centres(
     rows = init_rows or 256 * n_clusters
     if rows < n_clusters:
         raise ValueError(f"init_rows must be at least n_clusters={n_clusters}; got {init_rows}.")
-    sample = sample_rows(data, sample_key, rows).astype(stats.dtype) - origin[None, :]
+    sample = move_rows(sample_rows(data, sample_key, rows), origin, stats.dtype)
     keys = jax.random.split(seed_key, restarts)
     if init == "k-means++":
         return _seed_all(keys, sample, n_clusters)
     if init == "random":
-        return _pick_all(keys, jnp.asarray(sample), n_clusters)
+        return _pick_all(keys, sample, n_clusters)
     raise ValueError(f"init must be 'k-means++', 'random' or an array (K, D); got {init!r}.")
 
 

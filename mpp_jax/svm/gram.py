@@ -89,6 +89,26 @@ def vectors_shape(vectors: Vectors, name: str = "vectors") -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
+def resident(vectors: Vectors, room: int | None = None) -> Vectors:
+    """Return vectors that are read several times, on the device where they fit; else as given.
+
+    A CPU reads them where they are. To an accelerator they go whole, once: blocks of columns are
+    then cut there, and not out of rows on the host, in each pass.
+
+    Args:
+        vectors: (N, D), see the module's head for the accepted forms.
+        room: bytes that they may take; None for a quarter of an accelerator's memory.
+    """
+    n, d = vectors_shape(vectors)
+    if room is None:
+        memory = {} if jax.default_backend() == "cpu" else jax.local_devices()[0].memory_stats()
+        room = (memory or {}).get("bytes_limit", 0) // 4
+    if isinstance(vectors, jax.Array) or 4 * n * d > room:
+        return vectors
+    whole = [vectors] if _is_array(vectors) else [*_row_blocks(vectors, "vectors")]
+    return jnp.concatenate([jnp.asarray(block, jnp.float32) for block in whole])
+
+
 def column_blocks(
     vectors: Vectors, width: int | None = None, name: str = "vectors"
 ) -> Iterator[tuple[int, Any]]:
@@ -209,7 +229,7 @@ def _spread_gram(vectors: Vectors, dtype: Any, width: int, mesh: Mesh) -> jax.Ar
     parts = jnp.zeros((mesh.size, n, n), dtype, device=lead)
     for _, block in column_blocks(vectors, width * mesh.size):
         # Columns of zeros add nothing.
-        block = np.pad(np.asarray(block), ((0, 0), (0, -block.shape[1] % mesh.size)))
+        block = jnp.pad(block, ((0, 0), (0, -block.shape[1] % mesh.size)))
         parts = _accumulate_triangles(parts, spread(block, mesh, axis=1), mesh)
     return jax.device_put(_mirror_sum(parts), mesh.devices.flat[0])
 
@@ -249,12 +269,16 @@ def recover(coefficients: ArrayLike, vectors: Vectors) -> Recovered:
             f"{np.shape(coefficients)} for {n} vectors"
         )
     weights = np.empty((np.shape(coefficients)[1], d), np.float32)
+    parts: list[tuple[int, jax.Array]] = []
     with jax.enable_x64(True):
         a = jnp.asarray(coefficients, dtype=jnp.float64)
         squares, products = jnp.zeros(a.shape[1]), jnp.zeros_like(a)
         for start, block in column_blocks(vectors):
             columns, squares, products = _recover_columns(a, block, squares, products)
-            weights[:, start : start + block.shape[1]] = columns
+            parts.append((start, columns))
+        # Fetched last: the host need not wait for the device between two blocks.
+        for start, columns in parts:
+            weights[:, start : start + columns.shape[1]] = columns
         return Recovered(weights, np.asarray(squares), products)
 
 

@@ -31,6 +31,7 @@ from mpp_jax.svm.gram import (
     exact_gram_matrix,
     gram_matrix,
     recover,
+    resident,
     row_products,
     vectors_shape,
 )
@@ -111,6 +112,7 @@ def fit_svm(
     chosen = resolve(options)
     y = check_targets(targets, n)  # before the expensive part
     upper = loss_weights(y, c, chosen["class_weight"], chosen["sample_weight"])
+    vectors = resident(vectors)
     gram = gram_matrix(vectors)
     coefficients, solved = fit_svm_gram(gram, targets, c, initial=initial, **options)
     svm, info = _certified(coefficients, solved, vectors, y, upper, chosen)
