@@ -5,8 +5,8 @@ split of Lazebnik et al. 2006 (1,500 training and 2,985 test pictures), and the 
 SqueezeNet v1.0. The split is used as it stands: 16 files of the public set are exact duplicates,
 11 of them across the split. The pictures are a copy that its publisher resized to 200 x 200 pixels.
 
-    python experiments/scene15.py                    5 scales: about 45 minutes on 2 cores
-    python experiments/scene15.py --scales 4         20 minutes
+    python experiments/scene15.py                    5 scales: about an hour on 2 cores
+    python experiments/scene15.py --scales 4         half an hour
     python experiments/scene15.py --quick            10 pictures a class, 2 scales: 1 minute
 
 The activations of all pictures are computed once and kept in ``--activations`` as float16, 4 GB for
