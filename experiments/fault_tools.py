@@ -176,7 +176,8 @@ def snapshot(root: Path) -> dict[str, str]:
         if path.name == "metrics.json":
             try:
                 record = json.loads(path.read_text())
-                held[name] = json.dumps(record | {"seconds": None}, sort_keys=True)
+                untimed = {k: v for k, v in record.items() if k not in ("seconds", "waiting")}
+                held[name] = json.dumps(untimed, sort_keys=True)
                 continue
             except (ValueError, TypeError):
                 pass

@@ -61,13 +61,15 @@ def test_what_is_compared(tmp_path: Path) -> None:
     """No seconds, no report, no temporary files; those are leftovers."""
     import fault_tools
 
-    (tmp_path / "metrics.json").write_text(json.dumps({"seconds": {"fit": 1.5}, "results": 1}))
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"seconds": {"fit": 1.5}, "waiting": {}, "results": 1})
+    )
     (tmp_path / "report.html").write_text("<p>")
     (tmp_path / ".x.npy.1-2.tmp").write_text("half")
     (tmp_path / ".model.partial" / "arrays").mkdir(parents=True)
     (tmp_path / ".model.partial" / "record.json").write_text("{}")
     assert fault_tools.snapshot(tmp_path) == {
-        "metrics.json": '{"results": 1, "seconds": null}',
+        "metrics.json": '{"results": 1}',
     }
     names = [path.name for path in fault_tools.leftovers(tmp_path)]
     assert names == [".model.partial", ".x.npy.1-2.tmp"]
