@@ -70,8 +70,17 @@ def convolutions(spec: NetSpec, until: str) -> list[Conv]:
     return [item for item in spec.layers[:stop] if isinstance(item, Conv)]
 
 
-def torch_forward(network: Network, until: str) -> Callable[[np.ndarray], Any]:
-    """Return the same layers in torch, channels first, float32, with the same weights."""
+def torch_forward(
+    network: Network, until: str, place: Callable[[Any], Any] = lambda tensor: tensor
+) -> Callable[[Any], Any]:
+    """Return the same layers in torch, channels first, with the same weights.
+
+    Args:
+        network: its layers are convolutions, normalisations and poolings.
+        until: the last of them.
+        place: moves weights to where and in what they are computed with, float32 on the CPU if not
+            given; the result takes a float32 array, or a tensor that is there already.
+    """
     import torch
     from torch.nn import functional
 
@@ -81,8 +90,9 @@ def torch_forward(network: Network, until: str) -> Callable[[np.ndarray], Any]:
         match item:
             case Conv():
                 leaf = network.params[item.name]
-                kernel = torch.tensor(np.asarray(leaf["kernel"]).transpose(3, 2, 0, 1).copy())
-                bias = torch.tensor(np.asarray(leaf["bias"]).copy())
+                arrays = (np.asarray(leaf[name], np.float32) for name in ("kernel", "bias"))
+                kernel, bias = (place(torch.tensor(array)) for array in arrays)
+                kernel = place(kernel.permute(3, 2, 0, 1).contiguous())
 
                 def step(x: Any, item: Conv = item, kernel: Any = kernel, bias: Any = bias) -> Any:
                     y = functional.conv2d(
@@ -92,11 +102,13 @@ def torch_forward(network: Network, until: str) -> Callable[[np.ndarray], Any]:
 
                 steps.append(step)
             case LRN():
-                steps.append(
-                    lambda x, item=item: functional.local_response_norm(
-                        x, item.size, item.alpha, item.beta, item.k
-                    )
-                )
+
+                def normalised(x: Any, item: LRN = item) -> Any:
+                    wide = x if x.is_cuda else x.float()  # on CPUs torch has it in float32 alone
+                    constants = (item.size, item.alpha, item.beta, item.k)
+                    return functional.local_response_norm(wide, *constants).to(x.dtype)
+
+                steps.append(normalised)
             case Pool():
                 ceil = spec.pooling == "ceil"
                 steps.append(
@@ -104,10 +116,12 @@ def torch_forward(network: Network, until: str) -> Callable[[np.ndarray], Any]:
                         x, item.window, item.stride, ceil_mode=ceil
                     )
                 )
+            case _:
+                raise ValueError(f"layers: {item.name!r} is none that torch is compared by here")
 
-    def forward(pictures: np.ndarray) -> Any:
+    def forward(pictures: Any) -> Any:
         with torch.inference_mode():
-            x = torch.from_numpy(pictures)
+            x = torch.from_numpy(pictures) if isinstance(pictures, np.ndarray) else pictures
             for step in steps:
                 x = step(x)
         return x

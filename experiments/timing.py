@@ -1,5 +1,6 @@
 """Clocks and the yardstick of the benchmarks: a matrix product in the same run."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -20,6 +21,24 @@ def seconds(function: Run) -> float:
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
+
+
+def first_and_steady(function: Run, repeats: int, least: float = 0.05) -> tuple[float, float]:
+    """Return seconds of the first call, with what it compiles, and of one of the later ones.
+
+    The latter is the median over `repeats` of calls that last `least` seconds together. An
+    accelerator has them in its queue at once, so that what it takes to start them does not count.
+    """
+    first = seconds(function)
+    queue = 1 if jax.default_backend() == "cpu" else math.ceil(least / seconds(function))
+    calls = max(1, min(queue, 50))
+
+    def several() -> Any:
+        for _ in range(calls - 1):
+            function()
+        return function()
+
+    return first, median(seconds(several) for _ in range(repeats)) / calls
 
 
 def matmul() -> Run:
