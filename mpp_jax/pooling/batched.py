@@ -10,7 +10,7 @@ from jax import Array
 
 from mpp_jax.describe.dense import DEFAULT, Activations, Descriptors
 from mpp_jax.encoders.fisher import FisherStatistics
-from mpp_jax.numerics import l2_normalize, over_pictures
+from mpp_jax.numerics import l2_normalize, over_pictures, real_dtype
 from mpp_jax.pooling.notation import Atom, grid_cells, parse
 from mpp_jax.pooling.protocol import Evidence
 from mpp_jax.stats.codebook import FISHER, Codebook, Codebooks
@@ -46,6 +46,8 @@ def encode(
     }
 
     def one(pictures: dict) -> dict[str, Array]:
+        # Sums and norms in bfloat16 keep two digits, and rows would not be of unit length.
+        pictures = jax.tree.map(_at_least_float32, pictures)
         shared: dict[tuple[str, str | None], Evidence] = {}
         result = {}
         for atom in methods:
@@ -97,6 +99,11 @@ def encode_counted(
         return result
 
     return over_pictures(one, statistics)
+
+
+def _at_least_float32(array: Array) -> Array:
+    """Return an array of activations in `real_dtype`; masks stay what they are."""
+    return array if array.dtype == bool else array.astype(real_dtype(array))
 
 
 def countable(atom: Atom) -> bool:

@@ -170,3 +170,15 @@ def test_layers_and_stacks() -> None:
     np.testing.assert_allclose(
         both[:, :24], np.asarray(pool("mpp", SCALES, CODEBOOK)) / np.sqrt(2), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["avg", "ap10", "gem", "mpp"])
+def test_activations_in_bfloat16_are_pooled_in_float32(name: str) -> None:
+    """What is lost is what the activations lost, and rows are of unit length all the same."""
+    short = [d._replace(x=d.x.astype(jnp.bfloat16)) for d in SCALES]
+    same = [d._replace(x=d.x.astype(jnp.float32)) for d in short]
+    cut = SCALES[0].x[:, :1].repeat(10, axis=1).astype(jnp.bfloat16) if name == "ap10" else None
+    got = pool(name, short, CODEBOOK, crops=cut)
+    want = pool(name, same, CODEBOOK, crops=None if cut is None else cut.astype(jnp.float32))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    np.testing.assert_allclose(jnp.linalg.norm(got, axis=1), 1, atol=1e-5)

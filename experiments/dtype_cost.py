@@ -1,0 +1,310 @@
+"""What a network's number format costs: float32 against tf32 and bfloat16.
+
+    python experiments/dtype_cost.py                        Scene-15, SqueezeNet, four scales
+    python experiments/dtype_cost.py --set voc2007_part     part of VOC 2007, AlexNet, five scales
+    python experiments/dtype_cost.py --limit-per-class 20   a part of either
+    python experiments/dtype_cost.py --quick                10 pictures a class, 2 scales
+
+For each format the whole method is run: a codebook is fitted, pictures are encoded, machines are
+trained and tested in it. Three things are compared with float32:
+
+- **shared**: float32's codebook, the rest in the format. The vectors of the same pictures are
+  compared too, by their cosine: the smallest and the mean.
+- **own**: its own codebook as well. Rounding sends k-means and EM another way, so that components
+  change places; cosines fall for that alone, and show what must not be mixed.
+- **crossed**: vectors in the format (float32's codebook) scored by float32's machines, as when a
+  model is used on another device than it was made on.
+
+Figures are top-1 accuracy, or 11-point mAP where pictures have several classes; differences have
+95% intervals by paired bootstrap over the test pictures.
+
+On a CPU, which has no TF32, the inputs of every product of a convolution are rounded to its 10 bits
+of mantissa, and the products added in float32: what a GPU computes, but for the order of additions.
+bfloat16 on a CPU is what XLA makes of it, and slow. One pass of the network for each format, two
+where the descriptors of the training pictures do not fit into memory: an hour for Scene-15 on 2
+cores. To be expected: tf32 costs nothing that can be told from chance, at cosines of 0.999 or more.
+
+Results: ``results/dtype_cost_SET.json``.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import lab
+import numpy as np
+from jax import Array, lax
+from machine import provenance, shared
+
+from mpp_jax import metrics
+from mpp_jax.data import Dataset
+from mpp_jax.describe.memory_cache import MemoryCache
+from mpp_jax.nets import layers
+from mpp_jax.nets.dtypes import NAMES, has_tf32
+from mpp_jax.progress import Watcher
+from mpp_jax.runs import pipeline
+from mpp_jax.runs.settings import Job
+from mpp_jax.runs.vectors import atoms_of, encode_described, wanted_of
+from mpp_jax.svm import fit_svm, svm_scores
+from mpp_jax.weights.load import load_network
+
+SETS: dict[str, dict[str, Any]] = {
+    "scene15": {"network": "squeezenet", "scales": 4, "c": 10.0},
+    "voc2007_part": {"network": "alexnet_torchvision", "scales": 5, "c": 1.0},
+}
+VOC_CLASSES = ("bus", "car", "cat", "person", "train")
+"""Those of which the part has enough pictures."""
+TF32_BITS = 10
+
+Vectors = dict[tuple[str, str], dict[str, np.ndarray]]
+"""(codebook, representation): {split: (N, D)}."""
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the options: the lab's, and this experiment's own."""
+    parser = lab.parser(__doc__.split("\n\n")[0], "dtype_cost", scales=0)
+    parser.add_argument("--set", default="scene15", choices=list(SETS), help="which pictures")
+    parser.add_argument("--methods", default="mpp,avg", help="representations, none stacked")
+    parser.add_argument("--dtypes", default=",".join(NAMES), help="beside float32")
+    parser.add_argument("--c", type=float, help="of the machines; default: the set's")
+    parser.set_defaults(network=None, scales=None, out=None)
+    return parser
+
+
+def open_job(args: argparse.Namespace, folder: Path) -> Job:
+    """Open the experiment's job, in float32; ``folder`` takes the list of VOC's pictures."""
+    usual = SETS[args.set]
+    args.cache = None  # a folder keeps float16, which is no finer than TF32
+    args.network = args.network or usual["network"]
+    args.scales = args.scales or usual["scales"]
+    args.out = args.out or lab.RESULTS / f"dtype_cost_{args.set}.json"
+    if args.set == "voc2007_part" and args.data is None:
+        args.data = str(write_voc_list(shared("voc2007_part") / "VOC2007", folder / "voc.csv"))
+        if args.weights is None and args.network == usual["network"]:
+            args.weights = str(shared("weights/alexnet_torchvision_conv.npz"))
+    job = lab.open_job(args, args.methods.split(","))
+    if any("+" in name for name in job.config.pooling):
+        raise SystemExit(f"error: --methods {args.methods}: stacks are not taken; name their parts")
+    svm = replace(job.config.svm, c=args.c or usual["c"])
+    return replace(job, config=replace(job.config, svm=svm))
+
+
+def write_voc_list(root: Path, place: Path) -> Path:
+    """Write a list of the pictures that show a class of `VOC_CLASSES`; "difficult" is unclear.
+
+    Args:
+        root: folder with ``ImageSets/Main`` and ``JPEGImages``.
+        place: of the list.
+    """
+    with place.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        for split, official in (("train", "trainval"), ("test", "test")):
+            shown: dict[str, list[str]] = {}
+            for name in VOC_CLASSES:
+                lines = (root / "ImageSets/Main" / f"{name}_{official}.txt").read_text()
+                for picture, state in (line.split() for line in lines.splitlines()):
+                    mark = {"1": name, "0": f"?{name}", "-1": None}[state]
+                    shown.setdefault(picture, []).extend([mark] if mark else [])
+            for picture, labels in sorted(shown.items()):
+                if any(label[0] != "?" for label in labels):
+                    rows.writerow([root / "JPEGImages" / f"{picture}.jpg", ";".join(labels), split])
+    return place
+
+
+@contextlib.contextmanager
+def tf32_emulated() -> Iterator[None]:
+    """Let convolutions of float32 at precision "default" round their inputs to TF32."""
+    usual = layers.conv2d
+
+    def conv2d(x: Array, kernel: Array, **how: Any) -> Array:
+        if x.dtype != np.float32 or how["precision"] != "default":
+            return usual(x, kernel, **how)
+        return lax.conv_general_dilated(
+            lax.reduce_precision(x, 8, TF32_BITS),
+            lax.reduce_precision(kernel, 8, TF32_BITS),
+            how["strides"],
+            how["padding"],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=how.get("groups", 1),
+            precision="highest",
+        )
+
+    layers.conv2d = conv2d
+    try:
+        yield
+    finally:
+        layers.conv2d = usual
+
+
+def in_dtype(job: Job, name: str) -> Job:
+    """Return the job with its network in a format; tf32 where need be for the emulation."""
+    if name == "tf32":
+        return replace(job, network=replace(job.network, precision="default"))
+    return replace(job, network=load_network(job.network.spec.name, job.weights, dtype=name))
+
+
+def encoded(job: Job, shared_books: Any) -> tuple[Any, Vectors]:
+    """Fit a codebook, and encode all pictures by it ("own") and by float32's ("shared").
+
+    Args:
+        job: in one format.
+        shared_books: float32's; None where this is float32.
+    """
+    config, atoms = job.config, atoms_of(job.config)
+    wants = wanted_of(atoms, config.pyramid.scales)
+    activations = MemoryCache(job.activations, config.cache_bytes, wants)
+    own, _ = pipeline.fit(job.data, job.network, config, activations=activations.recorder)
+    books = {"shared": own} if shared_books is None else {"shared": shared_books, "own": own}
+    vectors: Vectors = {}
+    for split in ("train", "test"):
+        items = job.data.split(split)
+        with Watcher().bar(len(items), f"encode {split}", "picture") as bar:
+            for described in activations.describe(items, wants, lab._refuse):
+                for book, codebooks in books.items():
+                    read = [a for a in atoms if book == "shared" or a.codebook is not None]
+                    index, found = encode_described(described, wants, codebooks, config, read)
+                    for name, rows in found.items():
+                        kept = vectors.setdefault((book, name), {})
+                        if split not in kept:
+                            kept[split] = np.empty((len(items), rows.shape[1]), np.float32)
+                        kept[split][index] = rows
+                bar.update(len(index))
+    return own, vectors
+
+
+def figure(scores: np.ndarray, data: Dataset) -> float:
+    """Return top-1 accuracy, or mAP where pictures have several classes."""
+    if data.multi_label:
+        return metrics.mean_average_precision(scores, data.targets("test"), "11point")
+    return lab.figures(scores, data)["top1"]
+
+
+def paired(one: np.ndarray, other: np.ndarray, data: Dataset) -> dict[str, float]:
+    """Return the difference of two figures and its 95% interval by paired bootstrap.
+
+    Args:
+        one: (N, L) scores.
+        other: (N, L) scores of the same test pictures.
+        data: whose they are.
+    """
+    if not data.multi_label:
+        return lab.paired_bootstrap(one, other, data)
+    targets, rng = data.targets("test"), np.random.default_rng(0)
+    drawn = []
+    for _ in range(1000):
+        rows = rng.integers(0, len(targets), len(targets))
+        pair = (metrics.mean_average_precision(s[rows], targets[rows]) for s in (one, other))
+        drawn.append(next(pair) - next(pair))
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return {"difference": figure(one, data) - figure(other, data), "low": low, "high": high}
+
+
+def cosines(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the smallest and the mean cosine of vectors of the same pictures.
+
+    And the norm of ``one`` that is furthest from 1: what is pooled in bfloat16 is not normalised
+    any better.
+    """
+    found, norms = [], []
+    for split in one:
+        product, mine, theirs = (
+            np.einsum("nd,nd->n", a, b, dtype=np.float64)
+            for a, b in (
+                (one[split], other[split]),
+                (one[split], one[split]),
+                (other[split], other[split]),
+            )
+        )
+        found.append(product / np.sqrt(mine * theirs))
+        norms.append(np.sqrt(mine))
+    together, lengths = np.concatenate(found), np.concatenate(norms)
+    return {
+        "smallest": float(together.min()),
+        "mean": float(together.mean()),
+        "norm": float(lengths[np.argmax(np.abs(lengths - 1))]),
+    }
+
+
+def main() -> None:
+    parser = command_line()
+    args = parser.parse_args()
+    names = [name for name in args.dtypes.split(",") if name != "float32"]
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"--dtypes: {', '.join(sorted(unknown))}: not among {', '.join(NAMES)}")
+    emulated = not has_tf32(jax.devices()[0])
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if emulated:
+            stack.enter_context(tf32_emulated())
+        job = open_job(args, folder)
+        rows, seconds = compare(job, names)
+    record = {
+        "made": provenance(),
+        "data": args.set if args.data is None or args.set == "voc2007_part" else job.data.name,
+        "network": job.network.spec.name,
+        "weights_sha256": job.network.weights_sha256,
+        "pictures": {s: len(job.data.split(s)) for s in ("train", "test")},
+        "config": job.config.to_dict(),
+        "figure": "map11" if job.data.multi_label else "top1",
+        "tf32_emulated": emulated,
+        "results": rows,
+        "seconds": seconds,
+    }
+    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"results: {args.out}")
+
+
+def compare(job: Job, names: list[str]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Return a row for each format, codebook and representation, and the seconds of each format."""
+    data, rows, seconds = job.data, [], {}
+    targets, methods = data.targets("train"), job.config.pooling
+    base: Vectors = {}
+    machines: dict[str, Any] = {}
+    scores: dict[str, np.ndarray] = {}
+    books = None
+    for dtype in ("float32", *names):
+        begun = time.perf_counter()
+        own, vectors = encoded(job if dtype == "float32" else in_dtype(job, dtype), books)
+        for (book, method), found in vectors.items():
+            machine, _ = fit_svm(found["train"], targets, job.config.svm.c)
+            given = {book: np.asarray(svm_scores(machine, found["test"]))}
+            if dtype == "float32":
+                machines[method], scores[method] = machine, given[book]
+                rows.append(row(dtype, book, method, {"figure": figure(given[book], data)}))
+                continue
+            if book == "shared":
+                given["crossed"] = np.asarray(svm_scores(machines[method], found["test"]))
+            for how, values in given.items():
+                facts = {"figure": figure(values, data), **paired(values, scores[method], data)}
+                if how != "crossed":
+                    facts["cosine"] = cosines(found, base["shared", method])
+                rows.append(row(dtype, how, method, facts))
+        if dtype == "float32":
+            base, books = vectors, own
+        seconds[dtype] = time.perf_counter() - begun
+    assert {r["method"] for r in rows} == set(methods)
+    return rows, seconds
+
+
+def row(dtype: str, how: str, method: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Print a line of the page's table, and return it as a record."""
+    cells = [dtype, how, method, f"{100 * facts['figure']:.2f}"]
+    if "difference" in facts:
+        d, low, high = (100 * facts[key] for key in ("difference", "low", "high"))
+        cells.append(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]")
+    if "cosine" in facts:
+        cells.append(f"{facts['cosine']['mean']:.7f} / {facts['cosine']['smallest']:.7f}")
+    print(f"| {' | '.join(cells)} |", flush=True)
+    return {"dtype": dtype, "codebook": how, "method": method, **facts}
+
+
+if __name__ == "__main__":
+    main()

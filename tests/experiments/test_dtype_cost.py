@@ -1,0 +1,103 @@
+"""The cost of number formats, with the toy network; TF32 as it is emulated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import toy
+from helpers.toy_run import know_toy
+
+from mpp_jax.data import open_dataset
+from mpp_jax.metrics import mean_average_precision
+from mpp_jax.nets import layers
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    know_toy(monkeypatch)
+
+
+def test_every_format_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dtype_cost
+
+    data = toy.write_folder(tmp_path / "data", train=2, test=1, largest=40)
+    weights, out = toy.write_weights(tmp_path / "toy.safetensors"), tmp_path / "out.json"
+    options = {"data": data, "network": "toy", "weights": weights, "pca": 4, "components": 2}
+    options |= {"scales": 1, "out": out}
+    words = [f"--{name}={value}" for name, value in options.items()]
+    monkeypatch.setattr("sys.argv", ["dtype_cost.py", *words])
+    usual = layers.conv2d
+    dtype_cost.main()
+    assert layers.conv2d is usual
+    record = json.loads(out.read_text())
+    assert record["tf32_emulated"]
+    assert record["figure"] == "top1"
+    assert list(record["seconds"]) == ["float32", "tf32", "bfloat16"]
+    rows: dict[tuple[str, ...], dict[str, Any]] = {
+        (row["dtype"], row["codebook"], row["method"]): row for row in record["results"]
+    }
+    ways = [("shared", "mpp"), ("shared", "avg"), ("crossed", "mpp"), ("crossed", "avg")]
+    each = {(dtype, *way) for dtype in ("tf32", "bfloat16") for way in (*ways, ("own", "mpp"))}
+    assert set(rows) == each | {("float32", "shared", "mpp"), ("float32", "shared", "avg")}
+    for key in each:
+        assert rows[key]["low"] <= rows[key]["difference"] <= rows[key]["high"]
+        assert ("cosine" in rows[key]) == (key[1] != "crossed")
+    for method in ("mpp", "avg"):
+        near, far = (rows[d, "shared", method]["cosine"] for d in ("tf32", "bfloat16"))
+        assert 1 > near["mean"] > far["mean"] > 0.9  # neither is float32, tf32 is nearer
+        assert near["smallest"] <= near["mean"]
+
+
+def test_products_round_their_inputs_to_tf32() -> None:
+    import dtype_cost
+
+    # 1 + 2^-10 is of TF32; half of the next step rounds to even, more than half rounds up.
+    x = np.array([1 + 2**-10, 1 + 2**-11, 1 + 2**-11 + 2**-20, 2**-100], np.float32)
+    want = np.array([1 + 2**-10, 1, 1 + 2**-10, 2**-100], np.float32)
+    one = jnp.ones((1, 1, 1, 1))
+    how = {"strides": (1, 1), "padding": ((0, 0), (0, 0)), "groups": 1}
+    usual = layers.conv2d
+    with dtype_cost.tf32_emulated():
+        for pictures, kernel in ((x, one), (np.ones(4, np.float32), None)):
+            maps = jnp.asarray(pictures)[:, None, None, None]
+            if kernel is None:  # the same numbers as kernels
+                outputs = layers.conv2d(
+                    maps[:1], jnp.asarray(x)[None, None, None, :], precision="default", **how
+                ).ravel()
+            else:
+                outputs = layers.conv2d(maps, kernel, precision="default", **how).ravel()
+            np.testing.assert_array_equal(outputs, want)
+        exact = layers.conv2d(jnp.asarray(x)[:, None, None, None], one, precision="highest", **how)
+    np.testing.assert_array_equal(exact.ravel(), x)
+    assert layers.conv2d is usual
+
+
+def test_voc_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dtype_cost
+
+    monkeypatch.setattr(dtype_cost, "VOC_CLASSES", ("bus", "cat"))
+    lists, pictures = tmp_path / "ImageSets" / "Main", tmp_path / "JPEGImages"
+    lists.mkdir(parents=True)
+    states = {"bus": (1, -1, 0, -1), "cat": (-1, 1, 1, 0)}
+    for name, values in states.items():
+        for split, first in (("trainval", 1), ("test", 11)):
+            lines = (f"{first + i:06d} {value:2d}\n" for i, value in enumerate(values))
+            (lists / f"{name}_{split}.txt").write_text("".join(lines))
+    pictures.mkdir()
+    for number in (1, 2, 3, 11, 12, 13):
+        (pictures / f"{number:06d}.jpg").touch()
+    data = open_dataset(dtype_cost.write_voc_list(tmp_path, tmp_path / "voc.csv"))
+    assert data.multi_label
+    assert data.classes == ("bus", "cat")
+    for split in ("train", "test"):  # without the fourth, which shows nothing clearly
+        np.testing.assert_array_equal(data.targets(split), [[1, -1], [-1, 1], [0, 1]])
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(size=(2, 3, 2))
+    found = dtype_cost.paired(one, other, data)
+    figures = [mean_average_precision(s, data.targets("test")) for s in (one, other)]
+    assert found["difference"] == pytest.approx(figures[0] - figures[1])
+    assert found["low"] <= found["difference"] <= found["high"]
+    assert dtype_cost.paired(one, one, data) == {"difference": 0, "low": 0, "high": 0}
