@@ -8,7 +8,7 @@ import pytest
 from helpers.svm_reference import problem
 
 from mpp_jax.svm import gram
-from mpp_jax.svm.gram import dual_to_weights, gram_matrix, row_products
+from mpp_jax.svm.gram import dual_to_weights, gram_matrix, resident, row_products
 
 X, _ = problem(n=300, d=210)
 EXACT = X.astype(np.float64) @ X.astype(np.float64).T
@@ -101,3 +101,17 @@ def test_mistakes_are_named():
     bad[[2, 299]] = np.inf
     with pytest.raises(ValueError, match="2 of 300 rows are not: 2, 299"):
         gram_matrix([bad[:10], bad[10:]])
+
+
+def test_resident_vectors_are_the_same_on_the_device(tmp_path):
+    wide = 4 * X.size
+    for vectors in forms(tmp_path):
+        there = resident(vectors, room=wide)
+        assert isinstance(there, jax.Array)
+        assert there.dtype == jnp.float32
+        np.testing.assert_array_equal(there, X)
+        np.testing.assert_array_equal(gram_matrix(there), gram_matrix(vectors))
+        assert resident(there, room=0) is there
+        if not isinstance(vectors, jax.Array):
+            assert resident(vectors, room=wide - 1) is vectors
+            assert resident(vectors) is vectors  # a CPU reads them where they are
