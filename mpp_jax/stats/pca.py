@@ -285,7 +285,7 @@ def _suitable_solver(
         return "eigh", data
     if d > COVARIANCE_SIZE:
         return "randomized", data
-    # TPUs have no eigendecomposition in float64, and float32 does not do for steep spectra.
+    # Of accelerators only GPUs are sure to factorise in float64; float32 loses steep spectra.
     return ("filtered" if jax.default_backend() == "gpu" else "subspace"), data
 
 
