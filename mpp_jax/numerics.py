@@ -66,17 +66,25 @@ def over_pictures(function: Callable[[Any], Any], arguments: Any) -> Any:
     """Apply a one-picture function to every picture of a batch (leading axes).
 
     Accelerators get it vmapped. A CPU gets a loop: a batch at once falls out of its caches, and one
-    picture at a time makes each result independent, to the bit, of the batch it came in. On a mesh
-    (`mpp_jax.devices.on_mesh`) each device does so with its share of a batch that divides evenly.
+    picture at a time makes each result independent, to the bit, of the batch it came in. Devices of
+    a mesh take their shares, see `over_shares`.
+    """
+    return over_shares(partial(_over_share, function), arguments)
+
+
+def over_shares(function: Callable[[Any], Any], arguments: Any) -> Any:
+    """Apply a function of batches to a batch: on a mesh, each device to its share of the pictures.
+
+    The mesh is that of `mpp_jax.devices.on_mesh`. A batch that it does not divide, or no mesh: the
+    function of the batch. A share never waits for another: left to itself, the compiler may gather
+    the pictures of all devices on each.
     """
     mesh = jax.sharding.get_abstract_mesh()
     free = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)).get(DEVICES) == AxisType.Auto
     if not free or jax.tree.leaves(arguments)[0].shape[0] % mesh.shape[DEVICES]:
-        return _over_share(function, arguments)
+        return function(arguments)
     shares = PartitionSpec(DEVICES)
-    return jax.shard_map(
-        partial(_over_share, function), in_specs=shares, out_specs=shares, check_vma=False
-    )(arguments)
+    return jax.shard_map(function, in_specs=shares, out_specs=shares, check_vma=False)(arguments)
 
 
 def _over_share(function: Callable[[Any], Any], arguments: Any) -> Any:

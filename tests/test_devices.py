@@ -19,12 +19,13 @@ from helpers.toy_cli import ok, refused
 from mpp_jax import fit_codebook
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.describe.extraction import describe_items
-from mpp_jax.devices import using_devices
+from mpp_jax.describe.dense import describe_pictures
+from mpp_jax.devices import current_mesh, on_mesh, using_devices
 from mpp_jax.nets import NETWORKS
-from mpp_jax.runs.vectors import atoms_of, encode_items
+from mpp_jax.nets.network import with_forms
+from mpp_jax.runs.vectors import atoms_of, count_items, encode_items
 from mpp_jax.storage.store import Store
-from mpp_jax.svm import fit_svm, gram_matrix
-from mpp_jax.svm.gram import exact_gram_matrix
+from mpp_jax.svm.gram import exact_gram_matrix, gram_matrix
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 8
@@ -63,42 +64,43 @@ for atom in atoms:
         books[atom.codebook] = fit_codebook(key, rows, run.encoder)[0]
 
 
-def encoded(config):
+def collect(batches):
     found = {}
-    for index, vectors in encode_items(network, items, books, config, atoms):
+    for index, vectors in batches:
         for name, rows in vectors.items():
             found.setdefault(name, {}).update(zip(index.tolist(), rows, strict=True))
     return {name: np.stack([rows[i] for i in range(len(items))]) for name, rows in found.items()}
 
 
-one = encoded(run)
+one = collect(encode_items(network, items, books, run, atoms))
 assert all(np.linalg.norm(rows, axis=1).min() > 0.9 for rows in one.values())
-for count, batch in ((8, 0), (3, 2)):
-    pyramid = dataclasses.replace(run.pyramid, batch=batch)
-    with using_devices(count):
-        close(encoded(dataclasses.replace(run, pyramid=pyramid)), one, 1e-5, f"{count} devices")
-
 with using_devices(8):
+    close(collect(encode_items(network, items, books, run, atoms)), one, 1e-5, "encoded")
     x = next(describe_items(network, items, run.pyramid)).sources["default"].scales[0].x
     assert {shard.data.shape[0] for shard in x.addressable_shards} == {len(x) // 8} == {1}
 
-# A Gram matrix whose columns do not divide evenly, and machines from it.
+# As accelerators do it: batches at once, and statistics alone.
+at_once = with_forms(network, dataclasses.replace(network.how, batch="whole"))
+fisher = [atom for atom in atoms if atom.name == "mpp"]
+with using_devices(3):
+    found = collect(count_items(at_once, items, books, run, fisher))
+    close(found["mpp"], one["mpp"], 1e-5, "counted")
+    with on_mesh(current_mesh()):
+        trace = jax.make_jaxpr(lambda x: describe_pictures(at_once, x, ("fire2",)))
+        assert "shard_map" in str(trace(jnp.zeros((6, 35, 35, 3))))
+
+# A Gram matrix whose columns do not divide evenly, in float32 and float64.
 v = rng.standard_normal((64, 101)).astype(np.float32)
-v /= np.linalg.norm(v, axis=1, keepdims=True)
-y = np.where(np.arange(64)[:, None] % 3 == np.arange(3)[None, :], 1, -1)
-single = fit_svm(v, y, tolerance=1e-6)
 for given in ([v[:10], v[10:]], jnp.asarray(v)):
     with using_devices(8):
         gram = gram_matrix(given, block_columns=5)
-        np.testing.assert_array_equal(gram, np.asarray(gram).T)
-        close(gram, v @ v.T, 1e-4, "gram")
+    np.testing.assert_array_equal(gram, np.asarray(gram).T)
+    close(gram, v @ v.T, 1e-4, "gram")
 with using_devices(8):
     exact = exact_gram_matrix(v)
-    assert exact.dtype == np.float64
-    np.testing.assert_allclose(exact, v.astype(np.float64) @ v.T.astype(np.float64), atol=1e-12)
-    machines, info = fit_svm(v, y, tolerance=1e-6)
-assert info.converged.all()
-close(machines, single[0], 1e-3, "machines")
+assert exact.dtype == np.float64
+np.testing.assert_allclose(exact, v.astype(np.float64) @ v.T.astype(np.float64), atol=1e-12)
+
 # The commands: eight devices with activations kept on disk, and one.
 NETWORKS["toy"] = TOY
 root = Path(sys.argv[1])

@@ -18,10 +18,12 @@ from mpp_jax.describe.dense import Descriptors
 from mpp_jax.describe.pyramid import receptive_windows, resize_pictures
 from mpp_jax.encoders import sets
 from mpp_jax.encoders.fisher import fisher_vectors
+from mpp_jax.stats.kmeans import sum_by_cluster
 from mpp_jax.stats.mixture import log_prob, responsibilities
 from mpp_jax.stats.pca import pca_inverse
 from mpp_jax.stats.seeding import kmeans_plus_plus
 from mpp_jax.svm import gram_scores
+from mpp_jax.svm.gram import resident
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
@@ -85,6 +87,8 @@ BESIDE = {
         PICTURES, np.array([[50, 40]]), 60, most_taps=2
     ),
     "responsibilities": lambda: responsibilities(X, GMM),
+    "resident vectors": lambda: resident(X, room=10**6),
+    "sum_by_cluster": lambda: sum_by_cluster(jnp.asarray(X), np.arange(40) % 3, 3, form="product"),
     "residual vlad": lambda: mpp.vlad(X, X[:3], assignment="soft", residual=True),
     "bag_of_words": lambda: sets.bag_of_words(X, X[:3]),
     "fisher_gmp": lambda: sets.fisher_gmp(X, GMM),

@@ -13,6 +13,7 @@ from mpp_jax.data.content import read_stream
 from mpp_jax.data.dataset import SPLITS
 from mpp_jax.data.features import Features
 from mpp_jax.data.folders import Walk
+from mpp_jax.devices import current_mesh, replicated
 from mpp_jax.files import expanded
 from mpp_jax.nets import Network, get_spec
 from mpp_jax.nets.dtypes import dtype_name
@@ -79,7 +80,8 @@ def open_network(name: str, weights: str | None, dtype: str, console: Console) -
             f"the weights end at layer {network.spec.layer_names[-1]}, without "
             f"{', '.join(network.spec.lacking)}; the default layer is {network.spec.default_layer}"
         )
-    return network
+    # Once: every batch would take it from the first device to the others.
+    return replicated(network, current_mesh())
 
 
 def say_dtype(network: Network, dtype: str, console: Console) -> None:

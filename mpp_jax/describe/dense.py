@@ -24,7 +24,7 @@ from mpp_jax.describe.pyramid import (
 )
 from mpp_jax.nets.network import Network
 from mpp_jax.nets.sift import sift_network
-from mpp_jax.numerics import over_pictures
+from mpp_jax.numerics import over_pictures, over_shares
 
 DEFAULT = "default"
 """Source of descriptors: the layer that the run's settings name."""
@@ -77,7 +77,8 @@ def describe_pictures(
     Accelerators get the whole batch as one call. A CPU gets the pictures one by one: a batch at
     once falls out of its caches, and each result is independent, to the bit, of the others.
     """
-    if network.how.batch == "whole":
+
+    def whole(pictures: Array) -> tuple[Array, ...]:
         maps = network.layer_descriptors(pictures, layers)
         return tuple(x.reshape(x.shape[0], -1, x.shape[-1]) for x in maps)
 
@@ -85,6 +86,8 @@ def describe_pictures(
         alone = network.layer_descriptors(picture[None], layers)
         return tuple(x.reshape(-1, x.shape[-1]) for x in alone)
 
+    if network.how.batch == "whole":
+        return over_shares(whole, pictures)
     return over_pictures(one, pictures)
 
 

@@ -89,15 +89,25 @@ def pca_inverse(pca: PCA, y: ArrayLike) -> Array:
 
 
 BLOCK = 512
-"""Columns per block of the covariance: one triangle of blocks is half of the work."""
+"""Columns per block of the covariance on a CPU: one triangle of blocks is half of the work."""
+
+
+def block_columns(d: int) -> int:
+    """Return the columns per block of a covariance (D, D).
+
+    All of them on accelerators: each product of another shape is compiled, and tried out in many
+    forms, for seconds, to save milliseconds.
+    """
+    return BLOCK if jax.default_backend() == "cpu" else d
 
 
 def _scatter_blocks(mean: Array, x: Array, mask: Array) -> tuple[tuple[Array, ...], Array]:
     """Return ``sum_i z_i z_i^T``, ``z = x - mean``, as rows of blocks, and ``sum_i z_i``."""
     z = (mask_rows(x.astype(mean.dtype), mask, mean) - mean[None, :]) * mask[:, None]
     d = z.shape[1]
+    step = block_columns(d)
     blocks = tuple(
-        jnp.matmul(z[:, i : i + BLOCK].T, z[:, i:], precision=PRECISION) for i in range(0, d, BLOCK)
+        jnp.matmul(z[:, i : i + step].T, z[:, i:], precision=PRECISION) for i in range(0, d, step)
     )
     return blocks, jnp.sum(z, axis=0)
 
@@ -113,7 +123,8 @@ _block_scatter = jax.jit(_scatter_blocks)
 def _assemble(blocks: tuple[Array, ...], d: int) -> np.ndarray:
     """Return the symmetric float64 matrix (D, D) from rows of blocks, each from the diagonal on."""
     full = np.empty((d, d))
-    for i, block in zip(range(0, d, BLOCK), blocks, strict=True):
+    for block in blocks:
+        i = d - block.shape[1]
         full[i : i + block.shape[0], i:] = block
         full[i:, i : i + block.shape[0]] = np.asarray(block).T
     return full
@@ -274,7 +285,7 @@ def _suitable_solver(
         return "eigh", data
     if d > COVARIANCE_SIZE:
         return "randomized", data
-    # TPUs have no eigendecomposition in float64, and float32 does not do for steep spectra.
+    # Of accelerators only GPUs are sure to factorise in float64; float32 loses steep spectra.
     return ("filtered" if jax.default_backend() == "gpu" else "subspace"), data
 
 

@@ -7,8 +7,9 @@ A linear machine over N vectors of D dimensions, N much smaller than D, sees its
     S = X W^T                      (N, L)   scores of new vectors
 
 All three are sums over blocks of columns (G, W) or rows (S), so a memory map of encodings passes
-through the device a block at a time. G is symmetric: only the block triangle on and below the
-diagonal is multiplied, 1/2 + 1/(2 panels) of the full work.
+through the device a block at a time. G is symmetric: a CPU multiplies only the block triangle on
+and below the diagonal, 1/2 + 1/(2 panels) of the full work. An accelerator, for which each product
+of another shape is compiled and tried out for seconds, has one panel, and blocks of one width.
 
 `vectors` is everywhere one of
 
@@ -45,6 +46,13 @@ PANEL_ROWS = 512
 def widest_block() -> int:
     """Return the most columns of a block: what stays in the cache of a CPU, what fills a GPU."""
     return 1024 if jax.default_backend() == "cpu" else 4096
+
+
+def panel_count(rows: int) -> int:
+    """Return the panels of a Gram matrix of so many rows."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return min(16, max(1, round(rows / PANEL_ROWS)))
 
 
 def block_width(rows: int) -> int:
@@ -129,6 +137,21 @@ def column_blocks(
         yield start, jnp.asarray(block, dtype=jnp.float32)
 
 
+def even_blocks(
+    vectors: Vectors, width: int | None = None, even: bool | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Yield as `column_blocks` does, the last one filled up with zeros to the width of the others.
+
+    Zeros add nothing to a sum of products. `even` None: on accelerators alone.
+    """
+    n, d = vectors_shape(vectors)
+    width = width or min(block_width(n), d)
+    fill = jax.default_backend() != "cpu" if even is None else even
+    for start, block in column_blocks(vectors, width):
+        short = width - block.shape[1]
+        yield start, jnp.pad(block, ((0, 0), (0, short))) if fill and short else block
+
+
 def row_blocks(
     vectors: Vectors, height: int | None = None, name: str = "vectors"
 ) -> Iterator[tuple[int, Any]]:
@@ -211,26 +234,27 @@ def exact_gram_matrix(vectors: Vectors) -> jax.Array:
         return _gram(vectors, jnp.float64, None)
 
 
-def _gram(vectors: Vectors, dtype: Any, block_columns: int | None) -> jax.Array:
+def _gram(
+    vectors: Vectors, dtype: Any, block_columns: int | None, even: bool | None = None
+) -> jax.Array:
     n, _ = vectors_shape(vectors)
     mesh = current_mesh()
     if mesh is not None:
         return _spread_gram(vectors, dtype, block_columns or block_width(n), mesh)
     gram = jnp.zeros((n, n), dtype)
-    for _, block in column_blocks(vectors, block_columns):
-        gram = _accumulate_triangle(gram, block)
+    for _, block in even_blocks(vectors, block_columns, even):
+        gram = _accumulate_triangle(gram, block, panel_count(n))
     return _mirror(gram)
 
 
 def _spread_gram(vectors: Vectors, dtype: Any, width: int, mesh: Mesh) -> jax.Array:
     """Return the Gram matrix, of which each device sums the products of its share of columns."""
-    n, _ = vectors_shape(vectors)
+    n, d = vectors_shape(vectors)
+    width = min(width * mesh.size, d + -d % mesh.size)
     lead = NamedSharding(mesh, PartitionSpec(DEVICES))
     parts = jnp.zeros((mesh.size, n, n), dtype, device=lead)
-    for _, block in column_blocks(vectors, width * mesh.size):
-        # Columns of zeros add nothing.
-        block = jnp.pad(block, ((0, 0), (0, -block.shape[1] % mesh.size)))
-        parts = _accumulate_triangles(parts, spread(block, mesh, axis=1), mesh)
+    for _, block in even_blocks(vectors, width, even=True):
+        parts = _accumulate_triangles(parts, spread(block, mesh, axis=1), panel_count(n), mesh)
     return jax.device_put(_mirror_sum(parts), mesh.devices.flat[0])
 
 
@@ -273,12 +297,12 @@ def recover(coefficients: ArrayLike, vectors: Vectors) -> Recovered:
     with jax.enable_x64(True):
         a = jnp.asarray(coefficients, dtype=jnp.float64)
         squares, products = jnp.zeros(a.shape[1]), jnp.zeros_like(a)
-        for start, block in column_blocks(vectors):
+        for start, block in even_blocks(vectors):
             columns, squares, products = _recover_columns(a, block, squares, products)
             parts.append((start, columns))
         # Fetched last: the host need not wait for the device between two blocks.
         for start, columns in parts:
-            weights[:, start : start + columns.shape[1]] = columns
+            weights[:, start : start + columns.shape[1]] = columns[:, : d - start]
         return Recovered(weights, np.asarray(squares), products)
 
 
@@ -303,27 +327,26 @@ def check_finite_rows(finite: np.ndarray, name: str, rows: np.ndarray | None = N
         )
 
 
-@partial(jax.jit, donate_argnums=0)
-def _accumulate_triangle(gram: jax.Array, block: jax.Array) -> jax.Array:
-    return _add_triangle(gram, block)
+@partial(jax.jit, donate_argnums=0, static_argnames="panels")
+def _accumulate_triangle(gram: jax.Array, block: jax.Array, panels: int) -> jax.Array:
+    return _add_triangle(gram, block, panels)
 
 
-@partial(jax.jit, donate_argnums=0, static_argnames="mesh")
-def _accumulate_triangles(parts: jax.Array, block: jax.Array, mesh: Mesh) -> jax.Array:
+@partial(jax.jit, donate_argnums=0, static_argnames=("panels", "mesh"))
+def _accumulate_triangles(parts: jax.Array, block: jax.Array, panels: int, mesh: Mesh) -> jax.Array:
     return jax.shard_map(
-        lambda gram, columns: _add_triangle(gram[0], columns)[None],
+        lambda gram, columns: _add_triangle(gram[0], columns, panels)[None],
         mesh=mesh,
         in_specs=(PartitionSpec(DEVICES), PartitionSpec(None, DEVICES)),
         out_specs=PartitionSpec(DEVICES),
     )(parts, block)
 
 
-def _add_triangle(gram: jax.Array, block: jax.Array) -> jax.Array:
+def _add_triangle(gram: jax.Array, block: jax.Array, panels: int) -> jax.Array:
     """Add ``block @ block.T`` to `gram` on the block triangle; above it nothing changes."""
     block = block.astype(gram.dtype)
     n = gram.shape[0]
-    parts = min(16, max(1, round(n / PANEL_ROWS)))
-    edges = [round(i * n / parts) for i in range(parts + 1)]
+    edges = [round(i * n / panels) for i in range(panels + 1)]
     for low, high in pairwise(edges):
         product = jnp.matmul(block[low:high], block[:high].T, precision=PRECISION)
         gram = gram.at[low:high, :high].add(product)

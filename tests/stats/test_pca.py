@@ -37,8 +37,9 @@ def test_reference(solver, offset):
     np.testing.assert_allclose(pca.components, components, atol=1e-4)
 
 
-def test_blocks_of_the_covariance(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 10)
+@pytest.mark.parametrize("columns", [10, D])  # D: as accelerators have it
+def test_blocks_of_the_covariance(columns, monkeypatch):
+    monkeypatch.setattr(module, "block_columns", lambda _: columns)
     jax.clear_caches()
     np.testing.assert_allclose(
         fit_pca(make(), P).components, reference.pca(make(), P)[1], atol=1e-4

@@ -1,5 +1,7 @@
 """The streamed products against NumPy in float64, for every accepted form of vectors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -8,7 +10,7 @@ import pytest
 from helpers.svm_reference import problem
 
 from mpp_jax.svm import gram
-from mpp_jax.svm.gram import dual_to_weights, gram_matrix, row_products
+from mpp_jax.svm.gram import dual_to_weights, gram_matrix, resident, row_products
 
 X, _ = problem(n=300, d=210)
 EXACT = X.astype(np.float64) @ X.astype(np.float64).T
@@ -73,7 +75,8 @@ def test_half_the_work():
     """The block triangle costs (1 + 1/panels) / 2 of the square's multiplications: here 5/8."""
     whole = jax.ShapeDtypeStruct((2048, 2048), jnp.float32)
     block = jax.ShapeDtypeStruct((2048, 64), jnp.float32)
-    cost = gram._accumulate_triangle.lower(whole, block).compile().cost_analysis()
+    panels = gram.panel_count(2048)
+    cost = gram._accumulate_triangle.lower(whole, block, panels).compile().cost_analysis()
     square = 2 * 2048 * 2048 * 64
     assert cost["flops"] < 0.64 * square
 
@@ -101,3 +104,35 @@ def test_mistakes_are_named():
     bad[[2, 299]] = np.inf
     with pytest.raises(ValueError, match="2 of 300 rows are not: 2, 299"):
         gram_matrix([bad[:10], bad[10:]])
+
+
+def test_resident_vectors_are_the_same_on_the_device(tmp_path):
+    wide = 4 * X.size
+    for vectors in forms(tmp_path):
+        there = resident(vectors, room=wide)
+        assert isinstance(there, jax.Array)
+        assert there.dtype == jnp.float32
+        np.testing.assert_array_equal(there, X)
+        np.testing.assert_array_equal(gram_matrix(there), gram_matrix(vectors))
+        assert resident(there, room=0) is there
+        if not isinstance(vectors, jax.Array):
+            assert resident(vectors, room=wide - 1) is vectors
+            assert resident(vectors) is vectors  # a CPU reads them where they are
+
+
+def test_forms_of_accelerators(monkeypatch):
+    """One panel, and blocks filled up to one width: the same matrix and the same machines."""
+    a = np.random.default_rng(1).standard_normal((300, 2))
+    narrow = gram.recover(a, X)
+    monkeypatch.setattr(gram, "panel_count", lambda _: 1)
+    monkeypatch.setattr(gram, "block_width", lambda _: 64)
+    found = np.asarray(gram._gram(X, jnp.float32, None, even=True))
+    np.testing.assert_array_equal(found, found.T)
+    np.testing.assert_allclose(found, EXACT, atol=5e-7)
+    blocks = [block.shape for _, block in gram.even_blocks(X, even=True)]
+    assert blocks == [(300, 64)] * 4
+    monkeypatch.setattr(gram, "even_blocks", partial(gram.even_blocks, even=True))
+    filled = gram.recover(a, X)
+    np.testing.assert_allclose(filled.weights, narrow.weights, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(filled.squares, narrow.squares, rtol=1e-12)
+    np.testing.assert_allclose(filled.products, narrow.products, atol=1e-5)
