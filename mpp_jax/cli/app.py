@@ -26,7 +26,9 @@ from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
 DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
---test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME.
+--test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME; or an
+unpacked archive as it is published: voc:PATH (a year's folder), mit67:PATH, flowers102:PATH,
+caltech101:PATH or scene15:PATH.
 A list may have a header, then its columns stand in any order; ?label is unclear and not counted.
 """
 
@@ -187,12 +189,25 @@ def train(
 @click.argument("store", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder for metrics.json and report.html.")
 @click.option("--data", help="Where the pictures are, for the report's thumbnails.")
+@click.option(
+    "--scores",
+    metavar="FILE",
+    help="Also write every test picture's scores: FILE.npz (methods, ids, classes, scores, "
+    "targets) or FILE.csv (method,id,CLASS...) of all representations; or FOLDER/, for the VOC "
+    "development kit, comp1_cls_test_<class>.txt with lines 'id score', of the first one.",
+)
 @data_options
 @plugin_option
 @quiet_option
 @faces_user
 def evaluate(
-    model: Path, store: Path, out: Path, data: str | None, quiet: bool, **options: Any
+    model: Path,
+    store: Path,
+    out: Path,
+    data: str | None,
+    scores: str | None,
+    quiet: bool,
+    **options: Any,
 ) -> int:
     """Score the test encodings in STORE with MODEL and write metrics and a report."""
     from mpp_jax.cli import opening, stages
@@ -203,7 +218,7 @@ def evaluate(
     if data is not None:
         opening.check_outside(data, out)
         pictures = opening.open_data(data, options, console)
-    return stages.evaluate(model, store, out, console, pictures=pictures)
+    return stages.evaluate(model, store, out, console, pictures=pictures, scores=scores)
 
 
 @main.command(epilog=DATA_HELP)

@@ -13,6 +13,7 @@ from mpp_jax.data.content import read_stream
 from mpp_jax.data.dataset import SPLITS
 from mpp_jax.data.features import Features
 from mpp_jax.data.folders import Walk
+from mpp_jax.data.sources import split_spec
 from mpp_jax.devices import current_mesh, replicated
 from mpp_jax.files import expanded
 from mpp_jax.nets import Network, get_spec
@@ -22,7 +23,10 @@ from mpp_jax.runs.model import picture_item
 from mpp_jax.runs.settings import Extras, Job
 from mpp_jax.weights.load import load_network
 
-DATA_OPTIONS = ("test_fraction", "seed", "limit_per_class")
+DATA_OPTIONS = (
+    *("test_fraction", "seed", "limit_per_class"),
+    *("split_train", "split_test", "train_per_class"),
+)
 
 
 def open_data(
@@ -50,8 +54,11 @@ def check_outside(data: str, *places: Path | None) -> None:
     Raises:
         ValueError: one that lies in a class folder, or where it would be one itself.
     """
-    folder = expanded(data)
-    for place in places if folder.is_dir() else ():
+    prefix, folder_name = split_spec(data)
+    folder = expanded(folder_name)
+    # The other archives are read by lists.
+    found = prefix in ("", "caltech101", "scene15") and folder.is_dir()
+    for place in places if found else ():
         if place is None or not place.resolve().is_relative_to(folder.resolve()):
             continue
         parts = place.resolve().relative_to(folder.resolve()).parts

@@ -112,6 +112,24 @@ data_options = _options(
         help="Share of each class that is tested on, where DATA has no split.",
     ),
     click.option(
+        "--split-train",
+        metavar="NAMES",
+        help="Splits to train on, joined by +, where DATA has several (voc:, flowers102:, tfds:). "
+        "[default: trainval of voc:, trnid+valid of flowers102:]",
+    ),
+    click.option(
+        "--split-test",
+        metavar="NAMES",
+        help="Splits to test on. [default: test of voc:, tstid of flowers102:]",
+    ),
+    click.option(
+        "--train-per-class",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Pictures of each class that are drawn for training from caltech101: and scene15:. "
+        "[default: 30 and 100]",
+    ),
+    click.option(
         "--limit-per-class",
         type=click.IntRange(min=1),
         metavar="N",

@@ -10,6 +10,7 @@ from mpp_jax.cli.codebook_stage import check_same_pictures, codebooks_or_fit
 from mpp_jax.cli.console import DONE, Console, Skips, made_with, results_table
 from mpp_jax.cli.opening import open_network
 from mpp_jax.data import Dataset
+from mpp_jax.data.dataset import listed_classes
 from mpp_jax.describe.batches import plan
 from mpp_jax.describe.extraction import ActivationSource
 from mpp_jax.describe.memory_cache import MemoryCache
@@ -19,6 +20,7 @@ from mpp_jax.report.map_examples import map_gallery
 from mpp_jax.report.map_section import MapGallery
 from mpp_jax.report.metrics_json import write_metrics
 from mpp_jax.report.page import check_results_place, write_report
+from mpp_jax.report.scores import ScoresPlace
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import MODEL, Model, open_model, save_model
@@ -234,17 +236,31 @@ def _dataset_skips(dataset: Dataset) -> Skips:
 
 
 def evaluate(
-    model: Path, store: Path, out: Path, console: Console, *, pictures: Dataset | None = None
+    model: Path,
+    store: Path,
+    out: Path,
+    console: Console,
+    *,
+    pictures: Dataset | None = None,
+    scores: str | None = None,
 ) -> int:
-    """Score stored test vectors; write metrics and report."""
+    """Score stored test vectors; write metrics and report, and the scores where they are wanted."""
+    place = None if scores is None else ScoresPlace.read(scores)
     check_place(out)
     check_results_place(out)
     opened, encodings = open_model(model), Store.open(store)
+    ids = [item.id for item in encodings.items("test")]
+    if place is not None:
+        place.check(ids, encodings.classes)
     check_store(encodings, opened.codebooks, opened.provenance)
     skips = _store_skips(encodings) + (_dataset_skips(pictures) if pictures is not None else [])
     with exclusive(out):
-        _evaluate(opened, encodings, out, console, pictures, skips)
+        found = _evaluate(opened, encodings, out, console, pictures, skips)
         write_config(out, opened.provenance)
+        if place is not None:
+            targets = encodings.targets("test")
+            place.write(found, ids, encodings.classes, targets, opened.primary)
+            console.wrote("scores", place.path)
     return console.skipped(skips)
 
 
@@ -256,7 +272,8 @@ def _evaluate(
     pictures: Dataset | None,
     skips: Skips,
     gallery: MapGallery | None = None,
-) -> None:
+) -> dict[str, np.ndarray]:
+    """Write metrics and report; return the scores (N, L) of every method."""
     with console.stage("evaluate"):
         scores = pipeline.score(model, store, watcher=console)
         table = pipeline.results(scores, store)
@@ -290,5 +307,8 @@ def _evaluate(
     console.print_table()
     console.say(f"results on {made_with(made.network, made.weights_sha256)}")
     console.say(results_table(table))
+    if unjudged := [c for c, value in table[model.primary]["per_class"].items() if value is None]:
+        console.say(f"{listed_classes(unjudged)} without test pictures: in no mean")
     console.wrote("metrics", out / "metrics.json")
     console.wrote("report", report)
+    return scores

@@ -195,7 +195,7 @@ def make_dataset(
     notes = list(notes)
     untested = [classes[label] for label in used if label not in count["test"]]
     if untested and count["test"]:
-        notes.append(f"{listed_classes(untested)} without test pictures")
+        notes.append(f"{listed_classes(untested)} without test pictures: in no mean of the test")
     new = {label: position for position, label in enumerate(used)}
     renumbered = [
         replace(

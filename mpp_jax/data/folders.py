@@ -34,7 +34,7 @@ def open_folder(root: Path, test_fraction: float, seed: int, *, to_train: bool =
     name = root.resolve().name or str(root)
     walk = Walk(root)
     try:
-        present = {path.name: path for path in _class_folders(root)}
+        present = {path.name: path for path in class_folders(root)}
         if "train" in present and "test" in present:
             places = {split: present[split] for split in SPLITS}
         elif not to_train and "test" in present:
@@ -217,7 +217,12 @@ def _ignored_name(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _SIDE_FILES
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that may be classes, by name.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     inside = [path for path in folder.iterdir() if path.is_dir() and not _ignored_name(path.name)]
     return sorted(inside, key=lambda path: path.name)
 
@@ -231,7 +236,7 @@ def _loose_pictures(folder: Path) -> int:
 
 
 def _folder_items(walk: Walk, places: dict[str, Path]) -> tuple[list[str], list[Item]]:
-    folders = {split: _class_folders(place) for split, place in places.items()}
+    folders = {split: class_folders(place) for split, place in places.items()}
     classes = sorted({folder.name for inside in folders.values() for folder in inside})
     label_of = {name: label for label, name in enumerate(classes)}
     items = [

@@ -1,17 +1,22 @@
-"""Where pictures and labels come from: class folders, list files, TFDS.
+"""Where pictures and labels come from: class folders, list files, official layouts, TFDS.
 
 Every source ends as a `mpp_jax.data.dataset.Dataset`: class names, and items in a fixed
-order, training pictures first (class folders: by id; lists: by row; TFDS: by record). Nothing is
-decoded here.
+order, training pictures first (class folders: by id; lists, also those of official layouts: by
+row; TFDS: by record). Nothing is decoded here.
 """
 
 import os
 from dataclasses import replace
 
+from mpp_jax.data.archives import Asked
 from mpp_jax.data.dataset import DataError, Dataset, limited_items
 from mpp_jax.data.folders import open_folder
 from mpp_jax.data.lists import open_list
+from mpp_jax.data.official import OPENERS
 from mpp_jax.files import expanded
+
+_WITH_SPLITS = ("voc", "flowers102", "tfds")
+_DRAWN = ("caltech101", "scene15")
 
 
 def open_dataset(
@@ -21,6 +26,9 @@ def open_dataset(
     seed: int = 0,
     limit_per_class: int | None = None,
     to_train: bool = True,
+    split_train: str | None = None,
+    split_test: str | None = None,
+    train_per_class: int | None = None,
 ) -> Dataset:
     """Open a data specification.
 
@@ -30,6 +38,9 @@ def open_dataset(
     * If not ``to_train``: also a folder with ``test`` alone, and one without class folders, whose
       pictures are then all test pictures without labels.
     * A CSV list ``path,label[;label],split`` (`mpp_jax.data.lists`).
+    * ``voc:PATH``, ``flowers102:PATH`` (`mpp_jax.data.voc`, `mpp_jax.data.flowers102`),
+      ``mit67:PATH``, ``caltech101:PATH`` and ``scene15:PATH`` (`mpp_jax.data.official`): archives
+      as they are published, unpacked, read in place.
     * ``tfds:NAME[:CONFIG]``, prepared data, read without TensorFlow (`mpp_jax.data.tfds_source`).
 
     Files of a class folder are found at any depth, also through links (`mpp_jax.data.folders`).
@@ -46,25 +57,44 @@ def open_dataset(
             multi-label set: every picture that some class keeps).
         to_train: whether a classifier is to be trained on it. False, for sets that are encoded
             with a finished codebook, allows those without training pictures or labels.
+        split_train: which of the splits that ``voc:``, ``flowers102:`` and ``tfds:`` data have are
+            for training, joined by ``+``; None for the usual ones.
+        split_test: which are for the test.
+        train_per_class: how many pictures of each class are drawn for training from
+            ``caltech101:`` and ``scene15:``; None for 30 and 100.
 
     Returns:
         The dataset.
 
     Raises:
         DataError: one line: what is wrong and how to mend it.
-        ValueError: ``test_fraction`` or ``limit_per_class`` out of range.
+        ValueError: ``test_fraction``, ``limit_per_class`` or ``train_per_class`` out of range.
     """
     if not 0.0 < test_fraction < 1.0:
         raise ValueError(f"test_fraction must lie between 0 and 1, got {test_fraction}")
-    if limit_per_class is not None and limit_per_class < 1:
-        raise ValueError(f"limit_per_class must be at least 1, got {limit_per_class}")
+    counts = {"limit_per_class": limit_per_class, "train_per_class": train_per_class}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     text = os.fspath(spec)
-    if text.startswith("tfds:"):
+    prefix, place = split_spec(text)
+    asked = Asked(seed, to_train, split_train, split_test, train_per_class)
+    _check_applies(text, prefix, asked)
+    if prefix == "tfds":
         from mpp_jax.data.tfds_source import open_tfds  # heavy import
 
         dataset = open_tfds(
-            text.removeprefix("tfds:"), test_fraction=test_fraction, seed=seed, to_train=to_train
+            place,
+            test_fraction=test_fraction,
+            seed=seed,
+            to_train=to_train,
+            split_train=split_train,
+            split_test=split_test,
         )
+    elif prefix:
+        if not place:
+            raise DataError(f"{text}: no folder; write {prefix}:PATH")
+        dataset = OPENERS[prefix](expanded(place), asked)
     else:
         path = expanded(text)
         if path.is_dir():
@@ -78,3 +108,32 @@ def open_dataset(
     if limit_per_class is not None:
         dataset = replace(dataset, items=limited_items(dataset, limit_per_class, seed))
     return dataset
+
+
+def split_spec(text: str) -> tuple[str, str]:
+    """Return the prefix of a data specification, and what follows it; "" and all where none is."""
+    prefix, colon, place = text.partition(":")
+    return (prefix, place) if colon and prefix in ("tfds", *OPENERS) else ("", text)
+
+
+def _check_applies(text: str, prefix: str, asked: Asked) -> None:
+    """Raise where something was asked for that the data have not.
+
+    Raises:
+        DataError: splits, or numbers of training pictures.
+    """
+    splits = asked.split_train is not None or asked.split_test is not None
+    if splits and prefix not in _WITH_SPLITS:
+        raise DataError(
+            f"{text}: has no splits to choose from; split_train and split_test are for data of "
+            f"{_prefixes(_WITH_SPLITS)}"
+        )
+    if asked.train_per_class is not None and prefix not in _DRAWN:
+        raise DataError(
+            f"{text}: its training pictures are not drawn; train_per_class is for data of "
+            f"{_prefixes(_DRAWN)}"
+        )
+
+
+def _prefixes(names: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(f"{name}:" for name in names[:-1]), f"{names[-1]}:"])

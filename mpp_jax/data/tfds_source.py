@@ -34,7 +34,13 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
 
 
 def open_tfds(
-    name: str, *, test_fraction: float = 0.2, seed: int = 0, to_train: bool = True
+    name: str,
+    *,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    to_train: bool = True,
+    split_train: str | None = None,
+    split_test: str | None = None,
 ) -> Dataset:
     """Open a prepared dataset; no download, no TensorFlow.
 
@@ -45,6 +51,9 @@ def open_tfds(
         test_fraction: share of test pictures where the dataset has no test or validation split.
         seed: of that choice.
         to_train: whether it must have a split ``train``; see `mpp_jax.data.open_dataset`.
+        split_train: which of the dataset's splits are training, several joined by ``+``. Where only
+            one of the two is given, the other is ``train`` or ``test``; None for both: as above.
+        split_test: which are test.
 
     Returns:
         The dataset; ids are ``<tfds split>/<record number>``.
@@ -56,6 +65,17 @@ def open_tfds(
     title = builder.info.name + (f"/{builder.builder_config.name}" if _has_config(builder) else "")
     image, label, classes = _features(builder, title)
     multi_label = label == "labels"
+    if split_train is not None or split_test is not None:
+        chosen_splits = {"train": split_train or "train", "test": split_test or "test"}
+        items, said = _chosen(builder, chosen_splits, image, label, f"tfds:{name}")
+        return make_dataset(
+            f"{title} ({said})",
+            classes,
+            items,
+            multi_label=multi_label,
+            notes=[said],
+            to_train=to_train,
+        )
     parts = {
         split: _items(builder, split, image, label, title)
         for split in ("train", "validation", "test")
@@ -94,6 +114,33 @@ def open_tfds(
     return make_dataset(
         title, classes, items, multi_label=multi_label, notes=notes, to_train=to_train
     )
+
+
+def _chosen(
+    builder: Any, splits: dict[str, str], image: str, label: str, spec: str
+) -> tuple[list[Item], str]:
+    """Return the items of splits that the user named, and a note.
+
+    Raises:
+        DataError: no such split, one for both, or labels that are withheld.
+    """
+    items: list[Item] = []
+    taken: dict[str, str] = {}
+    for side, split in splits.items():
+        for part in split.split("+"):
+            if part not in builder.info.splits:
+                raise DataError(
+                    f"{spec}: no split {part!r}, only {_names(builder.info.splits)}; choose with "
+                    "split_train and split_test"
+                )
+            if part in taken:
+                raise DataError(f"{spec}: split {part!r} is named twice ({taken[part]}, {side})")
+            taken[part] = side
+            found = _items(builder, part, image, label, spec)
+            if any(_withheld(item) for item in found):
+                raise DataError(f"{spec}: split {part!r} has pictures without label (-1)")
+            items += [replace(item, split=side) for item in found]
+    return items, ", ".join(f"{side}: {split}" for side, split in splits.items())
 
 
 def _has_config(builder: Any) -> bool:

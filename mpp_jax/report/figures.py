@@ -134,7 +134,9 @@ def per_class_table(
         rows.append(
             {"name": label, "count": int(counts[i]), "ignored": int(ignored[i]), "cells": cells}
         )
-    return {"methods": list(order), "rows": rows, "any_ignored": bool(ignored.any())}
+    unjudged = [row["name"] for row in rows if not row["count"]]
+    any_ignored = bool(ignored.any())
+    return {"methods": [*order], "rows": rows, "any_ignored": any_ignored, "unjudged": unjudged}
 
 
 def confusion(classes: Sequence[str], labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
