@@ -217,7 +217,7 @@ def evaluate(
     pictures = None
     if data is not None:
         opening.check_outside(data, out)
-        pictures = opening.open_data(data, options, console)
+        pictures = opening.open_data(data, options, console, to_train=False)
     return stages.evaluate(model, store, out, console, pictures=pictures, scores=scores)
 
 

@@ -247,7 +247,7 @@ extra_options = _options(
         callback=read_features,
         metavar="NAME=FILE",
         help="Vectors computed elsewhere (.npz of ids and vectors), to be stacked as mpp+NAME. May "
-        "be repeated.",
+        "be repeated. Encodings rest on the file as a whole: they do not grow with it.",
     ),
     click.option(
         "--cache",

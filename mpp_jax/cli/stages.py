@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mpp_jax.cli.codebook_stage import check_same_pictures, codebooks_or_fit
+from mpp_jax.cli.codebook_stage import codebooks_or_fit
 from mpp_jax.cli.console import DONE, Console, Skips, made_with, results_table
 from mpp_jax.cli.opening import open_network
 from mpp_jax.data import Dataset
@@ -23,11 +23,11 @@ from mpp_jax.report.page import check_results_place, write_report
 from mpp_jax.report.scores import ScoresPlace
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.contents import Contents
+from mpp_jax.runs.fitted_on import check_same_run
 from mpp_jax.runs.model import MODEL, Model, open_model, save_model
 from mpp_jax.runs.provenance import (
     CODEBOOK_OF_STORE,
     Provenance,
-    check_same_run,
     check_store,
     load_codebooks,
     names_digest,
@@ -64,8 +64,7 @@ def _run(job: Job, console: Console, maps: int) -> int:
     codebooks: Codebooks = {}
     skips: Skips = []
     if recipes_of(job.config):
-        check_same_run(job.out, made, job.data)
-        check_same_pictures(job, contents)
+        check_same_run(job.out, made, job.data, contents)
         fitting = activations
         if job.extras.cache is None:
             later = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
@@ -73,7 +72,8 @@ def _run(job: Job, console: Console, maps: int) -> int:
             fitting = cache.recorder
         place = job.out / "codebook"
         codebooks, skips = codebooks_or_fit(job, place, fitting, contents, console)
-    store = _encode(job, job.out / "encodings", codebooks, activations, contents, console)
+    with exclusive(job.out / "encodings"):  # which `encode --append` may be writing to
+        store = _encode(job, job.out / "encodings", codebooks, activations, contents, console)
     write_config(job.out, made)
     console.wrote("encodings", store.path)
     known = _store_skips(store)
@@ -176,7 +176,8 @@ def _encode(
     )
     made = job.made
     if append:  # the store holds more than these data
-        digest = names_digest(i.id for i in store.all_items if i.split == "train")
+        there = (item for item in store.all_items if item.status != "removed")
+        digest = names_digest(item.id for item in there if item.split == "train")
         made = replace(made, dataset=store.manifest["dataset"], pictures_sha256=digest)
     save_codebooks(folder / CODEBOOK_OF_STORE, codebooks, made)
     write_config(folder, made)

@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -96,9 +96,24 @@ def plan(network: Network, pyramid: Pyramid) -> Plan:
     return Plan(batch, batch * each, free)
 
 
+_DECIDED: dict[Hashable, int] = {}
+"""Pictures of a batch by what they were decided for. Once: other sizes are other programs, and
+other last bits of what they compute."""
+
+
 def batch_size(network: Network, pyramid: Pyramid) -> int:
-    """Return the pictures of a batch, over all devices."""
-    return plan(network, pyramid).batch * device_count()
+    """Return the pictures of a batch, over all devices; the same throughout a process.
+
+    That is, until a batch turns out to be too large for the device's memory.
+    """
+    key = _key(network, pyramid)
+    if key not in _DECIDED:
+        _DECIDED[key] = plan(network, pyramid).batch * device_count()
+    return _DECIDED[key]
+
+
+def _key(network: Network, pyramid: Pyramid) -> Hashable:
+    return network.spec, str(network.dtype), pyramid, device_count()
 
 
 def batches_at_once() -> int:
@@ -143,79 +158,113 @@ def over_batches(
     told = 0
     # Programs of several devices wait for one another: one at a time.
     workers = batches_at_once() if mesh is None else 1
-    for result in _Line(one, workers, least=device_count()).over(batches):
+    line = _Line(one, workers, least=device_count(), key=_key(network, pyramid))
+    for result in line.over(batches):
         yield result
         told = _tell(batches.skipped, told, on_skip)
     _tell(batches.skipped, told, on_skip)
 
 
+class _TooLarge:
+    """In the place of a result: the device's memory did not hold it."""
+
+
+class _Entry:
+    """A batch under way."""
+
+    def __init__(self, batch: Batch, future: Future[Any]) -> None:
+        self.batch = batch
+        self.future: Future[Any] | None = future
+
+    def take(self) -> Any:
+        """Return what came out, once; nobody else keeps it."""
+        future, self.future = self.future, None
+        assert future is not None  # once
+        return future.result()
+
+
 class _Line:
     """Batches under way, a few ahead of the consumer."""
 
-    def __init__(self, function: Callable[[Batch], Any], workers: int, least: int) -> None:
+    def __init__(
+        self, function: Callable[[Batch], Any], workers: int, least: int, key: Hashable
+    ) -> None:
         self.function = function
         self.workers = workers
         self.least = least
-        self.most: int | None = None
+        self.key = key
 
-    def over(self, batches: Any) -> Iterator[Any]:
+    def over(self, batches: Iterable[Batch]) -> Iterator[Any]:
         """Map in order.
 
         The first batch on each canvas runs alone: threads that meet a new shape together would
         each compile it.
         """
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="describe")
-        under_way: deque[tuple[Batch, Future[Any]]] = deque()
+        under_way: deque[_Entry] = deque()
         seen: set[tuple[int, ...]] = set()
         try:
             for batch in _awaited(batches):
                 for part in self._parts(batch):
-                    under_way.append((part, pool.submit(self._start, part)))
+                    future = pool.submit(self._start, part)
+                    under_way.append(_Entry(part, future))
                     if part.canvas.shape not in seen:
                         seen.add(part.canvas.shape)
                         with waiting(DEVICE):
-                            under_way[-1][1].exception()  # an error is raised in its turn, below
+                            future.exception()  # an error is raised in its turn, below
+                    del future
                     if len(under_way) > self.workers:
-                        yield from self._finished(*under_way.popleft())
+                        yield from self._finished(under_way.popleft())
             while under_way:
-                yield from self._finished(*under_way.popleft())
+                yield from self._finished(under_way.popleft())
         finally:
             # Also where the consumer stops early or is interrupted.
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _start(self, batch: Batch) -> Any:
-        result = self.function(batch)
         # A CPU's threads are its queue; an accelerator has one of its own.
-        return jax.block_until_ready(result) if jax.default_backend() == "cpu" else result
-
-    def _finished(self, batch: Batch, future: Future[Any]) -> list[Any]:
+        wait = jax.default_backend() == "cpu"
         try:
-            with waiting(DEVICE):
-                return [jax.block_until_ready(future.result())]
+            result = self.function(batch)
+            return jax.block_until_ready(result) if wait else result
         except jax.errors.JaxRuntimeError as error:
-            rows = len(batch.index)
-            if "RESOURCE_EXHAUSTED" not in str(error) or rows <= self.least:
-                raise
-        # Outside of the handler: the error holds on to what the failed program had.
-        if self.most is None or rows // 2 < self.most:
-            self.most = max(rows // 2, self.least)
+            self._raise_unless_too_large(error, batch)
+        return _TooLarge  # the error, and what it holds on to, is gone by now
+
+    def _raise_unless_too_large(self, error: Exception, batch: Batch) -> None:
+        if "RESOURCE_EXHAUSTED" not in str(error) or len(batch.index) <= self.least:
+            raise error
+
+    def _finished(self, entry: _Entry) -> list[Any]:
+        batch = entry.batch
+        with waiting(DEVICE):
+            result = entry.take()
+            if result is not _TooLarge:
+                try:
+                    return [jax.block_until_ready(result)]
+                except jax.errors.JaxRuntimeError as error:
+                    self._raise_unless_too_large(error, batch)
+        del result  # scales that were done already take memory
+        rows = len(batch.index)
+        if rows // 2 < _DECIDED.get(self.key, rows):
+            _DECIDED[self.key] = max(rows // 2, self.least)
             _LOG.warning(
                 "the device's memory does not hold %d pictures at once; %d from now on",
                 rows,
-                self.most,
+                _DECIDED[self.key],
             )
         left, done = deque(self._parts(batch)), []
         while left:
             part = left.popleft()
-            if len(part.index) > self.most:  # halved again meanwhile
+            if len(part.index) > _DECIDED[self.key]:  # halved again meanwhile
                 left.extendleft(reversed(self._parts(part)))
             else:
-                done += self._finished(part, _at_once(self._start, part))
+                done += self._finished(_Entry(part, _at_once(self._start, part)))
         return done
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """Return a batch in pieces of the size that fits; those of padding alone are left out."""
-        most = self.most or len(batch.index)
+        most = _DECIDED.get(self.key, len(batch.index))
         starts = range(0, len(batch.index), most)
         pieces = [Batch(*(array[i : i + most] for array in batch)) for i in starts]
         return [piece for piece in pieces if piece.valid.any()]

@@ -14,9 +14,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from mpp_jax.config import Run
 from mpp_jax.data import Dataset
@@ -32,7 +32,7 @@ from mpp_jax.storage.codebooks import (
     codebooks_from,
 )
 from mpp_jax.storage.store import Store, StoreError
-from mpp_jax.storage.store_format import MANIFEST, differences, read_manifest
+from mpp_jax.storage.store_format import differences
 
 CODEBOOK = "mpp-jax-codebook"
 """The kind of a codebook's bundle."""
@@ -209,65 +209,6 @@ def atoms_digest(codebooks: Codebooks, atoms: Sequence[Atom]) -> str | None:
 # ------------------------------------------------------------------------ taking up earlier work
 
 
-def lost_pictures(encodings: Path, made: Provenance, data: Dataset) -> tuple[str, ...]:
-    """Return the training pictures of a codebook that the data lack, where nothing else differs.
-
-    They may be gone: what was fitted and encoded stands. Where others came, or one of them is a
-    test picture now, there is another set, and nothing is returned.
-
-    Args:
-        encodings: folder of the encodings that rest on the codebook; they know its pictures.
-        made: the codebook's provenance.
-        data: the data of today.
-    """
-    if not (encodings / MANIFEST).exists():
-        return ()
-    _, stored = read_manifest(encodings)
-    fitted = [item.id for item in stored if item.split == "train"]
-    here = {item.id for item in data.items}
-    left = [name for name in fitted if name in here]
-    same = [item.id for item in data.split("train")] == left
-    if not left or not same or names_digest(fitted) != made.pictures_sha256:
-        return ()
-    return tuple(name for name in fitted if name not in here)
-
-
-def same_fit(encodings: Path, old: Provenance, made: Provenance, data: Dataset) -> list[str]:
-    """Return how the settings that decide a codebook differ, pictures that are gone apart.
-
-    Args:
-        encodings: folder of the encodings that rest on the codebook, where there are any.
-        old: the codebook's provenance.
-        made: what it is to be made of now.
-        data: the pictures of `made`.
-    """
-    if lost_pictures(encodings, old, data):
-        old = replace(old, pictures_sha256=made.pictures_sha256)
-    return differences(fit_settings(old), fit_settings(made))
-
-
-def check_same_run(out: Path, made: Provenance, data: Dataset) -> None:
-    """Raise where finished encodings would lose the codebook that they were made with.
-
-    Args:
-        out: folder of the run.
-        made: what it is to be made of now.
-        data: the pictures of `made`.
-
-    Raises:
-        ValueError: the folder holds encodings by a codebook of other settings (they are named).
-    """
-    encodings = out / "encodings"
-    if holds_bundle(out / "codebook") and (encodings / MANIFEST).exists():
-        _, old = load_codebooks(out / "codebook")
-        found = same_fit(encodings, old, made, data)
-        if found:
-            raise ValueError(
-                f"{out}: holds a run of other settings: {'; '.join(found)}; "
-                "give a new folder or remove this one"
-            )
-
-
 def check_store(store: Store, codebooks: Codebooks, made: Provenance) -> None:
     """Raise unless a store was encoded with this codebook, network, weights and settings.
 
@@ -321,7 +262,7 @@ def save_codebooks(
     codebooks: Codebooks,
     provenance: Provenance,
     skipped: Sequence[tuple[str, str]] = (),
-    contents_sha256: str | None = None,
+    pictures: Mapping[str, str | None] | None = None,
 ) -> None:
     """Write a codebook folder; none at all says that these settings need none.
 
@@ -330,7 +271,8 @@ def save_codebooks(
         codebooks: by key.
         provenance: what they were made of.
         skipped: (id, reason) of the training pictures that could not be read for them.
-        contents_sha256: of the contents of those that could be, `joint_digest`.
+        pictures: digests of those that could be, by id (`mpp_jax.runs.fitted_on`); None where
+            codebooks are copied beside what was made with them.
 
     Raises:
         BundleError: the place is taken by something else.
@@ -338,8 +280,8 @@ def save_codebooks(
     record = provenance.to_dict() | {"codebooks": codebook_record(codebooks)}
     if skipped:
         record["skipped"] = [{"path": name, "reason": reason} for name, reason in skipped]
-    if contents_sha256 is not None:
-        record["contents_sha256"] = contents_sha256
+    if pictures is not None:
+        record["pictures"] = dict(pictures)
     write_bundle(folder, CODEBOOK, codebook_arrays(codebooks), record)
 
 
@@ -352,30 +294,6 @@ def load_codebooks(folder: Path) -> tuple[Codebooks, Provenance]:
     arrays, record = read_bundle(folder, CODEBOOK)
     with damage_reported(folder):
         return codebooks_from(arrays, record), Provenance.from_dict(record)
-
-
-class FittedOn(NamedTuple):
-    """The training pictures that a codebook was fitted to.
-
-    Attributes:
-        skipped: (id, reason) of those that could not be read.
-        contents_sha256: of the contents of the others; None where they are no files.
-    """
-
-    skipped: list[tuple[str, str]]
-    contents_sha256: str | None
-
-
-def fitted_on(folder: Path) -> FittedOn:
-    """Return what a codebook was fitted to.
-
-    Raises:
-        BundleError: it cannot be read.
-    """
-    _, record = read_bundle(folder, CODEBOOK)
-    with damage_reported(folder):
-        skipped = [(entry["path"], entry["reason"]) for entry in record.get("skipped", ())]
-        return FittedOn(skipped, record.get("contents_sha256"))
 
 
 @contextmanager

@@ -7,8 +7,8 @@ Layout::
 
 Shard s covers ``shard_size`` items, of a new store those of the dataset in their order, and each
 time that pictures are added (`mpp_jax.storage.store_list`) shards more; its rows are the pictures
-that could be encoded, in that same order. A shard none of whose pictures could be encoded has no
-files. ``manifest.json`` is one object::
+that could be encoded, in that same order (and some that are nobody's any more). A shard none of
+whose pictures could be encoded has no files. ``manifest.json`` is one object::
 
     format            "mpp-jax-store"          version         1
     dataset           name                     classes         [class names]
@@ -43,7 +43,6 @@ made of them when read: concatenated, then L2-normalised.
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -190,8 +189,12 @@ class Store:
         return [atom.name for atom in atoms]
 
     @cached_property
-    def _rows_of(self) -> Counter[int]:
-        return Counter(item.shard for item in self.all_items if item.row is not None)
+    def _rows_of(self) -> dict[int, int]:
+        rows: dict[int, int] = {}
+        for item in self.all_items:
+            if item.row is not None:
+                rows[item.shard] = max(rows.get(item.shard, 0), item.row + 1)
+        return rows
 
     def _shard(self, shard: int, method: str) -> np.ndarray:
         dimension = self.manifest["methods"][method]

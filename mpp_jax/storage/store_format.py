@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -48,6 +48,11 @@ class StoredItem:
     def pending(cls, item: Item, shard: int) -> Self:
         """Return the entry of an item that is not encoded yet."""
         return cls(item.id, item.split, item.labels, item.ignored, "pending", None, shard, None)
+
+    def begun_anew(self) -> Self:
+        """Return the entry without anything that was encoded."""
+        nothing: dict[str, Any] = dict.fromkeys(("reason", "row", "cause", "sha256"))
+        return replace(self, status="pending", **nothing)
 
     def record(self) -> dict[str, Any]:
         """Return it as the manifest has it."""
@@ -118,7 +123,7 @@ def read_shard(
         folder: of the store.
         shard: its number.
         method: which representation.
-        rows: that it has.
+        rows: that it has at least.
         dimension: of its vectors.
         sha256: of the file; None where an earlier version of this program did not record it.
     """
@@ -131,7 +136,8 @@ def read_shard(
         raise
     except Exception:  # a damaged header makes NumPy's parser raise whatever it likes
         return None
-    return array if array.shape == (rows, dimension) and array.dtype == np.float32 else None
+    fits = array.ndim == 2 and len(array) >= rows and array.shape[1] == dimension
+    return array if fits and array.dtype == np.float32 else None
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[StoredItem, ...]]:

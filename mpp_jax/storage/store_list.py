@@ -5,7 +5,8 @@ lies, nor on its label, nor on its neighbours. So a store that was made goes on 
 
     pictures that are gone    are kept as "removed", out of sight; they return as they left
     other labels or splits    are the data's, whatever the store had
-    another folder            is the same where its pictures are, by content
+    other names or places     are the data's too, where the content is the same
+    replaced pictures         are encoded again, as long as most are what they were
     new pictures              come in shards of their own behind the others, where that was asked
                               for (``append``); then the data may hold nothing but them
 """
@@ -18,6 +19,9 @@ from typing import Any, NamedTuple
 from mpp_jax.data.dataset import Dataset, Item
 from mpp_jax.storage.store_format import StoredItem, StoreError
 
+Content = Callable[[Item], str | None]
+"""SHA-256 of a picture's content now, None where it cannot be had."""
+
 
 class TakenUp(NamedTuple):
     """The list of a store, brought up to the data.
@@ -27,7 +31,6 @@ class TakenUp(NamedTuple):
         classes: their classes.
         multi_label: whether a picture may carry any number of labels.
         stored: every picture that the store has or is to have, in its order.
-        items: the data's, by id; those of `stored` that are not among them cannot be read.
         changed: ids of pictures whose content is not what was encoded.
         notes: what differs, one line each; empty where nothing does.
     """
@@ -36,7 +39,6 @@ class TakenUp(NamedTuple):
     classes: tuple[str, ...]
     multi_label: bool
     stored: tuple[StoredItem, ...]
-    items: dict[str, Item]
     changed: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -49,7 +51,7 @@ def take_up(
     *,
     shard_size: int,
     append: bool,
-    content: Callable[[Item], str | None],
+    content: Content,
 ) -> TakenUp:
     """Compare a store's list with the data, and bring it up to them.
 
@@ -60,7 +62,7 @@ def take_up(
         dataset: the data of today.
         shard_size: items of a shard.
         append: whether new pictures may join.
-        content: SHA-256 of a picture's content now, None where it cannot be had.
+        content: digests of the data's pictures.
 
     Raises:
         StoreError: new pictures without ``append``; other pictures under the old names; a store of
@@ -68,18 +70,27 @@ def take_up(
     """
     items = {item.id: item for item in dataset.items}
     there = {item.id for item in stored}
-    added = [item for item in dataset.items if item.id not in there]
-    absent = [i for i in stored if i.id not in items and i.status != "removed"]
-    kept = absent if append else []
     present = [(i, items[i.id]) for i in stored if i.id in items]
+    absent = [i for i in stored if i.id not in items]
+    added = [item for item in dataset.items if item.id not in there]
+    same = _same_contents(absent, added, content)
+    renamed = {} if append else same
+    kept = [i for i in absent if i.status != "removed"] if append else []
     changed = tuple(
         i.id for i, item in present if i.sha256 and content(item) not in (None, i.sha256)
     )
-    _check_pictures(folder, header, dataset, present, changed, kept=kept)
+    _check_pictures(folder, header, dataset, present, changed, kept)
+    new = {item.id for item in renamed.values()}
+    added = [item for item in added if item.id not in new]
     if added and not append:
+        if not present and not renamed:
+            raise StoreError(
+                f"{folder}: made of {header['dataset']}, of which {dataset.name} has no picture; "
+                "give a new folder, or `encode --append` to have both"
+            )
         raise StoreError(
-            f"{folder}: {_some([i.id for i in added])} not in it; `encode --append` adds them, "
-            "without it give a new folder"
+            f"{folder}: {_some([i.id for i in added])} not in it; `encode --append` adds what is "
+            "new, without it give a new folder"
         )
     _check_kept(folder, header, dataset, kept)
     classes = tuple(dataset.classes)
@@ -88,39 +99,59 @@ def take_up(
     position = {name: number for number, name in enumerate(classes)}
     of_store = [position.get(name) for name in header["classes"]]
     of_data = [position.get(name) for name in dataset.classes]
-    now = tuple(_brought_up(i, items.get(i.id), of_store, of_data, append) for i in stored)
+    now = tuple(
+        _brought_up(i, items.get(i.id) or renamed.get(i.id), of_store, of_data, append)
+        for i in stored
+    )
+    pairs = list(zip(stored, now, strict=True))
     last = max((i.shard for i in stored), default=-1) + 1
     now += tuple(
         _labelled(StoredItem.pending(item, last + number // shard_size), item, of_data)
         for number, item in enumerate(added)
     )
-    relabelled = [
-        old.id
-        for old, new in zip(stored, now, strict=False)
-        if new.id in items and _meaning(old, header["classes"]) != _meaning(new, classes)
-    ]
-    pairs = list(zip(stored, now, strict=False))
-    removed = [n.id for o, n in pairs if n.status == "removed" != o.status]
-    returned = [n.id for o, n in pairs if o.status == "removed" != n.status]
-    notes = [
-        f"{_some(names)} {what}"
-        for names, what in (
-            (removed, "not among the data any more; what was encoded is kept, and not used"),
-            (returned, "among the data again"),
-            (relabelled, "of other classes or another split than the store had; it takes them"),
-            ([item.id for item in added], "new, and join the store"),
-        )
-        if names
-    ]
+    old_classes = header["classes"]
+    notes = {
+        "not among the data any more; what was encoded is kept, and not used": [
+            n.id for o, n in pairs if n.status == "removed" != o.status
+        ],
+        "among the data again": [n.id for o, n in pairs if o.status == "removed" != n.status],
+        "known under another name or place, which the store takes": [
+            n.id for o, n in pairs if n.id != o.id
+        ],
+        "of other classes or another split than the store had; it takes them": [
+            n.id
+            for o, n in pairs
+            if n.id in items and _meaning(o, old_classes) != _meaning(n, classes)
+        ],
+        "new, and join the store": [item.id for item in added],
+        "new by name alone: the store has the same content under another name too": [
+            item.id for item in same.values() if append
+        ],
+    }
     return TakenUp(
         header["dataset"] if kept else dataset.name,
         classes,
         dataset.multi_label or (bool(kept) and header["multi_label"]),
         now,
-        items,
         changed,
-        tuple(notes),
+        tuple(f"{_some(names)} {what}" for what, names in notes.items() if names),
     )
+
+
+def _same_contents(
+    absent: Sequence[StoredItem], added: Sequence[Item], content: Content
+) -> dict[str, Item]:
+    """Return new pictures by the id of the absent one whose content they have, one to one."""
+    waiting: dict[str, list[StoredItem]] = {}
+    for item in sorted(absent, key=lambda item: item.status == "removed"):
+        if item.sha256 is not None:
+            waiting.setdefault(item.sha256, []).append(item)
+    found = {}
+    for new in added if waiting else ():
+        twins = waiting.get(content(new) or "")
+        if twins:
+            found[twins.pop(0).id] = new
+    return found
 
 
 def _check_pictures(
@@ -129,25 +160,25 @@ def _check_pictures(
     dataset: Dataset,
     present: Sequence[tuple[StoredItem, Item]],
     changed: Sequence[str],
-    *,
     kept: Sequence[StoredItem],
 ) -> None:
     """Raise where the data's pictures only have the names of the store's."""
-    if not present and not kept:
-        raise StoreError(f"{folder}: made of other pictures than {dataset.name}; give a new folder")
-    # A whole set that goes by its old name is the old one, with pictures replaced.
-    if header["dataset"] == dataset.name and not kept:
-        return
+    known = sum(i.sha256 is not None for i, _ in present)
+    if 2 * len(changed) > known:
+        raise StoreError(
+            f"{folder}: made of {header['dataset']}; of its pictures that {dataset.name} has by "
+            f"name, {len(changed)} of {known} have other contents ({changed[0]} for one), so this "
+            "is another set; give a new folder, or the pictures other names"
+        )
+    # Without digests a whole set that goes by its old name is the old one.
     unknown = [i.id for i, _ in present if i.status == "done" and i.sha256 is None]
-    if header["dataset"] == dataset.name:
-        unknown = []
-    for names, what in ((changed, "other contents"), (unknown, "contents that are not recorded")):
-        if names:
-            raise StoreError(
-                f"{folder}: made of {header['dataset']}; in {dataset.name} {len(names)} pictures "
-                f"have the same names and {what} ({names[0]} for one); give them other names, or "
-                "a new folder"
-            )
+    if unknown and (kept or header["dataset"] != dataset.name):
+        raise StoreError(
+            f"{folder}: made of {header['dataset']}; {dataset.name} has {len(unknown)} of its "
+            f"pictures by name ({unknown[0]} for one), but their contents are not recorded, so "
+            "nothing tells whether they are the same; give a new folder, or the pictures other "
+            "names"
+        )
 
 
 def _check_kept(
@@ -158,13 +189,15 @@ def _check_kept(
     if pending:
         raise StoreError(
             f"{folder}: unfinished, {_some(pending)} not encoded yet and not in {dataset.name}; "
-            "finish it with the command that began it, then append"
+            "finish it with the command that began it, or leave them out by `encode` without "
+            "--append of the data that it shall have; then append"
         )
-    if kept and bool(header["classes"]) != bool(dataset.classes):
-        which = (folder, dataset.name) if header["classes"] else (dataset.name, folder)
+    labelled = [bool(header["classes"]), bool(dataset.classes)]
+    if kept and labelled[0] != labelled[1] and not (header["multi_label"] and labelled[0]):
+        names = [str(folder), dataset.name]
         raise StoreError(
-            f"{folder}: the pictures of {which[0]} have classes, those of {which[1]} none; "
-            "give both or neither, or a new folder"
+            f"{folder}: the pictures of {names[labelled.index(True)]} have classes, those of "
+            f"{names[labelled.index(False)]} none; give both or neither, or a new folder"
         )
 
 
@@ -190,6 +223,7 @@ def _brought_up(
 def _labelled(stored: StoredItem, item: Item, of_data: Sequence[int | None]) -> StoredItem:
     return replace(
         stored,
+        id=item.id,
         split=item.split,
         labels=_renumbered(item.labels, of_data),
         ignored=_renumbered(item.ignored, of_data),

@@ -143,7 +143,9 @@ class StoreWriter:
         self._waiting: dict[int, dict[str, np.ndarray] | _Skip] = {}
         self._open_or_create(dataset, mended, content, append)
         self._number = {item.id: number for number, item in enumerate(self._stored)}
-        pending = [item for item in self._stored if item.status == "pending"]
+        pending = sorted(
+            (item for item in self._stored if item.status == "pending"), key=lambda i: i.shard
+        )
         self.remaining: tuple[Item, ...] = tuple(self._items[item.id] for item in pending)
         self._left = Counter(item.shard for item in pending)
 
@@ -281,49 +283,66 @@ class StoreWriter:
             "classes": list(now.classes),
             "multi_label": now.multi_label,
         }
-        other = now.stored != stored or any(header[name] != pictures[name] for name in pictures)
         self._header |= pictures | {"methods": header["methods"]}
         self._stored = [*now.stored]
         remove_leftovers(self.path, seconds=0)
         self._resume(header.get("arrays", {}), mended)
-        if other:
+        if (tuple(self._stored), header) != (stored, header | pictures):
             self._write_manifest()
 
     def _resume(self, arrays: Mapping[str, str], mended: Callable[[Item], bool]) -> None:
-        """Take over the shards that are complete and as they were written."""
-        changed = set(self.changed)
-        shards: dict[int, list[int]] = {}
-        for number, item in enumerate(self._stored):
-            shards.setdefault(item.shard, []).append(number)
-        for shard, numbers in shards.items():
+        """Take over what is as it was written; what is to be done again becomes pending.
+
+        A shard of which something is to be done again is made again as a whole, so that a store is
+        the same whatever happened to it, unless it holds what cannot be made again: then its
+        pictures that can be move to shards of their own.
+        """
+        moved: list[int] = []
+        for shard, numbers in self._by_shard().items():
             block = [self._stored[number] for number in numbers]
-            rows = sum(item.row is not None for item in block)
+            there = [item for item in block if item.id in self._items]
+            absent = [i for i in block if i.id not in self._items and i.status != "removed"]
+            gone = [item for item in block if item.status == "removed" and item.row is not None]
+            rows = 1 + max((item.row for item in block if item.row is not None), default=-1)
             methods = self._header["methods"].items() if rows else ()
             files = [(method, shard_name(shard, method), size) for method, size in methods]
-            sound = all(item.status != "pending" for item in block) and all(
+            sound = all(
                 read_shard(self.path, shard, method, rows, dimension, arrays.get(name)) is not None
                 for method, name, dimension in files
             )
-            absent = [i.id for i in block if i.id not in self._items and i.status != "removed"]
             if absent and not sound:
                 raise StoreError(
                     f"{self.path}: shard {shard} is missing or damaged, and the data given lack "
-                    f"{len(absent)} of its pictures ({absent[0]} for one); give the data that hold "
-                    "them, or all together"
+                    f"{len(absent)} of its pictures ({absent[0].id} for one); give the data that "
+                    "hold them, or all together"
                 )
-            again = any(item.id in changed for item in block) or any(
-                mended(self._items[item.id])
-                for item in block
-                if item.status == "skipped" and item.cause is None and item.id in self._items
-            )
-            if sound and (absent or not again):
+            again = [item for item in there if self._to_do(item, mended)]
+            if sound:
                 # Digests of shards that an earlier version of this program wrote are added.
-                self._arrays |= {
-                    name: arrays.get(name) or file_digest(self.path / name) for _, name, _ in files
-                }
+                digests = {n: arrays.get(n) or file_digest(self.path / n) for _, n, _ in files}
+            if sound and (not again or absent or gone):
+                self._arrays |= digests
+                moved += [n for n in numbers if self._stored[n] in again]
                 continue
             for number, item in zip(numbers, block, strict=True):
-                status = "removed" if item.status == "removed" else "pending"
-                self._stored[number] = replace(
-                    item, status=status, reason=None, row=None, cause=None, sha256=None
-                )
+                gone_too = item.status == "removed"
+                self._stored[number] = replace(item, row=None) if gone_too else item.begun_anew()
+        last = 1 + max((item.shard for item in self._stored), default=-1)
+        for place, number in enumerate(moved):
+            shard = last + place // self.shard_size
+            self._stored[number] = replace(self._stored[number].begun_anew(), shard=shard)
+
+    def _to_do(self, item: StoredItem, mended: Callable[[Item], bool]) -> bool:
+        """Return whether a picture that is there has to be encoded, for the first time or again."""
+        skipped = item.status == "skipped" and item.cause is None
+        return (
+            item.status == "pending"
+            or item.id in self.changed
+            or (skipped and mended(self._items[item.id]))
+        )
+
+    def _by_shard(self) -> dict[int, list[int]]:
+        shards: dict[int, list[int]] = {}
+        for number, item in enumerate(self._stored):
+            shards.setdefault(item.shard, []).append(number)
+        return shards

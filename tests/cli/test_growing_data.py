@@ -49,7 +49,7 @@ def test_a_run_survives_pictures_that_are_gone_and_a_folder_that_moved(
     (moved / "test/blue/00.png").unlink()
     for _ in range(2):
         said = ok(*run_command(moved, out, done)).stderr
-        assert "fitted to 1 pictures more, which are gone (train/red/03.png for one)" in said
+        assert "fitted to 1 more training pictures, which are none any more (train/red/0" in said
         assert pictures(out) == {"train": 14, "test": 8, "skipped": []}
     (moved / "train/red/03.png").write_bytes(kept)
     shutil.copy(done.data / "test/blue/00.png", moved / "test/blue/00.png")
@@ -60,16 +60,55 @@ def test_a_run_survives_pictures_that_are_gone_and_a_folder_that_moved(
     assert "now " in refused(*run_command(moved, out, done), "--pca", "5")
 
 
-def test_training_pictures_that_became_test_pictures_are_another_set(
+def test_other_training_pictures_are_another_set(
     done: Finished, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     ok(*run_command(data, out, done))
-    shutil.move(data / "train/red/03.png", data / "test/red/99.png")
-    assert "`encode --append` adds them" in refused(*run_command(data, out, done))
-    shutil.copy(data / "test/red/99.png", data / "train/red/77.png")
+    before = store_bytes(out / "encodings")
+    shutil.move(data / "test/red/01.png", data / "train/red/99.png")
     line = refused(*run_command(data, out, done))
-    assert "training pictures' sha256 was" in line
+    assert "training pictures that it was not fitted to: 1 (train/red/99.png for one)" in line
+    assert store_bytes(out / "encodings") == before
+
+
+def test_a_picture_that_became_a_test_picture_stays_in_the_codebook(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    """As a seeded split has it when a test picture of one-level folders is gone."""
+    out = tmp_path / "out"
+    ok(*run_command(data, out, done))
+    (data / "test/red/02.png").unlink()
+    shutil.move(data / "train/red/03.png", data / "test/red/99.png")
+    for _ in range(2):
+        said = ok(*run_command(data, out, done)).stderr
+        assert "1 more training pictures, which are none any more (train/red/03.png" in said
+        assert pictures(out) == {"train": 14, "test": 9, "skipped": []}
+
+
+def test_renamed_and_reordered_lists_are_the_same_set(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    """Absolute paths in a list, of a folder that moves; and its lines in another order."""
+    out, table = tmp_path / "out", tmp_path / "list.csv"
+
+    def write(root: Path, step: int) -> None:
+        paths = [*sorted(root.glob("train/*/*")), *sorted(root.glob("test/*/*"))][::step]
+        rows = [f"{p},{p.parent.name},{p.parent.parent.name}" for p in paths]
+        table.write_text("\n".join(rows) + "\n")
+
+    write(data, 1)
+    ok(*run_command(table, out, done))
+    before = store_bytes(out / "encodings")
+    write(data, -1)
+    ok(*run_command(table, out, done))
+    moved = Path(shutil.move(data, tmp_path / "elsewhere"))
+    write(moved, 1)
+    said = ok(*run_command(table, out, done)).stderr
+    assert "known under another name or place" in said
+    assert pictures(out) == {"train": 15, "test": 9, "skipped": []}
+    after = store_bytes(out / "encodings")
+    assert [name for name in before if before[name] != after[name]] == ["manifest.json"]
 
 
 def test_encodings_grow_by_new_pictures(done: Finished, data: Path, tmp_path: Path) -> None:

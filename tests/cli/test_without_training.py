@@ -34,7 +34,7 @@ def test_a_set_of_test_pictures_alone(done: Finished, tmp_path: Path) -> None:
     model = done.out / "model"
     results = []
     for name, place in (("alone", tmp_path / "store"), ("whole", done.out / "encodings")):
-        ok("evaluate", model, place, "--out", tmp_path / name)
+        ok("evaluate", model, place, "--data", data, "--out", tmp_path / name)
         results.append(json.loads((tmp_path / name / "metrics.json").read_text())["results"])
     assert results[0] == results[1]
     assert "no training picture" in refused("train", tmp_path / "store", "--out", tmp_path / "m")

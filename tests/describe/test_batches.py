@@ -1,6 +1,7 @@
 """Batches on their way to the device: how many pictures at once, and what if it is too many."""
 
 import logging
+import weakref
 from types import SimpleNamespace
 
 import jax
@@ -14,7 +15,14 @@ from mpp_jax.describe import batches
 from mpp_jax.describe.batches import Plan, over_batches, picture_bytes, plan
 from mpp_jax.nets.registry import get_spec
 
-EXHAUSTED = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+
+@pytest.fixture(autouse=True)
+def _nothing_decided(monkeypatch):
+    monkeypatch.setattr(batches, "_DECIDED", {})
+
+
+def exhausted():
+    return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
 
 
 def accelerator(monkeypatch, free, count=1):
@@ -38,7 +46,7 @@ def sums(most):
     def function(network, batch):
         sizes.append(len(batch.index))
         if len(batch.index) > most:
-            raise EXHAUSTED
+            raise exhausted()
         return batch.index, batch.canvas.astype(int).sum(axis=(1, 2, 3))
 
     return function, sizes
@@ -100,3 +108,40 @@ def test_other_errors_are_not_taken_for_too_little_memory(caplog):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         list(over_batches(function, toy.toy_network(), items(3), Pyramid((0,), batch=2)))
     assert not caplog.records
+
+
+def test_the_size_is_decided_once(monkeypatch):
+    """What is kept on the device meanwhile does not change it: other sizes, other programs."""
+    network, pyramid = toy.toy_network(), Pyramid((0, 1, 2), "fire2")
+    each = picture_bytes(network, pyramid)
+    for free in (40 * each, each):
+        accelerator(monkeypatch, free)
+        assert batches.batch_size(network, pyramid) == 16
+    assert batches.batch_size(network, Pyramid((0, 1), "fire2")) < 16
+
+
+def test_what_was_too_large_once_is_not_tried_again():
+    function, sizes = sums(2)
+    for _ in range(3):
+        list(over_batches(function, toy.toy_network(), items(20), Pyramid((0,), batch=8)))
+    assert max(sizes[-20:]) == 2
+    assert len([size for size in sizes if size > 2]) <= 3 + 1  # those under way, and a half
+
+
+def test_what_a_failed_try_had_is_freed_before_the_next():
+    class Held:
+        """As arrays of the scales that were done before memory ran out."""
+
+    alive, seen = [], []
+
+    def function(network, batch):
+        seen.append((len(batch.index), sum(ref() is not None for ref in alive)))
+        held = Held()
+        alive.append(weakref.ref(held))
+        if len(batch.index) > 2:
+            raise exhausted()
+        return batch.index
+
+    list(over_batches(function, toy.toy_network(), items(8), Pyramid((0,), batch=8)))
+    assert [size for size, _ in seen] == [8, 4, 2, 2, 2, 2]
+    assert not any(count for _, count in seen)

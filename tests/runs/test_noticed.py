@@ -20,7 +20,8 @@ from mpp_jax.data import DecodeError
 from mpp_jax.files import exclusive
 from mpp_jax.progress import one_line
 from mpp_jax.runs import contents, pipeline
-from mpp_jax.runs.provenance import fitted_on, load_codebooks
+from mpp_jax.runs.fitted_on import fitted_on
+from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("toy_known")

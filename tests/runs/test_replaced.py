@@ -12,7 +12,8 @@ from helpers.toy_run import OPTIONS, Finished, store_bytes
 from PIL import Image
 
 from mpp_jax.runs.contents import Contents, joint_digest
-from mpp_jax.runs.provenance import fitted_on, load_codebooks
+from mpp_jax.runs.fitted_on import fitted_on
+from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("toy_known")
@@ -59,14 +60,17 @@ def test_a_replaced_training_picture_is_the_codebooks_business(
     ok(*command("run", data, out, done))
     ok(*command("fit", data, book, done))
     old = load_codebooks(book)[0]["default.fisher"].pca.mean
-    digest = fitted_on(book).contents_sha256
-    assert digest is not None
+    digests = fitted_on(book).pictures
+    assert digests is not None
+    assert len(digests) == 15
     replace_picture(data / "train" / "blue" / "02.png")
     line = refused(*command("run", data, out, done))
     assert "1 training pictures changed since (train/blue/02.png for one)" in line
     refit = ok(*command("fit", data, book, done))
-    assert "training pictures changed since" in refit.stderr
-    assert fitted_on(book).contents_sha256 != digest
+    assert "1 training pictures changed since (train/blue/02.png for one)" in refit.stderr
+    now = fitted_on(book).pictures
+    assert now is not None
+    assert [n for n in digests if now[n] != digests[n]] == ["train/blue/02.png"]
     assert np.abs(load_codebooks(book)[0]["default.fisher"].pca.mean - old).max() > 0
     assert "taken from" in ok(*command("fit", data, book, done)).stderr
 

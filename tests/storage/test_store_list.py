@@ -157,7 +157,7 @@ def test_another_folder_is_the_same_by_content(finished):
     before = files_of(finished)
     other = replace(dataset(), name="other")
     line = refusal(writer_of, finished, other, content=content_of("2"))
-    assert "made of moved; in other 13 pictures have the same names and other contents" in line
+    assert "made of moved; of its pictures that other has by name, 13 of 13 have other" in line
     assert files_of(finished) == before
 
 
@@ -165,14 +165,73 @@ def test_without_contents_the_name_is_all_there_is(tmp_path):
     path = tmp_path / "s"
     fill(writer_of(path))
     line = refusal(writer_of, path, replace(dataset(), name="other"))
-    assert "made of toy; in other 11 pictures have the same names and contents that are not" in line
+    assert "made of toy; other has 11 of its pictures by name" in line
+    assert "their contents are not recorded" in line
     assert writer_of(path, without(dataset(), "test/003.jpg")).remaining == ()
 
 
 def test_other_pictures_altogether(finished):
     items = (Item("x.jpg", (0,), "train"), Item("y.jpg", (1,), "train"))
     data = Dataset("toy", ("a", "b"), items)
-    assert "made of other pictures than toy" in refusal(writer_of, finished, data)
+    line = refusal(writer_of, finished, replace(data, name="other"))
+    assert "made of toy, of which other has no picture; give a new folder, or" in line
+
+
+def test_a_set_most_of_which_changed_is_another_set(finished):
+    """A folder of the same name elsewhere: nothing of the store is lost to it."""
+    before = files_of(finished)
+    items = dataset().items
+    few = replace(dataset(), items=items[:5])
+    other = lambda n: lambda item: f"{2 if item in items[:n] else 1}{item.id}"  # noqa: E731
+    line = refusal(writer_of, finished, few, content=other(3))
+    assert "3 of 5 have other contents (train/000.jpg for one), so this is another set" in line
+    assert files_of(finished) == before
+    assert writer_of(finished, few, content=other(2)).changed == ("train/000.jpg", "train/001.jpg")
+
+
+def test_what_is_gone_survives_its_neighbours(finished):
+    """A replaced picture beside one that is gone moves: the shard keeps what nobody can make."""
+    before = files_of(finished)
+    left = without(dataset(), "train/001.jpg")
+    other = lambda item: "9" if item.id == "train/000.jpg" else f"1{item.id}"  # noqa: E731
+    writer = writer_of(finished, left, content=other)
+    assert [item.id for item in writer.remaining] == ["train/000.jpg"]
+    assert writer.shard_of(writer.remaining[0]) == 4
+    assert not read_manifest(finished)[0]["complete"]  # the old vector is nobody's any more
+    new = {method: -rows for method, rows in vectors_of(writer.remaining).items()}
+    writer.put(writer.remaining, new, {"train/000.jpg": "9"})
+    for name in before:
+        assert name == "manifest.json" or (finished / name).read_bytes() == before[name]
+    assert writer_of(finished, content=other).remaining == ()  # and it is back
+    found = Store.open(finished).vectors("mpp", "train")
+    wanted = vectors_of(dataset().split("train"))["mpp"]
+    np.testing.assert_array_equal(found, np.concatenate([-wanted[:1], wanted[1:]]))
+
+
+def test_other_names_for_the_same_pictures(finished):
+    """A renamed class folder, a list with the paths of where it lay before, another order."""
+    before = files_of(finished)
+    renamed = {item: replace(item, id=f"moved/{item.id}") for item in dataset().items}
+    items = tuple(reversed(renamed.values()))
+    original = {new.id: old.id for old, new in renamed.items()}
+    content = lambda item: f"1{original.get(item.id, item.id)}"  # noqa: E731
+    data = Dataset("list", ("a", "b"), items)
+    writer = writer_of(finished, data, content=content)
+    assert writer.remaining == ()
+    assert writer.notes == (
+        "13 pictures (moved/train/000.jpg for one) are known under another name or place, which "
+        "the store takes",
+    )
+    store = Store.open(finished)
+    assert [item.id for item in store.items("test")] == [f"moved/test/00{n}.jpg" for n in range(6)]
+    wanted = vectors_of(dataset().split("train"))["mpp"]
+    np.testing.assert_array_equal(store.vectors("mpp", "train"), wanted)
+    assert writer_of(finished, content=content).remaining == ()  # and back
+    assert files_of(finished) == before
+    # Joining, they may well be copies: taken, and said.
+    writer = writer_of(finished, data, append=True, content=content)
+    assert len(writer.remaining) == 13
+    assert "new by name alone" in writer.notes[-1]
 
 
 # --- new pictures --------------------------------------------------------------------------------
@@ -208,7 +267,7 @@ def check_grown(path):
 def test_new_pictures_are_refused_unless_asked_for(finished):
     before = files_of(finished)
     line = refusal(writer_of, finished, grown(), content=content_of())
-    assert "12 pictures (train/100.jpg for one) are not in it; `encode --append` adds them" in line
+    assert "12 pictures (train/100.jpg for one) are not in it; `encode --append` adds" in line
     assert files_of(finished) == before
 
 
@@ -263,7 +322,7 @@ def test_the_same_name_with_another_content_is_refused(finished):
     for name in ("other", "toy"):
         data = Dataset(name, ("a", "b"), items)
         line = refusal(writer_of, finished, data, append=True, content=content_of("2"))
-        assert "1 pictures have the same names and other contents (train/000.jpg for one)" in line
+        assert "1 of 1 have other contents (train/000.jpg for one), so this is another set" in line
     # A whole set is the old one, with a picture replaced.
     writer = writer_of(
         finished,
@@ -273,6 +332,40 @@ def test_the_same_name_with_another_content_is_refused(finished):
     )
     assert writer.changed == ("train/000.jpg",)
     assert len(writer.remaining) == 16
+
+
+def test_what_is_gone_new_and_replaced_at_once(finished):
+    """One folder in which everything happened: added first, then the rest follows."""
+    data = without(grown(2), "train/004.jpg")
+    other = lambda item: "9" if item.id == "train/005.jpg" else f"1{item.id}"  # noqa: E731
+    writer = writer_of(finished, data, append=True, content=other)
+    assert writer.changed == ("train/005.jpg",)
+    names = [item.id for item in writer.remaining]
+    assert names == [*(i.id for i in data.items if int(i.id[-7:-4]) >= 100), "train/005.jpg"]
+    writer.put(writer.remaining, vectors_of(writer.remaining), dict.fromkeys(names[-1:], "9"))
+    assert "train/004.jpg" in {item.id for item in Store.open(finished).items("train")}
+    writer = writer_of(finished, data, content=other)
+    assert writer.remaining == ()
+    store = Store.open(finished)
+    assert len(store.items("train")) == 6 + 2
+    want = vectors_of([i for i in data.items if i.id == "train/005.jpg"])["mpp"][0]
+    row = [item.id for item in store.items("train")].index("train/005.jpg")
+    np.testing.assert_array_equal(store.vectors("mpp", "train")[row], want)
+
+
+def test_a_mended_picture_of_an_appended_set_needs_no_neighbours(tmp_path):
+    path = tmp_path / "s"
+    fill(writer_of(path))  # two could not be read
+    mended = lambda item: item.id == "test/004.jpg"  # noqa: E731
+    alone = replace(dataset(), items=tuple(i for i in dataset().items if i.id == "test/004.jpg"))
+    writer = writer_of(path, alone, append=True, mended=mended)
+    assert [item.id for item in writer.remaining] == ["test/004.jpg"]
+    writer.put(writer.remaining, vectors_of(writer.remaining))
+    store = Store.open(path)
+    assert [item.id for item in store.skipped] == ["train/002.jpg"]
+    np.testing.assert_array_equal(
+        store.vectors("mpp", "test"), vectors_of(dataset().split("test"))["mpp"]
+    )
 
 
 def test_what_cannot_be_finished_is_refused(tmp_path):
@@ -288,6 +381,14 @@ def test_what_cannot_be_finished_is_refused(tmp_path):
     (path / "shard-00001.fc7.npy").unlink()
     line = refusal(writer_of, path, new, append=True)
     assert "shard 1 is missing or damaged, and the data given lack 4 of its pictures" in line
+
+
+def test_negatives_alone_join_where_labels_are_many(tmp_path):
+    data = Dataset("m", ("p", "q"), (Item("x", (0, 1), "train"), Item("y", (), "test")), True)
+    fill(writer_of(tmp_path / "s", data))
+    none = Dataset("n", (), (Item("z", (), "test"),), True)
+    fill(writer_of(tmp_path / "s", none, append=True))
+    np.testing.assert_array_equal(Store.open(tmp_path / "s").targets("test"), -np.ones((2, 2)))
 
 
 def test_classes_and_none_do_not_mix(finished):
