@@ -3,7 +3,8 @@
 One unit is a layer at a scale in a mode: each candidate alone, with the bias and rectification that
 follow, and the fastest and XLA's own once more with a barrier before these. Beside the layers:
 ``resize`` (gathered taps or matrix products), ``batch`` (pictures one by one or all at once) and
-``whole`` (the network with the package's table and with the measured one: what counts in the end).
+``whole`` (the network with the package's table, with the measured one, and with the package's other
+barriers: what counts in the end).
 A choice of the package's table stays where no other is 3% faster. After every unit the file is a
 complete table, that `mpp_jax.weights.forms_file` reads: set ``MPP_JAX_FORMS`` to it. Layers that
 were not measured are computed as the package's table has them.
@@ -214,12 +215,32 @@ def batch_figures(setting: Setting, mode: Mode, k: int) -> Figures:
 def whole_figures(
     known: dict[str, Figures], setting: Setting, mode: Mode, k: int
 ) -> dict[str, Any]:
-    """Return milliseconds a picture of the whole network by the package's table and the tuned."""
-    tuned = tuned_forms(setting, mode, known)
-    return {
-        "package": network_time(setting, mode, k, forms_here(mode)),
-        "tuned": network_time(setting, mode, k, tuned),
+    """Return milliseconds a picture of the whole network.
+
+    By the package's table, by the tuned one, and by the package's with a barrier after just those
+    convolutions of XLA's that have none there: whether fusing bias and rectification is what makes
+    a whole program slower than the sum of its layers.
+    """
+    package = forms_here(mode)
+    tables = {
+        "package": package,
+        "tuned": tuned_forms(setting, mode, known),
+        "other barriers": other_barriers(package),
     }
+    return {name: network_time(setting, mode, k, forms) for name, forms in tables.items()}
+
+
+def other_barriers(forms: Forms) -> Forms:
+    """Return a table with barriers after XLA's convolutions where it has none, and none else."""
+
+    def other(row: Row) -> Row:
+        how = row.formulation
+        if how.kind not in ("direct", "split", "space_to_depth"):
+            return row
+        return replace(row, formulation=how._replace(barrier=not how.barrier))
+
+    rows = (*forms.convolutions, Row(DIRECT))  # what no line fits is XLA's own as well
+    return replace(forms, convolutions=tuple(other(row) for row in rows))
 
 
 def network_time(setting: Setting, mode: Mode, k: int, forms: Forms) -> float | None:
