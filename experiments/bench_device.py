@@ -12,11 +12,11 @@ scales and all), ``encode`` (uint8 pictures to finished MPP vectors, both in hos
 to a gap of 1e-3), ``torch`` (the peer, where it is installed). Random weights, pictures of noise,
 375 x 500 on a canvas of 512, 16 at once.
 
-A run begins nothing new after ``--seconds`` (90, so that a call lasts less than two minutes unless
-one measurement does) and says what is left; the same command goes on there. Results lie in
-``results/device_KIND.json``, one file for each kind of device. The share of the peak counts the
-operations of direct convolutions (668 GFLOP a picture at seven scales), whatever is computed,
-against the matrix product of the same mode in the same file.
+A run begins nothing new after ``--seconds`` (60, so that with what is under way then it is done in
+less than 100, if no single measurement takes longer) and says what is left; the same command goes
+on there. Results lie in ``results/device_KIND.json``, a file for each kind of device. The share of
+the peak counts the operations of direct convolutions (668 GFLOP a picture at seven scales),
+whatever is computed, against the matrix product of the same mode in the same file.
 
 torch shares the card with JAX, which takes three quarters of its memory unless told not to
 (``XLA_PYTHON_CLIENT_PREALLOCATE=false``, for small cards).
@@ -151,7 +151,7 @@ def parse() -> argparse.Namespace:
         "--dtype", action="append", choices=work.COMPUTED, help="repeatable; default: all"
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
-    parser.add_argument("--seconds", type=float, default=90, help="begin nothing new after these")
+    parser.add_argument("--seconds", type=float, default=60, help="begin nothing new after these")
     parser.add_argument("--again", action="store_true", help="measure anew what the file has")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="write a trace instead")
     parser.add_argument("--tune", action="store_true", help="write a table of formulations instead")

@@ -106,7 +106,8 @@ class Forms:
         lrn: sums over neighbouring channels by a banded matrix ("band") or by additions ("shifts").
         taps: an axis of a picture is resized by gathering where no pixel of the result has more
             terms than this, else by a matrix product; 0: always by a matrix product.
-        batch: the network sees the pictures of a batch one by one ("map") or at once ("whole").
+        batch: the network sees a batch at once ("whole"), or is a function of one picture ("map":
+            in a loop on a CPU, by `vmap` on accelerators).
         note: where the choices other than convolutions come from.
     """
 

@@ -19,6 +19,7 @@ from mpp_jax.nets import Network, random_network
 from mpp_jax.nets.caffenet import CAFFENET
 from mpp_jax.nets.caffenet_mini import CAFFENET_MINI
 from mpp_jax.nets.forms import Forms, Formulation, choose
+from mpp_jax.nets.forms_table import forms_of
 from mpp_jax.nets.network import plain, with_forms
 from mpp_jax.nets.spec import map_size
 from mpp_jax.weights.forms_file import read_forms
@@ -230,6 +231,19 @@ def test_lines_hold_halfway_to_the_next_scale(tune: ModuleType) -> None:
     forms = Forms(tuple(rows))
     chosen = [str(choose(forms, (3, 3, 256, 384), (1, 1), size**2)) for size in sizes]
     assert chosen == ["im2col", "direct", "direct", "im2col"]
+
+
+def test_barriers_the_other_way(tune: ModuleType) -> None:
+    fast, plain_table = (
+        tune.other_barriers(forms_of(*device))
+        for device in (("gpu", "NVIDIA H200", "bfloat16"), ("cpu", "cpu", "float32"))
+    )
+    shapes = {(11, 3, 4, 1): "space_to_depth", (3, 256, 1, 1): "direct", (5, 48, 1, 2): "split"}
+    for (kernel, inputs, stride, groups), name in shapes.items():
+        shape, strides = (kernel, kernel, inputs, 384), (stride, stride)
+        assert str(choose(fast, shape, strides, 900, groups)) == name
+    assert str(choose(fast, (6, 6, 256, 4096), (1, 1), 900)) == "rows"
+    assert str(choose(plain_table, (11, 11, 3, 96), (4, 4), 900)) == "direct+barrier"
 
 
 def test_choices_of_times(tune: ModuleType) -> None:

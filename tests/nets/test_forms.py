@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from mpp_jax.describe.dense import describe_pictures
 from mpp_jax.nets import random_network
 from mpp_jax.nets.caffenet import CAFFENET
 from mpp_jax.nets.forms import DIRECT, MODES, SPLIT, Forms, Formulation, Row, choose, mode_of
@@ -245,6 +247,31 @@ def test_a_barrier_changes_nothing_but_the_program(network, pictures):
     ]
     np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-6)
     assert np.abs(gradients[0]).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "target"), [("gpu", "NVIDIA H200", "cuda"), ("tpu", "TPU", "tpu")]
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_programs_are_lowered_for_accelerators(platform, kind, target, mode, network, pictures):
+    """As far as it goes without one: the program is made for it, though not compiled."""
+    forms = forms_of(platform, kind, mode)
+    dtype = jnp.bfloat16 if mode == "bfloat16" else jnp.float32
+    params = jax.tree.map(lambda v: v.astype(dtype), with_forms(network, Forms()).params)
+    precision = "default" if mode == "tf32" else "highest"
+    ours = dataclasses.replace(network, params=params, precision=precision, forms=forms)
+    program = jax.export.export(describe_pictures, platforms=[target])(ours, pictures, ("fc7",))
+    text = program.mlir_module()
+    assert program.platforms == (target,)
+    assert program.out_avals[0].shape == (2, 4, 9)
+    assert "stablehlo.while" not in text  # a batch at once
+    barriers = any(row.formulation.barrier for row in forms.convolutions)
+    assert text.count("stablehlo.optimization_barrier") == (3 if barriers else 0)
+    products = re.findall(r"stablehlo\.(?:convolution|dot_general)[^\n]*", text)
+    highest = sum("HIGHEST" in line for line in products)
+    of_lrn = forms.lrn == "band" and mode != "bfloat16"  # in float32 whatever is asked for
+    assert len(products) >= 4
+    assert highest == (len(products) if mode == "float32" else int(of_lrn))
 
 
 def test_the_table_is_part_of_the_program(network, pictures):
