@@ -3,7 +3,8 @@
 JAX believes what it finds in its cache, and runs it. Therefore
 
 - the folder is the user's alone: made with mode 0700 below the cache folder, one for each kind of
-  processor, whose programs may not run on another. One that others could write to is not used;
+  processor and number of cores, whose programs may not run on another. One that others could write
+  to is not used;
 - a command that ends seals what is there: `SEALS` holds the SHA-256 of every file. The next one
   removes what is not as it was sealed, and programs without a seal (their command was killed, or is
   still at work); they are compiled again;
@@ -131,13 +132,18 @@ def exposed(folder: Path) -> str | None:
 
 
 def processor_kind() -> str:
-    """Return a name for the kind of processor here; of the machine where the system tells none."""
+    """Return a name for the kind of processor here and the cores that may be used of it.
+
+    Programs are compiled for both. Where the system tells no kind, the machine's own name is taken.
+    """
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
         first = ""
     lines = [line for line in first.splitlines() if _PROCESSOR.match(line)] or [platform.node()]
-    return f"{platform.machine()}-{hashlib.sha256('|'.join(lines).encode()).hexdigest()[:12]}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    kind = hashlib.sha256("|".join(lines).encode()).hexdigest()[:12]
+    return f"{platform.machine()}-{kind}-{cores}"
 
 
 def check(folder: Path) -> dict[str, str]:
