@@ -164,7 +164,7 @@ def check(folder: Path) -> dict[str, str]:
         sealed = seals.get(name) if isinstance(seals, dict) else None
         if sealed is None and not name.endswith(_PROGRAM):
             continue  # the compiler's own, which another command may be writing
-        if sealed is not None and sealed == file_digest(path):
+        if sealed is not None and sealed == _digest(path):
             believed[name] = sealed
         else:
             path.unlink(missing_ok=True)
@@ -185,16 +185,28 @@ def seal(folder: Path, believed: dict[str, str], failed: set[str]) -> None:
     files = _files(folder)
     for name in [n for n in files if n.rsplit("-", 2)[0] in failed]:
         files.pop(name).unlink(missing_ok=True)
-    states = {name: path.stat() for name, path in files.items()}
+    states = {}
+    for name, path in files.items():
+        with contextlib.suppress(FileNotFoundError):  # by another command
+            states[name] = path.stat()
     size = sum(state.st_size for state in states.values())
-    for name in sorted(files, key=lambda name: states[name].st_mtime_ns):
+    for name in sorted(states, key=lambda name: states[name].st_mtime_ns):
         if size <= MOST_BYTES:
             break
-        size -= states[name].st_size
-        files.pop(name).unlink(missing_ok=True)
-    seals = {name: believed.get(name) or file_digest(path) for name, path in files.items()}
+        size -= states.pop(name).st_size
+        files[name].unlink(missing_ok=True)
+    digests = {name: believed.get(name) or _digest(files[name]) for name in states}
+    seals = {name: digest for name, digest in digests.items() if digest}
     if seals != believed:
         write_file(folder / SEALS, json.dumps(seals, indent=0).encode())
+
+
+def _digest(path: Path) -> str | None:
+    """Return the digest of a file; None where another command has removed it meanwhile."""
+    try:
+        return file_digest(path)
+    except FileNotFoundError:
+        return None
 
 
 def _files(folder: Path) -> dict[str, Path]:
