@@ -29,13 +29,10 @@ Results: ``results/dtype_cost_SET.json``.
 
 import argparse
 import contextlib
-import csv
 import json
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -45,7 +42,8 @@ from jax import Array, lax
 from machine import provenance, shared
 
 from mpp_jax import metrics
-from mpp_jax.data import Dataset
+from mpp_jax.data import Dataset, open_dataset
+from mpp_jax.data.dataset import limited_items
 from mpp_jax.describe.memory_cache import MemoryCache
 from mpp_jax.nets import layers
 from mpp_jax.nets.dtypes import NAMES, has_tf32
@@ -79,44 +77,47 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def open_job(args: argparse.Namespace, folder: Path) -> Job:
-    """Open the experiment's job, in float32; ``folder`` takes the list of VOC's pictures."""
+def open_job(args: argparse.Namespace) -> Job:
+    """Open the experiment's job, in float32."""
     usual = SETS[args.set]
     args.cache = None  # a folder keeps float16, which is no finer than TF32
     args.network = args.network or usual["network"]
     args.scales = args.scales or usual["scales"]
     args.out = args.out or lab.RESULTS / f"dtype_cost_{args.set}.json"
-    if args.set == "voc2007_part" and args.data is None:
-        args.data = str(write_voc_list(shared("voc2007_part") / "VOC2007", folder / "voc.csv"))
+    part = args.set == "voc2007_part" and args.data is None
+    if part:
+        args.data = f"voc:{shared('voc2007_part')}"
         if args.weights is None and args.network == usual["network"]:
             args.weights = str(shared("weights/alexnet_torchvision_conv.npz"))
     job = lab.open_job(args, args.methods.split(","))
+    if part:
+        data = narrowed(open_dataset(args.data), VOC_CLASSES, args.limit_per_class)
+        job = replace(job, data=data)
     if any("+" in name for name in job.config.pooling):
         raise SystemExit(f"error: --methods {args.methods}: stacks are not taken; name their parts")
     svm = replace(job.config.svm, c=args.c or usual["c"])
     return replace(job, config=replace(job.config, svm=svm))
 
 
-def write_voc_list(root: Path, place: Path) -> Path:
-    """Write a list of the pictures that show a class of `VOC_CLASSES`; "difficult" is unclear.
+def narrowed(data: Dataset, names: Sequence[str], limit: int | None) -> Dataset:
+    """Return the pictures of a data set that show one of some classes, and these classes alone.
 
     Args:
-        root: folder with ``ImageSets/Main`` and ``JPEGImages``.
-        place: of the list.
+        data: of several labels a picture.
+        names: classes, in the data set's order.
+        limit: pictures of each class that are kept in each split; None for all.
     """
-    with place.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        for split, official in (("train", "trainval"), ("test", "test")):
-            shown: dict[str, list[str]] = {}
-            for name in VOC_CLASSES:
-                lines = (root / "ImageSets/Main" / f"{name}_{official}.txt").read_text()
-                for picture, state in (line.split() for line in lines.splitlines()):
-                    mark = {"1": name, "0": f"?{name}", "-1": None}[state]
-                    shown.setdefault(picture, []).extend([mark] if mark else [])
-            for picture, labels in sorted(shown.items()):
-                if any(label[0] != "?" for label in labels):
-                    rows.writerow([root / "JPEGImages" / f"{picture}.jpg", ";".join(labels), split])
-    return place
+    numbers = {data.classes.index(name): new for new, name in enumerate(names)}
+
+    def of_these(labels: Sequence[int]) -> tuple[int, ...]:
+        return tuple(numbers[label] for label in labels if label in numbers)
+
+    items = (
+        replace(item, labels=of_these(item.labels), ignored=of_these(item.ignored))
+        for item in data.items
+    )
+    kept = replace(data, classes=tuple(names), items=tuple(i for i in items if i.labels))
+    return kept if limit is None else replace(kept, items=limited_items(kept, limit, 0))
 
 
 @contextlib.contextmanager
@@ -208,28 +209,18 @@ def paired(one: np.ndarray, other: np.ndarray, data: Dataset) -> dict[str, float
 
 
 def cosines(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the smallest and the mean cosine of vectors of the same pictures.
+    """Return the smallest, the lowest hundredth and the mean of the cosines of unit vectors.
 
-    And the norm of ``one`` that is furthest from 1: what is pooled in bfloat16 is not normalised
-    any better.
+    Args:
+        one: (N, D) of each split.
+        other: of the same pictures.
     """
-    found, norms = [], []
-    for split in one:
-        product, mine, theirs = (
-            np.einsum("nd,nd->n", a, b, dtype=np.float64)
-            for a, b in (
-                (one[split], other[split]),
-                (one[split], one[split]),
-                (other[split], other[split]),
-            )
-        )
-        found.append(product / np.sqrt(mine * theirs))
-        norms.append(np.sqrt(mine))
-    together, lengths = np.concatenate(found), np.concatenate(norms)
+    found = [np.einsum("nd,nd->n", one[s], other[s], dtype=np.float64) for s in one]
+    together = np.concatenate(found)
     return {
         "smallest": float(together.min()),
+        "hundredth": float(np.quantile(together, 0.01)),
         "mean": float(together.mean()),
-        "norm": float(lengths[np.argmax(np.abs(lengths - 1))]),
     }
 
 
@@ -240,15 +231,13 @@ def main() -> None:
     if unknown := set(names) - set(NAMES):
         parser.error(f"--dtypes: {', '.join(sorted(unknown))}: not among {', '.join(NAMES)}")
     emulated = not has_tf32(jax.devices()[0])
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if emulated:
-            stack.enter_context(tf32_emulated())
-        job = open_job(args, folder)
+    job = open_job(args)
+    with tf32_emulated() if emulated else contextlib.nullcontext():
         rows, seconds = compare(job, names)
     record = {
         "made": provenance(),
-        "data": args.set if args.data is None or args.set == "voc2007_part" else job.data.name,
+        "data": job.data.name,
+        "classes": len(job.data.classes),
         "network": job.network.spec.name,
         "weights_sha256": job.network.weights_sha256,
         "pictures": {s: len(job.data.split(s)) for s in ("train", "test")},
@@ -301,7 +290,7 @@ def row(dtype: str, how: str, method: str, facts: dict[str, Any]) -> dict[str, A
         d, low, high = (100 * facts[key] for key in ("difference", "low", "high"))
         cells.append(f"{d:+.2f} [{low:+.2f}, {high:+.2f}]")
     if "cosine" in facts:
-        cells.append(f"{facts['cosine']['mean']:.7f} / {facts['cosine']['smallest']:.7f}")
+        cells.append(" / ".join(f"{value:.6f}" for value in facts["cosine"].values()))
     print(f"| {' | '.join(cells)} |", flush=True)
     return {"dtype": dtype, "codebook": how, "method": method, **facts}
 

@@ -3,7 +3,8 @@
 JAX believes what it finds in its cache, and runs it. Therefore
 
 - the folder is the user's alone: made with mode 0700 below the cache folder, one for each kind of
-  processor, whose programs may not run on another. One that others could write to is not used;
+  processor and number of cores, whose programs may not run on another. One that others could write
+  to is not used;
 - a command that ends seals what is there: `SEALS` holds the SHA-256 of every file. The next one
   removes what is not as it was sealed, and programs without a seal (their command was killed, or is
   still at work); they are compiled again;
@@ -131,13 +132,18 @@ def exposed(folder: Path) -> str | None:
 
 
 def processor_kind() -> str:
-    """Return a name for the kind of processor here; of the machine where the system tells none."""
+    """Return a name for the kind of processor here and the cores that may be used of it.
+
+    Programs are compiled for both. Where the system tells no kind, the machine's own name is taken.
+    """
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
         first = ""
     lines = [line for line in first.splitlines() if _PROCESSOR.match(line)] or [platform.node()]
-    return f"{platform.machine()}-{hashlib.sha256('|'.join(lines).encode()).hexdigest()[:12]}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    kind = hashlib.sha256("|".join(lines).encode()).hexdigest()[:12]
+    return f"{platform.machine()}-{kind}-{cores}"
 
 
 def check(folder: Path) -> dict[str, str]:
@@ -158,7 +164,7 @@ def check(folder: Path) -> dict[str, str]:
         sealed = seals.get(name) if isinstance(seals, dict) else None
         if sealed is None and not name.endswith(_PROGRAM):
             continue  # the compiler's own, which another command may be writing
-        if sealed is not None and sealed == file_digest(path):
+        if sealed is not None and sealed == _digest(path):
             believed[name] = sealed
         else:
             path.unlink(missing_ok=True)
@@ -179,16 +185,28 @@ def seal(folder: Path, believed: dict[str, str], failed: set[str]) -> None:
     files = _files(folder)
     for name in [n for n in files if n.rsplit("-", 2)[0] in failed]:
         files.pop(name).unlink(missing_ok=True)
-    states = {name: path.stat() for name, path in files.items()}
+    states = {}
+    for name, path in files.items():
+        with contextlib.suppress(FileNotFoundError):  # by another command
+            states[name] = path.stat()
     size = sum(state.st_size for state in states.values())
-    for name in sorted(files, key=lambda name: states[name].st_mtime_ns):
+    for name in sorted(states, key=lambda name: states[name].st_mtime_ns):
         if size <= MOST_BYTES:
             break
-        size -= states[name].st_size
-        files.pop(name).unlink(missing_ok=True)
-    seals = {name: believed.get(name) or file_digest(path) for name, path in files.items()}
+        size -= states.pop(name).st_size
+        files[name].unlink(missing_ok=True)
+    digests = {name: believed.get(name) or _digest(files[name]) for name in states}
+    seals = {name: digest for name, digest in digests.items() if digest}
     if seals != believed:
         write_file(folder / SEALS, json.dumps(seals, indent=0).encode())
+
+
+def _digest(path: Path) -> str | None:
+    """Return the digest of a file; None where another command has removed it meanwhile."""
+    try:
+        return file_digest(path)
+    except FileNotFoundError:
+        return None
 
 
 def _files(folder: Path) -> dict[str, Path]:

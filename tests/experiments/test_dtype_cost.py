@@ -10,7 +10,7 @@ import pytest
 from helpers import toy
 from helpers.toy_run import know_toy
 
-from mpp_jax.data import open_dataset
+from mpp_jax.data import Dataset, Item
 from mpp_jax.metrics import mean_average_precision
 from mpp_jax.nets import layers
 
@@ -75,27 +75,27 @@ def test_products_round_their_inputs_to_tf32() -> None:
     assert layers.conv2d is usual
 
 
-def test_voc_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_classes_of_many() -> None:
     import dtype_cost
 
-    monkeypatch.setattr(dtype_cost, "VOC_CLASSES", ("bus", "cat"))
-    lists, pictures = tmp_path / "ImageSets" / "Main", tmp_path / "JPEGImages"
-    lists.mkdir(parents=True)
-    states = {"bus": (1, -1, 0, -1), "cat": (-1, 1, 1, 0)}
-    for name, values in states.items():
-        for split, first in (("trainval", 1), ("test", 11)):
-            lines = (f"{first + i:06d} {value:2d}\n" for i, value in enumerate(values))
-            (lists / f"{name}_{split}.txt").write_text("".join(lines))
-    pictures.mkdir()
-    for number in (1, 2, 3, 11, 12, 13):
-        (pictures / f"{number:06d}.jpg").touch()
-    data = open_dataset(dtype_cost.write_voc_list(tmp_path, tmp_path / "voc.csv"))
-    assert data.multi_label
+    labels = [((0,), ()), ((1, 2), ()), ((2,), (1,)), ((0, 2), ()), ((2, 3), (0,)), ((), (2,))]
+    items = tuple(
+        Item(f"{split}{i}", shown, split, ignored=unclear)
+        for split in ("train", "test")
+        for i, (shown, unclear) in enumerate(labels)
+    )
+    whole = Dataset("several", ("ant", "bus", "cat", "dog"), items, multi_label=True)
+    data = dtype_cost.narrowed(whole, ("bus", "cat"), None)
     assert data.classes == ("bus", "cat")
-    for split in ("train", "test"):  # without the fourth, which shows nothing clearly
-        np.testing.assert_array_equal(data.targets(split), [[1, -1], [-1, 1], [0, 1]])
+    for split in ("train", "test"):
+        names = [f"{split}{i}" for i in (1, 2, 3, 4)]  # the others show neither
+        assert [item.id for item in data.split(split)] == names
+        want = [[1, 1], [0, 1], [-1, 1], [-1, 1]]
+        np.testing.assert_array_equal(data.targets(split), want)
+    fewer = dtype_cost.narrowed(whole, ("bus", "cat"), 1)
+    assert 1 <= len(fewer.split("test")) <= 2
     rng = np.random.default_rng(1)
-    one, other = rng.normal(size=(2, 3, 2))
+    one, other = rng.normal(size=(2, 4, 2))
     found = dtype_cost.paired(one, other, data)
     figures = [mean_average_precision(s, data.targets("test")) for s in (one, other)]
     assert found["difference"] == pytest.approx(figures[0] - figures[1])
