@@ -113,8 +113,9 @@ def resident(vectors: Vectors, room: int | None = None) -> Vectors:
         room = (memory or {}).get("bytes_limit", 0) // 4
     if isinstance(vectors, jax.Array) or 4 * n * d > room:
         return vectors
-    whole = [vectors] if _is_array(vectors) else [*_row_blocks(vectors, "vectors")]
-    return jnp.concatenate([jnp.asarray(block, jnp.float32) for block in whole])
+    given = [vectors] if _is_array(vectors) else _row_blocks(vectors, "vectors")
+    parts = [jnp.asarray(block, jnp.float32) for block in given]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
 def column_blocks(
