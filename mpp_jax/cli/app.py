@@ -216,7 +216,7 @@ def evaluate(
     console = Console(quiet)
     pictures = None
     if data is not None:
-        opening.check_outside(data, out)
+        opening.check_outside(data, out, None if scores is None else Path(scores))
         pictures = opening.open_data(data, options, console, to_train=False)
     return stages.evaluate(model, store, out, console, pictures=pictures, scores=scores)
 

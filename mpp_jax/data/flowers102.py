@@ -13,15 +13,18 @@ ICVGIP 2008.)
 """
 
 import io
+import math
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from mpp_jax.data.archives import Archive, Asked, amount_notes, find_archive
-from mpp_jax.data.dataset import Dataset, Item, make_dataset
+from mpp_jax.data.dataset import DataError, Dataset, Item, make_dataset
 
 SPLITS: Final = {"trnid": 1020, "valid": 1020, "tstid": 6149}
+MAX_NUMBERS: Final = 10**6
+"""Most numbers of a variable of the MATLAB files; the official ones have 8,189."""
 _ALIASES = {"train": "trnid", "val": "valid", "validation": "valid", "test": "tstid"}
 _USUAL = {"train": "trnid+valid", "test": "tstid"}
 
@@ -131,11 +134,18 @@ def _numbers(archive: Archive, name: str, wanted: tuple[str, ...]) -> dict[str, 
     Raises:
         DataError: no such file or variable, a damaged one, or one that holds no whole numbers.
     """
-    from scipy.io import loadmat  # heavy import
+    from scipy.io import loadmat, whosmat  # heavy import
 
     content = archive.content(archive.root / name)
     try:
+        # What is announced is known before anything is made of it.
+        announced = {variable: shape for variable, shape, _ in whosmat(io.BytesIO(content))}
+        large = [v for v in wanted if math.prod(announced.get(v, ())) > MAX_NUMBERS]
+        if large:
+            archive.fail(f"{large[0]!r} in {name!r} holds more than {MAX_NUMBERS:,} numbers")
         held = loadmat(io.BytesIO(content), variable_names=wanted)
+    except DataError:
+        raise
     except Exception as error:  # scipy's readers raise almost any type on damaged files
         what = " ".join(str(error).split()) or type(error).__name__
         archive.fail(f"{name!r} is no MATLAB file that can be read ({what})")

@@ -132,7 +132,7 @@ def open_caltech101(path: Path, asked: Asked) -> Dataset:
             "compare with published ones"
         )
     return make_dataset(
-        "caltech101",
+        _drawn_name("caltech101", asked),
         [folder.name for folder in classes],
         items,
         multi_label=False,
@@ -175,7 +175,7 @@ def open_scene15(path: Path, asked: Asked) -> Dataset:
     train = asked.train_per_class or _SCENE_TRAIN
     items = _drawn(archive, walk, folders, train, None, asked.seed)
     return make_dataset(
-        "scene15",
+        _drawn_name("scene15", asked),
         [folder.name for folder in folders],
         items,
         multi_label=False,
@@ -198,6 +198,11 @@ def _is_scene15(folder: Path) -> bool:
         return _is_divided(folder) or len(class_folders(folder)) == _SCENE_CLASSES
     except OSError:
         return False
+
+
+def _drawn_name(name: str, asked: Asked) -> str:
+    number = asked.train_per_class
+    return name if number is None else f"{name} ({number} of each class)"
 
 
 def _drawn(

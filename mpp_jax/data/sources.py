@@ -94,7 +94,10 @@ def open_dataset(
     elif prefix:
         if not place:
             raise DataError(f"{text}: no folder; write {prefix}:PATH")
-        dataset = OPENERS[prefix](expanded(place), asked)
+        try:
+            dataset = OPENERS[prefix](expanded(place), asked)
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
     else:
         path = expanded(text)
         if path.is_dir():

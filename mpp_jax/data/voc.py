@@ -59,8 +59,8 @@ def open_voc(path: Path, asked: Asked) -> Dataset:
             and so may the labels.
 
     Returns:
-        A multi-label data set named after the folder; ids are ``JPEGImages/<id>.jpg``. To be
-        trained on, it leaves classes out that no training picture shows, with a warning.
+        A multi-label data set named after the folder; ids are ``JPEGImages/<id>.jpg``. Classes that
+        no training picture shows are left out, with a warning.
 
     Raises:
         DataError: one line that says what is missing or damaged, how often and where first.
@@ -92,11 +92,11 @@ def open_voc(path: Path, asked: Asked) -> Dataset:
         archive.check_apart(parts["train"].labels, parts["test"].labels, said)
     classes = _classes(archive, splits, parts)
     warnings = []
-    if asked.to_train:
-        shown = _shown(parts["train"])
-        if untrained := [name for name in classes if name not in shown]:
-            classes = [name for name in classes if name in shown]
-            warnings.append(f"{listed_classes(untrained)} without a training picture, left out")
+    shown = _shown(parts["train"]) if "train" in parts else set()
+    untrained = [name for name in classes if name not in shown]
+    if untrained and (asked.to_train or shown):  # as it is, or will be, trained on
+        classes = [name for name in classes if name in shown]
+        warnings.append(f"{listed_classes(untrained)} without a training picture, left out")
     items = _items(archive, classes, parts, objects)
     usual = splits in ({"train": "trainval", "test": "test"}, {"test": "test"})
     title = archive.root.resolve().name

@@ -176,6 +176,7 @@ def test_caltech101(tmp_path):
     assert data == open_dataset(f"caltech101:{tmp_path}")  # the folder above
     assert ids(data, "train") != ids(open_dataset(place, seed=1), "train")
     fewer = open_dataset(place, train_per_class=5)
+    assert fewer.name == "caltech101 (5 of each class)"
     assert set(ids(fewer, "train")) < set(ids(data, "train"))  # the first of the same order
     assert len(fewer.split("test")) == 50 + 26
     assert len(open_dataset(place, limit_per_class=2).items) == 2 * 2 + 2 + 1

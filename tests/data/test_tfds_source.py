@@ -114,9 +114,9 @@ def _environment(monkeypatch, data_dir):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
 
 
-def mistake(spec: str) -> str:
+def mistake(spec: str, **options: str) -> str:
     with pytest.raises(DataError) as caught:
-        open_dataset(spec)
+        open_dataset(spec, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -158,6 +158,18 @@ def test_validation_is_test_where_test_is_absent_or_withheld():
     data = open_dataset("tfds:tiny_withheld")
     assert [i.id.split("/")[0] for i in data.split("test")] == ["validation"] * 2
     assert any("withheld" in note for note in data.notes)
+
+
+def test_splits_that_the_user_names():
+    data = open_dataset("tfds:tiny_splits", split_test="validation")
+    assert data.name == "tiny_splits (train: train, test: validation)"
+    assert [i.id.split("/")[0] for i in data.items] == ["train"] * 5 + ["validation"] * 2
+    data = open_dataset("tfds:tiny_splits", split_train="train+test", split_test="validation")
+    assert len(data.split("train")) == 8
+    assert "no split 'dev', only 'train', " in mistake("tfds:tiny_splits", split_train="dev")
+    line = mistake("tfds:tiny_splits", split_train="train+validation", split_test="validation")
+    assert "'validation' is named twice (train, test)" in line
+    assert "without label (-1)" in mistake("tfds:tiny_withheld", split_train="train")
 
 
 def test_train_only_is_split_by_seed():
