@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,8 @@ class _Picture:
 
 class DiskCache:
     """The stored activations of one network and pyramid: an `ActivationSource`."""
+
+    rounded: ClassVar[str | None] = "float16"
 
     def __init__(self, folder: Path, network: Network, pyramid: Pyramid) -> None:
         """Use (and make, when there is something to keep) a folder."""

@@ -6,7 +6,7 @@ An `ActivationSource` is all that the method asks for: `Extractor` computes, `Me
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,14 @@ class Described(NamedTuple):
 
 
 class ActivationSource(Protocol):
-    """Where activations come from."""
+    """Where activations come from.
+
+    Attributes:
+        rounded: the format that they were rounded to before anybody reads them, None for none:
+            vectors that are compared must not differ in it.
+    """
+
+    rounded: ClassVar[str | None]
 
     def describe(
         self, items: Sequence[Item], wants: Wants, on_skip: Callable[[Skipped], object]
@@ -98,6 +105,8 @@ class Extractor:
         network: the network.
         pyramid: scales, layer and resize.
     """
+
+    rounded: ClassVar[str | None] = None
 
     network: Network
     pyramid: Pyramid

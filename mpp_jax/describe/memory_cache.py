@@ -6,7 +6,7 @@ source of the first pass, the cache itself that of the second.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class MemoryCache:
         room: bytes that are left.
         batches: those that are kept.
     """
+
+    rounded: ClassVar[str | None] = None
 
     def __init__(self, source: ActivationSource, room: int, later: Wants) -> None:
         """Start empty, with room for so many bytes."""
@@ -87,6 +89,8 @@ class MemoryCache:
 @dataclass(frozen=True)
 class Recorder:
     """Describes pictures for the first pass of a `MemoryCache`, which keeps what it can."""
+
+    rounded: ClassVar[str | None] = None
 
     cache: MemoryCache
 

@@ -183,7 +183,8 @@ def encode_dataset(
         weights_sha256=network.weights_sha256,
         codebook_sha256=atoms_digest(codebooks, atoms),
         config=encoding_settings(config, code_of(config, network.spec))
-        | {"features": {name: part.sha256 for name, part in external.items()}},
+        | {"features": {name: part.sha256 for name, part in external.items()}}
+        | ({"activations": activations.rounded} if activations.rounded else {}),
         shard_size=SHARD_SIZE,
         mended=decodable,
         content=contents.now,

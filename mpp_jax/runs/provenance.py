@@ -224,6 +224,7 @@ def check_store(store: Store, codebooks: Codebooks, made: Provenance) -> None:
     }
     found = {key: store.manifest[key] for key in ("network", "weights_sha256")} | store.config
     features = found.pop("features", {})
+    found.pop("activations", None)  # rounded or not: it matters within a store
     # A model may have been trained on some of the methods, and so of the code, alone.
     code = found.pop("code", {})
     found |= {"code": {k: v for k, v in code.items() if k in made.code}} if made.code else {}

@@ -187,3 +187,19 @@ def test_corrected_labels_reach_a_finished_store(done: Finished, tmp_path: Path)
     assert Store.open(store).classes == ("blue", "crimson", "green", "red")
     after = store_bytes(store)
     assert [name for name in before if before[name] != after[name]] == ["manifest.json"]
+
+
+def test_rounded_and_other_activations_do_not_mix(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    """What comes from a folder of activations is rounded to float16: other vectors."""
+    cached = ["--cache", tmp_path / "cache"]
+    ok(*encode_command(data, tmp_path / "plain", done))
+    before = store_bytes(tmp_path / "plain")
+    line = refused(*encode_command(data, tmp_path / "plain", done), *cached)
+    assert 'config.activations was null, now "float16"' in line
+    assert store_bytes(tmp_path / "plain") == before
+    ok(*encode_command(data, tmp_path / "rounded", done), *cached)
+    ok("train", tmp_path / "rounded", "--out", tmp_path / "model")
+    for store in ("plain", "rounded"):  # each is one of its own, and of use to either's model
+        ok("evaluate", tmp_path / "model", tmp_path / store, "--out", tmp_path / f"{store}-results")
