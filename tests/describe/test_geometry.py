@@ -6,7 +6,7 @@ import pytest
 
 from mpp_jax.describe.geometry import format_geometry, geometry_table
 from mpp_jax.nets import NETWORKS
-from mpp_jax.nets.conv import DIRECT
+from mpp_jax.nets.forms import Forms
 from mpp_jax.nets.network import LayerStack, Network, param_shapes
 from mpp_jax.nets.spec import map_size
 from mpp_jax.weights.fit import parameter_count
@@ -55,7 +55,7 @@ def test_the_arithmetic_is_what_the_network_does(name, mode):
     params = param_shapes(spec)
     height, width = spec.side + 31, 2 * spec.side + (5 if mode == "floor" else 86)
     x = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    out = jax.eval_shape(LayerStack(spec, formulation=DIRECT).apply, {"params": params}, x)
+    out = jax.eval_shape(LayerStack(spec, Forms()).apply, {"params": params}, x)
     assert set(out) == set(spec.layer_names)
     for layer, value in out.items():
         want = (map_size(spec, height, layer), map_size(spec, width, layer))
@@ -72,7 +72,7 @@ def test_the_arithmetic_is_what_the_network_does(name, mode):
 def test_the_descriptor_map_has_a_place_for_every_position(name):
     spec = NETWORKS[name]
     vector = jax.ShapeDtypeStruct((3,), jnp.float32)
-    network = Network(param_shapes(spec), vector, vector, None, spec, formulation=DIRECT)
+    network = Network(param_shapes(spec), vector, vector, None, spec, forms=Forms())
     x = jax.ShapeDtypeStruct((2, 322, 500, 3), jnp.float32)
     for layer in (spec.default_layer, spec.descriptor_layers[0]):
         got = jax.eval_shape(lambda n, v, which=layer: n.descriptors(v, which), network, x)
@@ -84,7 +84,7 @@ def test_the_descriptor_map_has_a_place_for_every_position(name):
 def test_the_parameters_are_those_that_linen_would_make(name):
     spec = NETWORKS[name]
     x = jax.ShapeDtypeStruct((1, spec.side, spec.side, 3), jnp.float32)
-    made = jax.eval_shape(LayerStack(spec, formulation=DIRECT).init, jax.random.key(0), x)["params"]
+    made = jax.eval_shape(LayerStack(spec, Forms()).init, jax.random.key(0), x)["params"]
     assert jax.tree.map(lambda v: v.shape, made) == jax.tree.map(
         lambda v: v.shape, param_shapes(spec)
     )
