@@ -63,13 +63,15 @@ def picture_bytes(network: Network, pyramid: Pyramid) -> int:
     Twice the largest pair of neighbouring activation maps: compilers keep copies in other layouts.
     """
     spec: NetSpec = network.spec
-    layer = spec.layer(pyramid.layer).name
+    layer = spec.layer(pyramid.layer)
     side = scale_side(spec.side, max(pyramid.scales), pyramid.rounding)
-    below = [item.name for item in spec.layers[: spec.index(layer) + 1]]
+    names = [item.name for item in spec.layers]
+    below = names[: names.index(layer.name) + 1] if layer.name in names else []  # none of SIFT
     maps = [side**2 * 3]
     maps += [map_size(spec, side, name) ** 2 * map_channels(spec, name) for name in below]
+    maps.append(spec.positions(side, layer.name) ** 2 * layer.channels)
     pairs = [a + b for a, b in itertools.pairwise(maps)]
-    return 2 * max(pairs, default=maps[0]) * int(network.dtype.itemsize)
+    return 2 * max(pairs, default=maps[0]) * np.dtype(network.dtype).itemsize
 
 
 def free_bytes() -> int | None:
@@ -113,7 +115,7 @@ def batch_size(network: Network, pyramid: Pyramid) -> int:
 
 
 def _key(network: Network, pyramid: Pyramid) -> Hashable:
-    return network.spec, str(network.dtype), pyramid, device_count()
+    return network.spec, np.dtype(network.dtype).name, pyramid, device_count()
 
 
 def batches_at_once() -> int:

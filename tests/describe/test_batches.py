@@ -13,7 +13,9 @@ from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item
 from mpp_jax.describe import batches
 from mpp_jax.describe.batches import Plan, over_batches, picture_bytes, plan
+from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.nets.registry import get_spec
+from mpp_jax.nets.sift import sift_network
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +70,13 @@ def test_as_many_as_fit(monkeypatch):
         assert plan(network, pyramid) == Plan(batch, batch * each, free)
     assert plan(network, Pyramid((0, 1, 2), "fire2", batch=64)).batch == 64  # as was asked for
     assert "batches of 1; about 0.0 GiB at a time of 0.0 GiB" in str(plan(network, pyramid))
+
+
+def test_dense_sift_has_no_layers():
+    network = sift_network()
+    each = picture_bytes(network, Pyramid((0, 2)))
+    assert each >= 2 * 4 * scale_side(network.spec.side, 2) ** 2 * 3
+    assert plan(network, Pyramid((0, 2))).batch == 1
 
 
 def test_the_largest_scale_of_caffenet_fits_many():
