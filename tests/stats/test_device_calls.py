@@ -8,7 +8,7 @@ import pytest
 from mpp_jax.stats import fixed_point, seeding
 from mpp_jax.stats.chunks import open_data, sample_rows
 from mpp_jax.stats.gmm import fit_gmm
-from mpp_jax.stats.kmeans import fit_kmeans, sum_by_cluster
+from mpp_jax.stats.kmeans import assign_step, fit_kmeans, sum_by_cluster
 
 N, D, K = 2011, 7, 4  # a shape of its own: nothing is compiled yet
 RNG = np.random.default_rng(0)
@@ -107,3 +107,15 @@ def test_kmeans_with_products(monkeypatch):
     assert used
     np.testing.assert_allclose(others, centres, atol=1e-4)
     np.testing.assert_allclose(told.inertia[:6], info.inertia[:6], rtol=1e-5)
+
+
+def test_steps_are_lowered_for_gpus_without_scatters(monkeypatch):
+    """As far as it goes without one: sums are products, which come out the same each time."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((K, D), (N, D), (N,))]
+    step = jax.jit(lambda centres, x, mask: assign_step(centres, x, mask))
+    text = jax.export.export(step, platforms=["cuda"])(*shapes).mlir_module()
+    assert "stablehlo.scatter" not in text
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) == 2
+    assert all("HIGHEST" in line for line in products)

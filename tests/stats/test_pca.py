@@ -268,6 +268,23 @@ def test_filtered_of_float64():
         np.testing.assert_allclose(found.explained_variance, exact.explained_variance, rtol=1e-8)
 
 
+def test_filtered_is_lowered_for_gpus():
+    """As far as it goes without one; nothing of size D x D is factorised."""
+    with jax.enable_x64(True):
+        matrix, start = (jax.ShapeDtypeStruct((4096, n), jnp.float64) for n in (4096, 160))
+        program = jax.export.export(eigen.top_filtered, platforms=["cuda"])(
+            matrix, start, n_components=128, resolution=1e-6
+        )
+    assert [leaf.shape for leaf in program.out_avals[:2]] == [(128,), (128, 4096)]
+    lines = program.mlir_module().splitlines()
+    factorised = [line for line in lines if "custom_call" in line and "tensor<4096x" in line]
+    assert factorised  # the QR of the block
+    assert not any("tensor<4096x4096x" in line for line in factorised)
+    products = [line for line in lines if "stablehlo.dot_general" in line]
+    assert products
+    assert all("HIGHEST" in line for line in products)
+
+
 def test_the_solver_goes_by_the_backend(monkeypatch):
     data = open_data(np.zeros((3, 2000), np.float32))
     assert module._suitable_solver(data, 16)[0] == "subspace"
