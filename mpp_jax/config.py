@@ -6,13 +6,15 @@ functions and be compared, and they turn into JSON with `to_dict`.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 Fidelity = Literal["paper", "author"]
 Resampling = Literal["bilinear", "bicubic"]
 Rounding = Literal["ceil", "round"]
 L2 = Literal["none", "before", "both"]
 Dtype = Literal["auto", "float32", "tf32", "bfloat16"]
+Solver = Literal["auto", "gram", "streamed", "primal"]
+AUTO: Final = "auto"
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:
@@ -85,20 +87,55 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Svm:
-    """The one-versus-rest hinge SVM: 0.5 |w|^2 + C sum hinge, bias regularised."""
+    """The one-versus-rest hinge SVM: 0.5 |w|^2 + C sum hinge, bias regularised.
 
-    c: float = 10.0
+    Attributes:
+        c: the cost C; "auto" chooses among `cs` by cross-validation on the training pictures.
+        tolerance: relative duality gap at which a class is done.
+        max_iterations: of the solvers with a Gram matrix.
+        solver: "gram": a Gram matrix from vectors in memory; "streamed": one from vectors read by
+            blocks; "primal": mini-batches read from disk; "auto": by memory, see
+            `mpp_jax.runs.solvers`.
+        max_epochs: of the primal solver.
+        cs: what "auto" chooses among.
+        folds: of the cross-validation, for C and for probabilities.
+        probabilities: fit a sigmoid for each class to cross-validated training scores.
+    """
+
+    c: float | Literal["auto"] = 10.0
     tolerance: float = 1e-3
     max_iterations: int = 20_000
+    solver: Solver = "auto"
+    max_epochs: int = 200
+    cs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
+    folds: int = 5
+    probabilities: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.c < float("inf"):
-            raise ValueError(f"c must be positive and finite, got {self.c}")
+        if self.c != AUTO and not _is_cost(self.c):
+            raise ValueError(f"c must be positive and finite, got {self.c!r}; or auto")
+        if not self.cs or not all(map(_is_cost, self.cs)):
+            raise ValueError(f"cs must be positive and finite, got {self.cs}")
+        _check_choice("solver", self.solver, Solver)
+        if self.folds < 2 or self.max_epochs < 1:
+            raise ValueError(
+                f"folds must be at least 2 and max_epochs at least 1, got {self.folds} and "
+                f"{self.max_epochs}"
+            )
         if not self.tolerance > 0 or self.max_iterations < 1:
             raise ValueError(
                 f"tolerance must be positive and max_iterations at least 1, got {self.tolerance} "
                 f"and {self.max_iterations}"
             )
+
+    @property
+    def cross_validated(self) -> bool:
+        """Whether folds of the training pictures are trained."""
+        return self.c == AUTO or self.probabilities
+
+
+def _is_cost(c: Any) -> bool:
+    return isinstance(c, int | float) and 0 < c < float("inf")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from mpp_jax.stats.kmeans import sum_by_cluster
 from mpp_jax.stats.mixture import log_prob, responsibilities
 from mpp_jax.stats.pca import pca_inverse
 from mpp_jax.stats.seeding import kmeans_plus_plus
-from mpp_jax.svm import gram_scores
-from mpp_jax.svm.gram import resident
+from mpp_jax.svm import cross_validate_svm_primal, fit_svm, fit_svm_primal, gram_scores
+from mpp_jax.svm.blocks import resident
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
@@ -72,11 +72,26 @@ FACE = {
     "vlad": lambda: mpp.vlad(X, X[:3]),
 }
 
+
+class Reader:
+    """Rows that are read when they are asked for."""
+
+    shape = X.shape
+
+    def __getitem__(self, rows):
+        return X[rows]
+
+
 BESIDE = {
+    "cross_validate_svm_primal": lambda: cross_validate_svm_primal(
+        X, Y, [1.0], 2, key=KEY, max_epochs=2
+    ),
     "fisher_vector, direct": lambda: mpp.fisher_vector(X, NARROW),
     "fisher_vectors": lambda: fisher_vectors(X[None], GMM),
     "fisher_vectors in groups": lambda: fisher_vectors(np.stack([X] * 3), GMM, batch=2),
     "fit_pca on the device": lambda: mpp.fit_pca(WIDE, 2, solver="filtered"),
+    "fit_svm of a reader": lambda: fit_svm(Reader(), Y),
+    "fit_svm_primal of a reader": lambda: fit_svm_primal(Reader(), Y, key=KEY, max_epochs=2),
     "fit_gmm of a stream": lambda: mpp.fit_gmm(KEY, [X[:30], X[30:]], 2),
     "gram_scores": lambda: gram_scores(GRAM, Y * 0.5),
     "kmeans_plus_plus": lambda: kmeans_plus_plus(KEY, X, 3),

@@ -9,7 +9,6 @@ from mpp_jax import __version__
 from mpp_jax.cli.errors import OneLineErrors, faces_user
 from mpp_jax.cli.options import (
     PATH,
-    c_option,
     data_options,
     devices_option,
     extra_options,
@@ -19,6 +18,7 @@ from mpp_jax.cli.options import (
     pooling_option,
     quiet_option,
     scales_option,
+    svm_options,
     weights_option,
 )
 from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
@@ -60,7 +60,7 @@ def main() -> None:
 @pooling_option
 @plugin_option
 @extra_options
-@c_option
+@svm_options
 @data_options
 @click.option(
     "--maps",
@@ -170,18 +170,23 @@ def encode(
 @click.option("--out", required=True, type=PATH, help="Folder for the model.")
 @pooling_option
 @plugin_option
-@c_option
+@svm_options
 @devices_option
 @quiet_option
 @faces_user
 def train(
-    store: Path, out: Path, pooling: tuple[str, ...] | None, c: float | None, quiet: bool
+    store: Path, out: Path, pooling: tuple[str, ...] | None, quiet: bool, **options: Any
 ) -> int:
-    """Train one-versus-rest SVMs on the encodings in STORE."""
+    """Train one-versus-rest SVMs on the encodings in STORE.
+
+    Settings that are not given are those that STORE was made with. Sets of any size train: where
+    the vectors or their Gram matrix do not fit in memory, they are read from STORE (--solver).
+    """
     from mpp_jax.cli import stages
     from mpp_jax.cli.console import Console
 
-    return stages.train(store, out, Console(quiet), methods=pooling, c=c)
+    given = {name: value for name, value in options.items() if value is not None}
+    return stages.train(store, out, Console(quiet), methods=pooling, svm=given)
 
 
 @main.command()

@@ -8,10 +8,12 @@ from typing import Any, get_args
 
 import click
 
-from mpp_jax.config import Dtype, Run, preset, with_fidelity
+from mpp_jax.config import AUTO, Dtype, Run, preset, with_fidelity
 from mpp_jax.nets.registry import DEFAULT_NETWORK
 
 PATH = click.Path(path_type=Path)
+SVM_OPTIONS = ("c", "folds", "probabilities", "solver")
+"""Options that are settings of the machines, by the same names."""
 
 
 def read_scales(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
@@ -52,6 +54,21 @@ def read_features(
             raise click.BadParameter(f"{text!r}: write NAME=FILE, each name once")
         files[name.lower()] = Path(file)
     return files
+
+
+def read_cost(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> float | str | None:
+    """Read a positive number, or "auto"."""
+    if text is None or text.lower() == AUTO:
+        return text and AUTO
+    try:
+        cost = float(text)
+    except ValueError:
+        cost = 0.0
+    if not 0 < cost < float("inf"):
+        raise click.BadParameter(f"{text!r}: give a positive number, or auto")
+    return cost
 
 
 def read_file(
@@ -257,10 +274,36 @@ extra_options = _options(
         "run.",
     ),
 )
-c_option = click.option(
-    "--c",
-    type=click.FloatRange(min=0, min_open=True),
-    help="SVM cost: 0.5 |w|^2 + C sum hinge. [default: 10]",
+svm_options = _options(
+    click.option(
+        "--c",
+        callback=read_cost,
+        metavar="NUMBER|auto",
+        help="SVM cost: 0.5 |w|^2 + C sum hinge. auto chooses, for each representation, among "
+        f"{', '.join(f'{c:g}' for c in Run().svm.cs)} by folds of the training pictures. "
+        "[default: 10]",
+    ),
+    click.option(
+        "--folds",
+        type=click.IntRange(min=2),
+        metavar="N",
+        help="Folds of --c auto and --probabilities, drawn with the run's seed, each class shared "
+        "out evenly. [default: 5]",
+    ),
+    click.option(
+        "--probabilities/--no-probabilities",
+        default=None,
+        help="Fit a sigmoid for each class to the scores of held-out folds, so that `predict` "
+        "gives probabilities as well.",
+    ),
+    click.option(
+        "--solver",
+        type=click.Choice(["auto", "gram", "streamed", "primal"]),
+        help="How machines are trained: gram holds all training vectors in memory, streamed reads "
+        "them by blocks for the same Gram matrix (N x N), primal reads mini-batches and needs no "
+        "such matrix. auto takes the first for which there is memory, and says so. "
+        "[default: auto]",
+    ),
 )
 
 
@@ -271,7 +314,7 @@ _PLACES = {
     "l2": ("encoder", "l2"),
     "scales": ("pyramid", "scales"),
     "layer": ("pyramid", "layer"),
-    "c": ("svm", "c"),
+    **{name: ("svm", name) for name in SVM_OPTIONS},
     "pooling": ("", "pooling"),
     "seed": ("", "seed"),
     "dtype": ("", "dtype"),

@@ -38,11 +38,22 @@ def predict(
     prediction = model.predict(items, method)
     ranked = [prediction.ranked(i, top) for i in range(len(items))]
 
+    def found(i: int) -> list[dict[str, Any]]:
+        chosen: list[dict[str, Any]] = [{"class": name, "score": s} for name, s in ranked[i]]
+        if prediction.probabilities is not None:
+            row = dict(zip(model.classes, prediction.probabilities[i].tolist(), strict=True))
+            chosen = [one | {"probability": row[one["class"]]} for one in chosen]
+        return chosen
+
     def entry(i: int) -> dict[str, Any]:
-        return {"classes": [{"class": name, "score": value} for name, value in ranked[i]]}
+        return {"classes": found(i)}
 
     def lines(i: int) -> str:
-        scores = (f"{name} {value:+.3f}" for name, value in ranked[i])
+        scores = (
+            f"{one['class']} {one['score']:+.3f}"
+            + (f" ({one['probability']:.1%})" if "probability" in one else "")
+            for one in found(i)
+        )
         return f"{one_line(items[i].id)}: " + ", ".join(scores)
 
     return _answer(items, prediction.skipped, made, entry, lines, as_json, console)

@@ -1,7 +1,10 @@
 """What the commands of the method's stages do, once the command line has been read."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -83,6 +86,7 @@ def _run(job: Job, console: Console, maps: int) -> int:
     skips = known + skips + _dataset_skips(job.data)
     try:
         model = _train(store, codebooks, made, job.config.pooling, job.out / "model", console)
+        write_config(job.out, model.provenance)  # with the solver that was taken
         gallery = None
         if maps:
             with console.stage("confidence maps"):
@@ -190,17 +194,16 @@ def train(
     console: Console,
     *,
     methods: tuple[str, ...] | None = None,
-    c: float | None = None,
+    svm: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
-    """Train SVMs on stored encodings."""
+    """Train SVMs on stored encodings; settings of ``svm`` replace those of the store."""
     opened = Store.open(store)
     codebooks, made = open_codebooks_of(opened)
     config = made.config
     if methods:
         names = dict.fromkeys(made.method_name(method) for method in methods)
         config = replace(config, pooling=tuple(names))
-    if c is not None:
-        config = replace(config, svm=replace(config.svm, c=c))
+    config = replace(config, svm=replace(config.svm, **svm))
     with exclusive(out):
         _train(opened, codebooks, replace(made, config=config), config.pooling, out, console)
     console.print_table()
@@ -218,11 +221,14 @@ def _train(
     check_place(out, MODEL)
     model, infos = pipeline.train(store, codebooks, made, methods, watcher=console)
     for method, info in infos.items():
+        trained = model.trained[method]
+        if trained.folds is not None:
+            console.say(f"svm {method}: {trained.summary()}")
         gap, worst = float(np.max(info.relative_gap)), int(np.max(info.iterations))
         note = "" if info.converged.all() else " (iteration limit reached)"
         console.say(f"svm {method}: relative duality gap {gap:.1e} after {worst} iterations{note}")
     save_model(out, model)
-    write_config(out, made)
+    write_config(out, model.provenance)
     console.say(f"model on {made_with(made.network, made.weights_sha256)}")
     console.wrote("model", out)
     return model
@@ -285,6 +291,7 @@ def _evaluate(
         "weights_sha256": made.weights_sha256,
         "config": made.config.to_dict(),
         "results": table,
+        "training": {method: model.trained[method].to_dict() for method in model.trained},
         "seconds": dict(console.seconds),
         "waiting": {name: dict(waits) for name, waits in console.waits.items() if waits},
         "pictures": {

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mpp_jax.runs.training import Trained
+
 PictureSource = str | Path | Callable[[], Any]
 """A picture's path, or a function that returns its path, its encoded bytes or uint8 (H, W, 3)."""
 
@@ -221,7 +223,8 @@ def false_positives(
 def config_groups(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the configuration as groups of (dotted name, value); plain values stand in "run".
 
-    Scales are counted from 1, as on the command line.
+    Scales are counted from 1, as on the command line. The last group, "trained", has each method's
+    C and held-out folds, where ``metrics`` tell of them.
     """
     held = metrics["config"] if isinstance(metrics["config"], dict) else {}
     nested = {k: v for k, v in held.items() if isinstance(v, dict) and v}
@@ -229,7 +232,10 @@ def config_groups(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str,
         nested["pyramid"] = nested["pyramid"] | {"scales": [scale + 1 for scale in scales]}
     run = {k: v for k, v in held.items() if k not in nested}
     run |= {key: metrics[key] for key in ("data", "network", "weights_sha256")}
-    return [("run", _flat(run))] + [(name, _flat(nested[name])) for name in sorted(nested)]
+    groups = [("run", _flat(run))] + [(name, _flat(nested[name])) for name in sorted(nested)]
+    trained = metrics.get("training") or {}
+    rows = [(name, Trained.from_dict(entry).summary()) for name, entry in trained.items()]
+    return groups + ([("trained", rows)] if rows else [])
 
 
 def _flat(held: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -15,11 +15,12 @@ from mpp_jax.data.decode import convert_picture
 from mpp_jax.describe.dense import DEFAULT
 from mpp_jax.nets import Network
 from mpp_jax.runs.provenance import Provenance, damage_reported
+from mpp_jax.runs.training import Trained
 from mpp_jax.runs.vectors import encode_whole
 from mpp_jax.stats.codebook import FISHER, Codebook, Codebooks
 from mpp_jax.storage.bundle import read_bundle, write_bundle
 from mpp_jax.storage.codebooks import codebook_arrays, codebook_record, codebooks_from
-from mpp_jax.svm import LinearSVM, svm_scores
+from mpp_jax.svm import LinearSVM, PlattScaling, platt_probabilities, svm_scores
 from mpp_jax.weights.load import load_network
 
 MODEL = "mpp-jax-model"
@@ -35,11 +36,14 @@ class Prediction(NamedTuple):
         classes: (L,) names, the order of the columns.
         scores: (N, L) float32 SVM scores; rows of pictures that could not be read are NaN.
         skipped: those pictures, with the reason, in their order.
+        probabilities: (N, L) float64 of the classes, NaN like scores; those of exclusive classes
+            add up to one. None where the model was trained without ``--probabilities``.
     """
 
     classes: tuple[str, ...]
     scores: np.ndarray
     skipped: tuple[Skipped, ...]
+    probabilities: np.ndarray | None = None
 
     def ranked(self, row: int, top: int | None = None) -> list[tuple[str, float]]:
         """Return (class, score) of one picture, best first; empty where it could not be read."""
@@ -60,6 +64,10 @@ class Model:
         classes: (L,) names.
         primary: the representation used unless another is named.
         network: loaded weights, for `predict`; None where only stored encodings are scored.
+        trained: how the machines were trained, by representation; empty in models of earlier
+            versions of this program.
+        platt: sigmoids that turn scores into probabilities, by representation; empty without.
+        exclusive: whether a picture has exactly one class.
     """
 
     provenance: Provenance
@@ -68,6 +76,9 @@ class Model:
     classes: tuple[str, ...]
     primary: str
     network: Network | None = field(default=None, repr=False)
+    trained: dict[str, Trained] = field(default_factory=dict, repr=False)
+    platt: dict[str, PlattScaling] = field(default_factory=dict, repr=False)
+    exclusive: bool = True
 
     @property
     def codebook(self) -> Codebook | None:
@@ -128,7 +139,27 @@ class Model:
         for index, vectors in encoded:
             if len(index):
                 scores[index] = np.asarray(svm_scores(self.svms[name], vectors))
-        return Prediction(self.classes, scores, tuple(sorted(skipped)))
+        probabilities = self.probabilities(scores, name)
+        return Prediction(self.classes, scores, tuple(sorted(skipped)), probabilities)
+
+    def probabilities(self, scores: np.ndarray, method: str | None = None) -> np.ndarray | None:
+        """Return probabilities (N, L) float64 of scores (N, L); None where there are no sigmoids.
+
+        Args:
+            scores: of this model's machines; rows with NaN stay NaN.
+            method: their representation; None for the primary one.
+
+        Raises:
+            ValueError: an unknown representation, or scores of other classes.
+        """
+        platt = self.platt.get(self.method(method))
+        if platt is None:
+            return None
+        scores = np.asarray(scores)
+        found = np.full(scores.shape, np.nan)
+        known = ~np.isnan(scores).any(axis=-1)
+        found[known] = platt_probabilities(platt, scores[known], exclusive=self.exclusive)
+        return found
 
 
 def picture_item(number: int, picture: Picture | Item) -> Item:
@@ -153,11 +184,15 @@ def save_model(folder: Path, model: Model) -> None:
     """
     svms = {name: svm._asdict() for name, svm in model.svms.items()}
     arrays = {"svms": svms, **codebook_arrays(model.codebooks)}
+    if model.platt:
+        arrays["platt"] = {name: platt._asdict() for name, platt in model.platt.items()}
     record = model.provenance.to_dict() | {
         "classes": list(model.classes),
         "methods": list(model.svms),
         "primary": model.primary,
         "codebooks": codebook_record(model.codebooks),
+        "exclusive": model.exclusive,
+        "trained": {name: trained.to_dict() for name, trained in model.trained.items()},
     }
     write_bundle(folder, MODEL, arrays, record)
 
@@ -174,11 +209,22 @@ def open_model(folder: Path) -> Model:
         svms = {name: LinearSVM(**arrays["svms"][name]) for name in record["methods"]}
         provenance = Provenance.from_dict(record)
         classes, primary = tuple(record["classes"]), record["primary"]
-        if primary not in svms or any(
-            np.shape(svm.bias) != (len(classes),) for svm in svms.values()
-        ):
+        platt = {name: PlattScaling(**part) for name, part in arrays.get("platt", {}).items()}
+        sizes = [np.shape(svm.bias) for svm in svms.values()]
+        sizes += [np.shape(part) for scaling in platt.values() for part in scaling]
+        if primary not in svms or any(size != (len(classes),) for size in sizes):
             raise ValueError("its classes or methods do not fit its arrays")
-        return Model(provenance, codebooks, svms, classes, primary)
+        held = record.get("trained", {})
+        return Model(
+            provenance,
+            codebooks,
+            svms,
+            classes,
+            primary,
+            trained={name: Trained.from_dict(entry) for name, entry in held.items()},
+            platt=platt,
+            exclusive=record.get("exclusive", True),
+        )
 
 
 def load_model(

@@ -6,6 +6,7 @@ bytes. Read this file first; every step is one call into the module that does it
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,20 @@ from mpp_jax.describe.extraction import (
     source_layer,
 )
 from mpp_jax.describe.pyramid import scale_side
+from mpp_jax.memory import available_device_memory, available_memory
 from mpp_jax.nets import Network
 from mpp_jax.pooling import check_methods
 from mpp_jax.progress import Watcher
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
-from mpp_jax.runs.settings import check_contrast, check_features
+from mpp_jax.runs.settings import check_contrast, check_features, check_folds
+from mpp_jax.runs.solvers import Problem, plan_training
+from mpp_jax.runs.training import train_method
 from mpp_jax.runs.vectors import atoms_of, code_of, encode_from, recipes_of
 from mpp_jax.stats.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
-from mpp_jax.svm import SVMInfo, fit_svm, svm_scores
+from mpp_jax.svm import SVMInfo, svm_scores
 
 
 def _blocks(items: Sequence[Item], shard_of: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -227,11 +231,26 @@ def train(
     methods: Sequence[str] | None = None,
     *,
     watcher: Watcher | None = None,
+    memory: int | None = None,
 ) -> tuple[Model, dict[str, SVMInfo]]:
     """Train one-vs-rest machines for every representation on the stored training vectors.
 
+    The solver that was taken stands in the model's settings, also where "auto" chose it.
+
+    Args:
+        store: encodings.
+        codebooks: those that they were made with, which the model keeps.
+        made: what they were made of, with the settings of training.
+        methods: the representations; None for those of the settings.
+        watcher: is shown how far the work is, and told the solver; None for a new one.
+        memory: bytes that training may take; None for what there is.
+
+    Returns:
+        The model, and the certificates of its machines.
+
     Raises:
-        DataError: no training picture, a class that none that is usable has, or that all have.
+        DataError: no training picture, a class that none that is usable has, or that all have, or
+            one that is too small for folds where these are asked for.
         StoreError: a representation that is not stored.
     """
     watcher = watcher or Watcher()
@@ -250,17 +269,27 @@ def train(
                 "and give a new one"
             )
     check_contrast(store.classes, targets)
-    svms, infos = {}, {}
+    check_folds(store.classes, targets, config.svm)
+    problem = Problem(len(targets), max(map(store.dimension, methods)), len(store.classes))
+    free = available_memory() if memory is None else memory
+    plan = plan_training(problem, config.svm, free, available_device_memory())
+    watcher.say(plan.reason)
+    made = replace(made, config=replace(config, svm=replace(config.svm, solver=plan.solver)))
+    machines, key = {}, jax.random.key(config.seed)
     with watcher.stage("train SVMs"):
         for method in watcher.bar(methods, "train", "method"):
-            svms[method], infos[method] = fit_svm(
-                store.vectors(method, "train"),
-                targets,
-                config.svm.c,
-                tolerance=config.svm.tolerance,
-                max_iterations=config.svm.max_iterations,
-            )
-    return Model(made, codebooks, svms, store.classes, methods[0]), infos
+            machines[method] = train_method(store, method, targets, config.svm, plan, key, watcher)
+    model = Model(
+        made,
+        codebooks,
+        {method: one.svm for method, one in machines.items()},
+        store.classes,
+        methods[0],
+        trained={method: one.trained for method, one in machines.items()},
+        platt={method: one.platt for method, one in machines.items() if one.platt is not None},
+        exclusive=not store.multi_label,
+    )
+    return model, {method: one.info for method, one in machines.items()}
 
 
 def score(model: Model, store: Store, *, watcher: Watcher | None = None) -> dict[str, np.ndarray]:

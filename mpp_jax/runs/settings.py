@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mpp_jax.config import Run
+from mpp_jax.config import AUTO, Run, Svm
 from mpp_jax.data import DataError, Dataset
 from mpp_jax.data.features import Features
 from mpp_jax.describe.disk_cache import DiskCache
@@ -126,18 +126,50 @@ def check_contrast(classes: Sequence[str], targets: np.ndarray) -> None:
             )
 
 
+def check_folds(classes: Sequence[str], targets: np.ndarray, svm: Svm) -> None:
+    """Raise where a class is too small to be held out in folds; targets are (N, L).
+
+    Raises:
+        DataError: the class is named.
+    """
+    if not svm.cross_validated:
+        return
+    asked = " and ".join(
+        name
+        for name, wanted in (("--c auto", svm.c == AUTO), ("--probabilities", svm.probabilities))
+        if wanted
+    )
+    for sign, what in ((1, ""), (-1, " of other classes")):
+        for name, column in zip(classes, targets.T, strict=True):
+            count = int((np.sign(column) == sign).sum())
+            if count < 2:
+                raise DataError(
+                    f"class {name!r} has too few training pictures{what} for folds ({asked}): "
+                    f"{count}, wanted are 2 or more; add some, leave the class out, or train "
+                    "without folds"
+                )
+    if len(targets) < svm.folds:
+        raise DataError(
+            f"{len(targets)} training pictures are too few for {svm.folds} folds ({asked}); give "
+            "--folds with a smaller number"
+        )
+
+
 def check_evaluable(job: Job) -> None:
     """Raise where a run would have nothing to evaluate in the end.
 
     Raises:
-        DataError: no test picture, or a class that every training picture has.
+        DataError: no test picture, a class that every training picture has, or one that is too
+            small for the folds that are asked for.
     """
     if not job.data.split("test"):
         raise DataError(
             f"{job.data.name}: no test picture, so there is nothing to evaluate; add some, "
             "or use the commands fit, encode and train"
         )
-    check_contrast(job.data.classes, job.data.targets("train"))
+    targets = job.data.targets("train")
+    check_contrast(job.data.classes, targets)
+    check_folds(job.data.classes, targets, job.config.svm)
 
 
 def check_run_folder(out: Path) -> None:

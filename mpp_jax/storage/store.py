@@ -43,7 +43,7 @@ made of them when read: concatenated, then L2-normalised.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -164,9 +164,18 @@ class Store:
 
     def iter_vectors(self, method: str, split: str) -> Iterator[np.ndarray]:
         """Yield the rows of `vectors`, shard by shard, in bounded memory."""
+        return self.vectors_of(method, self.items(split))
+
+    def vectors_of(self, method: str, items: Sequence[StoredItem]) -> Iterator[np.ndarray]:
+        """Yield the vectors of encoded items, shard by shard; only their rows are read.
+
+        Args:
+            method: a method or stack.
+            items: some of `items`, in their order.
+        """
         parts = self._parts(method)
         rows: dict[int, list[int]] = {}
-        for item in self.items(split):
+        for item in items:
             assert item.row is not None  # it is done
             rows.setdefault(item.shard, []).append(item.row)
         for shard, wanted in rows.items():

@@ -1,10 +1,12 @@
 """One-vs-rest linear support vector machines: training, choice of C, probabilities.
 
 `machines` is the place to start: the objective, `fit_svm` from one Gram matrix, scores. Keywords
-that every fit takes: `SVMOptions`. More vectors than a Gram matrix can hold: `primal`. Several C
-and folds from one Gram matrix: `select`. Probabilities: `calibration`. The solver itself: `dual`.
+that every fit takes: `SVMOptions`. The forms of vectors, such as those that are read from a disk:
+`blocks`. More vectors than a Gram matrix can hold: `primal`. Several C and folds: `select`.
+Probabilities: `calibration`. The solver itself: `dual`.
 """
 
+from mpp_jax.svm.blocks import RowReader, Vectors
 from mpp_jax.svm.calibration import PlattScaling, fit_platt, platt_probabilities
 from mpp_jax.svm.gram import dual_to_weights, gram_matrix
 from mpp_jax.svm.losses import LOSSES, Loss
@@ -23,6 +25,7 @@ from mpp_jax.svm.select import (
     SVMPath,
     accuracy_metric,
     cross_validate_svm,
+    cross_validate_svm_primal,
     gram_scores,
     stratified_folds,
     svm_path,
@@ -36,11 +39,14 @@ __all__ = [
     "Loss",
     "PlattScaling",
     "PrimalInfo",
+    "RowReader",
     "SVMInfo",
     "SVMOptions",
     "SVMPath",
+    "Vectors",
     "accuracy_metric",
     "cross_validate_svm",
+    "cross_validate_svm_primal",
     "dual_to_weights",
     "fit_platt",
     "fit_svm",

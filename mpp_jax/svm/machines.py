@@ -22,18 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mpp_jax.svm.blocks import Vectors, resident, vectors_shape
 from mpp_jax.svm.certificate import certify
 from mpp_jax.svm.dual import solve
 from mpp_jax.svm.gram import (
-    Vectors,
     check_finite_rows,
     dual_to_weights,
     exact_gram_matrix,
     gram_matrix,
     recover,
-    resident,
     row_products,
-    vectors_shape,
 )
 from mpp_jax.svm.options import SVMOptions, loss_weights, resolve
 from mpp_jax.svm.targets import check_targets
@@ -82,6 +80,7 @@ def fit_svm(
     c: float | ArrayLike = 10.0,
     *,
     initial: ArrayLike | None = None,
+    gram: ArrayLike | None = None,
     **options: Unpack[SVMOptions],
 ) -> tuple[LinearSVM, SVMInfo]:
     """Train one linear machine per class (column of `targets`), all from one Gram matrix.
@@ -92,12 +91,13 @@ def fit_svm(
     float64, up to `EXACT_ROWS` vectors; centring and scaling the features is faster and safer.
 
     Args:
-        vectors: (N, D) array, memory map, or list of row blocks (see `mpp_jax.svm.gram`);
-            computed in float32.
+        vectors: (N, D) array, memory map, list of row blocks, or a `RowReader`, which is read in
+            blocks and never held whole (see `mpp_jax.svm.blocks`); computed in float32.
         targets: (N, L) or (N,) in {-1, 0, +1}; 0 ignores the vector for that class.
             `one_vs_rest_targets` makes them from labels.
         c: weight C of the losses, a scalar or one per class.
         initial: (N, L) signed dual coefficients of an earlier fit on the same vectors.
+        gram: their `gram_matrix`, where it is at hand.
         options: see `SVMOptions`.
 
     Returns:
@@ -113,7 +113,7 @@ def fit_svm(
     y = check_targets(targets, n)  # before the expensive part
     upper = loss_weights(y, c, chosen["class_weight"], chosen["sample_weight"])
     vectors = resident(vectors)
-    gram = gram_matrix(vectors)
+    gram = gram_matrix(vectors) if gram is None else gram
     coefficients, solved = fit_svm_gram(gram, targets, c, initial=initial, **options)
     svm, info = _certified(coefficients, solved, vectors, y, upper, chosen)
     doubtful = solved.converged & ~info.converged

@@ -15,8 +15,12 @@ every batch a descent that needs no learning rate, converges linearly, and certi
 each epoch one more pass gives the primal objective, and D(a) <= P* is at hand; the last word has
 `mpp_jax.svm.certificate`.
 
-Memory: W, a, and one batch. Vectors are read by rows from an array, a memory map, or a list of row
-blocks; per epoch they are read twice.
+Memory: W, a with its weight and target, and one batch. Vectors are read by rows from an array, a
+memory map, or a list of row blocks; per epoch they are read twice. Of a `RowReader`, on whose disk
+single rows are slow, the rows of an epoch come in pieces of consecutive ones: pieces drawn at
+random fill a buffer, and the batches are drawn from it. Blocks may be improved in any order, so
+only speed can differ; each piece is read once (Xu et al. 2022, "CorgiPile", has the same order for
+stochastic gradients).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +33,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mpp_jax.numerics import PRECISION
+from mpp_jax.svm.blocks import RowReader, Vectors, is_array, is_reader, row_blocks, vectors_shape
 from mpp_jax.svm.certificate import certify
 from mpp_jax.svm.dual import accelerate, begin, pose
-from mpp_jax.svm.gram import Vectors, check_finite_rows, recover, row_blocks, vectors_shape
+from mpp_jax.svm.gram import check_finite_rows, recover
 from mpp_jax.svm.losses import Loss, dual_sums, loss_sums
 from mpp_jax.svm.machines import LinearSVM, SVMInfo, relative_gap
 from mpp_jax.svm.options import ObjectiveOptions, loss_weights, resolve
@@ -39,6 +44,12 @@ from mpp_jax.svm.targets import check_targets
 
 INNER_STEPS = 10
 """Accelerated steps on each mini-batch: cheap beside its Gram matrix, and enough to profit."""
+
+PIECE_BYTES = 4 * 2**20
+"""Consecutive rows that are read at once of a `RowReader`."""
+
+BUFFER_BYTES = 128 * 2**20
+"""Pieces among which its rows are shuffled."""
 
 
 class PrimalInfo(NamedTuple):
@@ -72,7 +83,8 @@ def fit_svm_primal(
     a given key.
 
     Args:
-        vectors: (N, D) array, memory map, or list of row blocks; computed in float32.
+        vectors: (N, D) array, memory map, list of row blocks, or a `RowReader` (see
+            `mpp_jax.svm.blocks`); computed in float32.
         targets: (N, L) or (N,) in {-1, 0, +1}; 0 ignores the vector for that class.
         c: weight C of the losses, a scalar or one per class.
         key: key for the order of the examples.
@@ -87,15 +99,16 @@ def fit_svm_primal(
         the machines (weights (L, D), bias (L,)), and how the training went.
 
     Raises:
-        TypeError: `vectors` is not an array or a sequence of row blocks.
+        TypeError: `vectors` is not an array, a sequence of row blocks or a `RowReader`.
         ValueError: as for `fit_svm`; or a count is not positive.
     """
     n, d = vectors_shape(vectors)
-    read = _row_reader(vectors)
+    batches = _batch_source(vectors)
     y = check_targets(targets, n)
     chosen = resolve(options, tolerance=tolerance, max_iterations=max_epochs)
     bias, loss = chosen["bias_multiplier"], chosen["loss"]
     u = loss_weights(y, c, chosen["class_weight"], chosen["sample_weight"])
+    y = y.astype(np.int8)  # an eighth, where there are many rows
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     classes, size = y.shape[1], min(batch_size, n)
@@ -104,12 +117,10 @@ def fit_svm_primal(
     alpha = np.zeros((n, classes))
     history = []
     for epoch in range(1, max_epochs + 1):
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), n))
-        for rows, real in _batches(order, size):
-            block = read(rows)
-            check_finite_rows(np.isfinite(block).all(axis=1), "vectors", rows)
+        for rows, real, block in batches(jax.random.fold_in(key, epoch), size):
+            check_finite_rows(np.all(np.isfinite(block), axis=1), "vectors", rows)
             # Rows that pad the last batch count for nothing.
-            problem = (np.where(real[:, None], v[rows], 0) for v in (y, u))
+            problem = (np.where(real[:, None], v[rows], 0.0) for v in (y, u))
             with jax.enable_x64(True):  # for the dual variables, see `dual`
                 weights, improved = _improve_batch(
                     weights, block, alpha[rows], *problem, bias, loss=loss
@@ -182,12 +193,13 @@ def _objectives(
     """Return primal and dual objective (L,): one pass over the vectors."""
     with jax.enable_x64(True):  # sums over all examples
         q = 0.5 * jnp.sum(weights.astype(jnp.float64) ** 2, axis=1)
-        losses = jnp.zeros_like(q)
+        losses, sums = jnp.zeros_like(q), jnp.zeros_like(q)
         for start, block in row_blocks(vectors):
             rows = slice(start, start + block.shape[0])
-            losses += _block_losses(weights, block, y[rows], u[rows], bias, loss=loss)
-        dual = dual_sums(jnp.asarray(alpha), jnp.asarray(u), loss) - q
-        return np.asarray(q + losses), np.asarray(dual)
+            margin_signs = y[rows].astype(np.float64)
+            losses += _block_losses(weights, block, margin_signs, u[rows], bias, loss=loss)
+            sums += dual_sums(jnp.asarray(alpha[rows]), jnp.asarray(u[rows]), loss)
+        return np.asarray(q + losses), np.asarray(sums - q)
 
 
 def _with_bias(block: jax.Array, bias: jax.Array) -> jax.Array:
@@ -202,9 +214,44 @@ def _batches(order: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndar
         yield rows, np.arange(size) < len(order) - start
 
 
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows (b,), which of them are real (b,), and their vectors (b, D) float32."""
+
+
+def _batch_source(vectors: Vectors) -> Callable[[jax.Array, int], Iterator[Batch]]:
+    """Return what yields the batches of an epoch, from its key and the size of a batch."""
+    if is_reader(vectors):
+        return partial(_buffered, vectors)
+    read, (n, _) = _row_reader(vectors), vectors_shape(vectors)
+
+    def shuffled(key: jax.Array, size: int) -> Iterator[Batch]:
+        for rows, real in _batches(np.asarray(jax.random.permutation(key, n)), size):
+            yield rows, real, read(rows)
+
+    return shuffled
+
+
+def _buffered(vectors: RowReader, key: jax.Array, size: int) -> Iterator[Batch]:
+    n, d = vectors.shape
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    piece = min(n, max(1, PIECE_BYTES // (4 * d)))
+    many = -(-max(size, BUFFER_BYTES // (4 * d)) // piece)
+    starts = piece * rng.permutation(-(-n // piece))
+    for first in range(0, len(starts), many):
+        runs = [slice(start, min(start + piece, n)) for start in starts[first : first + many]]
+        rows = np.concatenate([np.arange(run.start, run.stop) for run in runs])
+        held, low = np.empty((len(rows), d), np.float32), 0
+        for run in runs:
+            held[low : low + run.stop - run.start] = vectors[run]
+            low += run.stop - run.start
+        for local, real in _batches(rng.permutation(len(rows)), size):
+            yield rows[local], real, held[local]
+        del held  # before the next one
+
+
 def _row_reader(vectors: Vectors) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from row numbers (b,) to those rows (b, D), float32, on the host."""
-    if isinstance(vectors, np.ndarray | jax.Array):
+    if is_array(vectors):
         blocks: Sequence[Any] = (vectors,)
     elif isinstance(vectors, Sequence):
         blocks = vectors

@@ -4,6 +4,8 @@ A fold's training set is the full problem with the held-out rows *ignored* (targ
 dual variables stay zero): every fold and every class is one more column of the same solve, and
 one matrix product per iteration serves them all. Along the path each C starts from the solution
 of the one before. The scores of held-out rows are K (alpha o y), so no weight vector is formed.
+
+Where no Gram matrix fits, `cross_validate_svm_primal` trains fold by fold with `fit_svm_primal`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +17,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mpp_jax.metrics import mean_average_precision
+from mpp_jax.svm.blocks import Vectors, vectors_shape
 from mpp_jax.svm.dual import exact_product
+from mpp_jax.svm.gram import row_products
 from mpp_jax.svm.machines import SVMInfo, check_gram, fit_svm_gram
-from mpp_jax.svm.options import SVMOptions, resolve
+from mpp_jax.svm.options import ObjectiveOptions, SVMOptions, resolve
+from mpp_jax.svm.primal import fit_svm_primal
 from mpp_jax.svm.targets import check_targets
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -99,6 +104,7 @@ def cross_validate_svm(
     *,
     key: jax.Array | None = None,
     metric: Metric = mean_average_precision,
+    columns: int | None = None,
     **options: Unpack[SVMOptions],
 ) -> CrossValidation:
     """Cross-validate C in k folds, for all classes at once.
@@ -112,6 +118,8 @@ def cross_validate_svm(
         key: key for drawing folds; needed if `folds` is a number.
         metric: (scores, targets) of held-out rows -> figure, by default the mean 11-point AP;
             `accuracy_metric` is the top-1 accuracy of exclusive classes.
+        columns: problems, folds times classes, that are solved at once; None for all of them.
+            Fewer take less memory, some hundred bytes for each row and column.
         options: see `SVMOptions`.
 
     Raises:
@@ -120,6 +128,98 @@ def cross_validate_svm(
     """
     n = check_gram(gram)
     y = check_targets(targets, n)
+    fold_of, held_out = _folds_of(y, folds, key)
+    count, classes = held_out.shape[1], y.shape[1]
+    values = _ascending(cs)
+    chosen = resolve(options)
+    each = classes if columns is None else max(1, columns // count)
+    scores = np.zeros((len(values), n, classes))
+    parts = []
+    for first in range(0, classes, each):
+        group = slice(first, first + each)
+        own: SVMOptions = {**chosen, "class_weight": _tiled(chosen["class_weight"], group, count)}
+        trained = np.where(held_out[:, :, None], 0, y[:, None, group])  # (N, F, some classes)
+        shape = trained.shape
+        trained, before, infos = trained.reshape(n, -1), None, []
+        for i, c in enumerate(values):
+            before, info = fit_svm_gram(gram, trained, c, initial=before, **own)
+            found = gram_scores(gram, before, chosen["bias_multiplier"]).reshape(shape)
+            scores[i, :, group] = np.where(held_out[:, :, None], found, 0).sum(axis=1)
+            infos.append([field.reshape(shape[1:]) for field in info])
+        parts.append(SVMInfo(*map(np.stack, zip(*infos, strict=True))))
+    info = SVMInfo(*(np.concatenate(fields, axis=2) for fields in zip(*parts, strict=True)))
+    return _judged(values, scores, fold_of, y, metric, info)
+
+
+def cross_validate_svm_primal(
+    vectors: Vectors,
+    targets: ArrayLike,
+    cs: Sequence[float],
+    folds: int | ArrayLike = 5,
+    *,
+    key: jax.Array,
+    metric: Metric = mean_average_precision,
+    tolerance: float = 1e-2,
+    max_epochs: int = 100,
+    batch_size: int = 256,
+    on_fit: Callable[[float, int], None] | None = None,
+    **options: Unpack[ObjectiveOptions],
+) -> CrossValidation:
+    """Cross-validate C as `cross_validate_svm` does, without an N x N matrix.
+
+    One fit for each C and fold, one after another, by mini-batches: memory is that of one fit, and
+    time that of all of them.
+
+    Args:
+        vectors: (N, D), see `fit_svm_primal`, as are all arguments that are not named here.
+        targets: (N, L) in {-1, 0, +1}.
+        cs: values of C.
+        folds: see `cross_validate_svm`, as is `metric`.
+        key: key for drawing folds, and for the order of the examples.
+        metric: (scores, targets) of held-out rows -> figure.
+        tolerance: relative duality gap.
+        max_epochs: of each fit.
+        batch_size: rows per mini-batch.
+        on_fit: called before each fit with its C and fold.
+        options: `bias_multiplier`, `loss`, `class_weight` and `sample_weight`, see `SVMOptions`.
+
+    Raises:
+        TypeError: as for `fit_svm_primal`.
+        ValueError: as for `fit_svm_primal` and `cross_validate_svm`.
+    """
+    n, _ = vectors_shape(vectors)
+    y = check_targets(targets, n)
+    fold_of, held_out = _folds_of(y, folds, key)
+    values = _ascending(cs)
+    scores = np.zeros((len(values), n, y.shape[1]))
+    infos = []
+    for i, c in enumerate(values):
+        for fold, out in enumerate(held_out.T):
+            if on_fit is not None:
+                on_fit(float(c), fold)
+            svm, fitted = fit_svm_primal(
+                vectors,
+                np.where(out[:, None], 0, y),
+                c,
+                key=jax.random.fold_in(key, fold),
+                tolerance=tolerance,
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                **options,
+            )
+            found = np.asarray(row_products(vectors, svm.weights)) + np.asarray(svm.bias)[None, :]
+            scores[i, out] = found[out]
+            infos.append(fitted.certificate)
+    shape = (len(values), held_out.shape[1], y.shape[1])
+    info = SVMInfo(*(np.stack(field).reshape(shape) for field in zip(*infos, strict=True)))
+    return _judged(values, scores, fold_of, y, metric, info)
+
+
+def _folds_of(
+    y: np.ndarray, folds: int | ArrayLike, key: jax.Array | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fold of each row (N,), and (N, F) whether it holds the row out."""
+    n = len(y)
     if np.ndim(folds) == 0:
         if key is None:
             raise ValueError("key is needed to draw folds; pass jax.random.key(seed) or the folds")
@@ -132,41 +232,32 @@ def cross_validate_svm(
     held_out = fold_of[:, None] == np.arange(count)[None, :]  # (N, F)
     if count < 2 or fold_of.min() < 0 or not held_out.any(axis=0).all():
         raise ValueError(f"folds must cover 0..F-1, F >= 2, without gaps: {np.unique(fold_of)}")
-    columns = np.where(held_out[:, :, None], 0, y[:, None, :])  # (N, F, L)
-    _check_folds(columns)
+    _check_folds(y, held_out)
+    return fold_of, held_out
 
-    classes = y.shape[1]
-    chosen = resolve(options)
-    bias, weights = chosen["bias_multiplier"], chosen["class_weight"]
-    if weights is not None and not isinstance(weights, str):
-        chosen["class_weight"] = np.tile(np.asarray(weights), (count, 1))
-    path = svm_path(gram, columns.reshape(n, count * classes), cs, **chosen)
-    scores = np.stack(
-        [
-            np.where(
-                held_out[:, :, None],
-                gram_scores(gram, a, bias).reshape(n, count, classes),
-                0,
-            ).sum(axis=1)
-            for a in path.coefficients
-        ]
-    )
-    values = np.array(
-        [[metric(s[held_out[:, f]], y[held_out[:, f]]) for f in range(count)] for s in scores]
-    )
+
+def _tiled(class_weight: Any, group: slice, count: int) -> Any:
+    """Return the weights (F x some classes, 2) of some classes' folds, where each has its own."""
+    if class_weight is None or isinstance(class_weight, str):
+        return class_weight
+    return np.tile(np.asarray(class_weight)[group], (count, 1))
+
+
+def _judged(
+    cs: np.ndarray,
+    scores: np.ndarray,
+    fold_of: np.ndarray,
+    y: np.ndarray,
+    metric: Metric,
+    info: SVMInfo,
+) -> CrossValidation:
+    held_out = [fold_of == fold for fold in range(int(fold_of.max()) + 1)]
+    values = np.array([[metric(s[out], y[out]) for out in held_out] for s in scores])
     mean = _nanmean(values)
     if np.isnan(mean).all():
         raise ValueError("no fold can be judged: every class lacks a positive in each; use fewer")
-    shape = (len(path.cs), count, classes)
-    return CrossValidation(
-        cs=path.cs,
-        values=values,
-        mean=mean,
-        best_c=float(path.cs[np.nanargmax(mean)]),
-        scores=scores,
-        folds=fold_of,
-        info=SVMInfo(*(field.reshape(shape) for field in path.info)),
-    )
+    best = float(cs[np.nanargmax(mean)])
+    return CrossValidation(cs, values, mean, best, scores, fold_of, info)
 
 
 def gram_scores(
@@ -223,10 +314,12 @@ def stratified_folds(targets: ArrayLike, n_folds: int, key: jax.Array) -> np.nda
     return fold_of
 
 
-def _check_folds(columns: np.ndarray) -> None:
-    """Raise unless `columns` (N, F, L), training targets of each fold, hold both sides."""
+def _check_folds(y: np.ndarray, held_out: np.ndarray) -> None:
+    """Raise unless the training targets of each fold hold both sides of every class."""
+    trained = ~held_out.T.astype(bool)
     for value, side in ((1, "positive"), (-1, "negative")):
-        lacking = np.argwhere(~(columns == value).any(axis=0))
+        left = trained.astype(np.float32) @ (y == value).astype(np.float32)  # (F, L)
+        lacking = np.argwhere(left == 0)
         if lacking.size:
             fold, label = lacking[0]
             raise ValueError(

@@ -84,7 +84,14 @@ def test_metrics_state_the_run(done: Finished) -> None:
     assert metrics["network"] == "toy"
     assert metrics["weights_sha256"] == done.network.weights_sha256
     assert metrics["pictures"] == {"train": 15, "test": 9, "skipped": []}
-    assert type(CONFIG).from_dict(metrics["config"]) == CONFIG
+    # The solver that "auto" took stands there, so that the settings repeat the run.
+    taken = replace(CONFIG, svm=replace(CONFIG.svm, solver="gram"))
+    assert type(CONFIG).from_dict(metrics["config"]) == taken
+    assert json.loads((done.out / "config.json").read_text())["config"] == metrics["config"]
+    for method, trained in metrics["training"].items():
+        assert method in METHODS
+        assert (trained["solver"], trained["c"], trained["folds"]) == ("gram", 10, None)
+        assert 0 < trained["relative_gap"] <= 1e-3
     stages = ("describe training pictures", "fit PCA and mixture", "encode pictures")
     assert set(metrics["seconds"]) == {*stages, "train SVMs", "evaluate"}
     assert (done.out / "report.html").stat().st_size > 10_000

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from helpers.svm_reference import problem
 
-from mpp_jax.svm import gram
-from mpp_jax.svm.gram import dual_to_weights, gram_matrix, resident, row_products
+from mpp_jax.svm import blocks, gram
+from mpp_jax.svm.blocks import resident
+from mpp_jax.svm.gram import dual_to_weights, gram_matrix, row_products
 
 X, _ = problem(n=300, d=210)
 EXACT = X.astype(np.float64) @ X.astype(np.float64).T
@@ -55,7 +56,7 @@ def test_gram_of_every_dtype(dtype):
 
 
 def test_weights_and_scores_of_every_form(tmp_path, monkeypatch):
-    monkeypatch.setattr(gram, "CHUNK_BYTES", 4 * 210 * 32)  # several blocks of rows
+    monkeypatch.setattr(blocks, "CHUNK_BYTES", 4 * 210 * 32)  # several blocks of rows
     a = np.random.default_rng(0).standard_normal((300, 4))
     weights = a.T @ X
     for vectors in forms(tmp_path):
@@ -125,12 +126,13 @@ def test_forms_of_accelerators(monkeypatch):
     a = np.random.default_rng(1).standard_normal((300, 2))
     narrow = gram.recover(a, X)
     monkeypatch.setattr(gram, "panel_count", lambda _: 1)
-    monkeypatch.setattr(gram, "block_width", lambda _: 64)
+    for module in (blocks, gram):
+        monkeypatch.setattr(module, "block_width", lambda _: 64)
     found = np.asarray(gram._gram(X, jnp.float32, None, even=True))
     np.testing.assert_array_equal(found, found.T)
     np.testing.assert_allclose(found, EXACT, atol=5e-7)
-    blocks = [block.shape for _, block in gram.even_blocks(X, even=True)]
-    assert blocks == [(300, 64)] * 4
+    shapes = [block.shape for _, block in gram.even_blocks(X, even=True)]
+    assert shapes == [(300, 64)] * 4
     monkeypatch.setattr(gram, "even_blocks", partial(gram.even_blocks, even=True))
     filled = gram.recover(a, X)
     np.testing.assert_allclose(filled.weights, narrow.weights, rtol=1e-6, atol=1e-6)

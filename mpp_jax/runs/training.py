@@ -1,0 +1,255 @@
+"""One representation's machines from a store: C, the machines themselves, and probabilities.
+
+`train_method` is the way from stored vectors to what a model holds of one representation. Which
+solver it takes is settled before (`mpp_jax.runs.solvers`), for all representations alike.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from mpp_jax.config import AUTO, Svm
+from mpp_jax.metrics import mean_average_precision
+from mpp_jax.progress import Watcher
+from mpp_jax.runs.solvers import Plan
+from mpp_jax.storage.store import Store
+from mpp_jax.svm import (
+    CrossValidation,
+    LinearSVM,
+    PlattScaling,
+    SVMInfo,
+    Vectors,
+    accuracy_metric,
+    cross_validate_svm,
+    cross_validate_svm_primal,
+    fit_platt,
+    fit_svm,
+    fit_svm_primal,
+    gram_matrix,
+)
+from mpp_jax.svm.blocks import resident
+
+
+class StoredVectors:
+    """The vectors of a split of a store, read by rows: a `mpp_jax.svm.RowReader`.
+
+    Attributes:
+        shape: pictures and dimensions (N, D).
+    """
+
+    def __init__(self, store: Store, method: str, split: str) -> None:
+        """Read nothing yet."""
+        self._store, self._method = store, method
+        self._items = store.items(split)
+        self.shape = (len(self._items), store.dimension(method))
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Return some consecutive rows, float32."""
+        chosen = self._items[rows]
+        out = np.empty((len(chosen), self.shape[1]), np.float32)
+        start = 0
+        for part in self._store.vectors_of(self._method, chosen):
+            out[start : start + len(part)] = part
+            start += len(part)
+        return out
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How well held-out folds of the training pictures did.
+
+    Attributes:
+        metric: "top1" or, of pictures with several labels, "map11"; as in ``metrics.json``.
+        cs: the values of C.
+        scores: the metric for each C and fold; None where a fold cannot be judged.
+        mean: over the folds, for each C.
+    """
+
+    metric: str
+    cs: tuple[float, ...]
+    scores: tuple[tuple[float | None, ...], ...]
+    mean: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the machines of one representation were trained: what is kept beside them.
+
+    Attributes:
+        solver: "gram", "streamed" or "primal".
+        c: the cost C that they were trained with.
+        relative_gap: the largest of the classes' certified duality gaps; None where it is not
+            finite.
+        folds: the cross-validation; None without one.
+    """
+
+    solver: str
+    c: float
+    relative_gap: float | None
+    folds: Folds | None = None
+
+    def summary(self) -> str:
+        """Return C and what the held-out folds say of it, in one line for people."""
+        if self.folds is None:
+            return f"C {self.c:g}"
+        tried, means, count = self.folds.cs, self.folds.mean, len(self.folds.scores[0])
+        name = "top-1" if self.folds.metric == "top1" else "mAP11"
+        shown = ("-" if mean is None else f"{100 * mean:.2f}" for mean in means)
+        each = ", ".join(f"{text} at {c:g}" for c, text in zip(tried, shown, strict=True))
+        edge = len(tried) > 1 and self.c in (tried[0], tried[-1])
+        note = " (at the edge of what was tried)" if edge else ""
+        return f"C {self.c:g}{note}; mean {name} of {count} held-out folds, %: {each}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**self.__dict__, "folds": None if self.folds is None else {**self.folds.__dict__}}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError: entries that are missing or of another form.
+        """
+        held = record["folds"]
+        folds = None
+        if held is not None:
+            scores = tuple(map(tuple, held["scores"]))
+            folds = Folds(held["metric"], tuple(held["cs"]), scores, tuple(held["mean"]))
+        return cls(record["solver"], record["c"], record["relative_gap"], folds)
+
+
+class Machines(NamedTuple):
+    """What training one representation gives.
+
+    Attributes:
+        svm: one-vs-rest machines.
+        info: their certificate.
+        trained: how it went.
+        platt: sigmoids; None unless they were asked for.
+    """
+
+    svm: LinearSVM
+    info: SVMInfo
+    trained: Trained
+    platt: PlattScaling | None
+
+
+def train_method(
+    store: Store,
+    method: str,
+    targets: np.ndarray,
+    svm: Svm,
+    plan: Plan,
+    key: jax.Array,
+    watcher: Watcher,
+) -> Machines:
+    """Train one-vs-rest machines on the stored training vectors of a representation.
+
+    Args:
+        store: encodings.
+        method: the representation.
+        targets: (N, L) of the training pictures.
+        svm: settings.
+        plan: the way, see `mpp_jax.runs.solvers`.
+        key: of folds, and of the order of examples where that matters.
+        watcher: hears of fits that take long.
+    """
+    vectors: Vectors
+    vectors = StoredVectors(store, method, "train")
+    if plan.solver == "gram":
+        vectors = resident(store.vectors(method, "train"))
+    gram = None
+    if plan.solver != "primal":
+        gram = gram_matrix(vectors, resident_bytes=plan.resident_bytes)
+    judged, c = None, svm.c
+    if svm.cross_validated:
+        judged = _cross_validate(store, vectors, gram, targets, svm, plan, key, watcher)
+        c = judged.best_c if svm.c == AUTO else svm.c
+    assert c != AUTO
+    if gram is None:
+        with watcher.bar(svm.max_epochs, f"{method}, at most", "epoch") as bar:
+            machines, fitted = fit_svm_primal(
+                vectors,
+                targets,
+                c,
+                key=key,
+                tolerance=svm.tolerance,
+                max_epochs=svm.max_epochs,
+                on_epoch=lambda epoch, gap: _advance(bar),
+            )
+        info = fitted.certificate
+    else:
+        machines, info = fit_svm(
+            vectors,
+            targets,
+            c,
+            gram=gram,
+            tolerance=svm.tolerance,
+            max_iterations=svm.max_iterations,
+        )
+    gap = float(np.max(info.relative_gap))
+    folds = None if judged is None else _folds(judged, store.multi_label)
+    trained = Trained(plan.solver, c, gap if math.isfinite(gap) else None, folds)
+    platt = None
+    if svm.probabilities and judged is not None:
+        platt = fit_platt(judged.scores[int(np.flatnonzero(judged.cs == c)[0])], targets)
+    return Machines(machines, info, trained, platt)
+
+
+def _cross_validate(
+    store: Store,
+    vectors: Vectors,
+    gram: Any,
+    targets: np.ndarray,
+    svm: Svm,
+    plan: Plan,
+    key: jax.Array,
+    watcher: Watcher,
+) -> CrossValidation:
+    cs: Sequence[float] = svm.cs if svm.c == AUTO else (svm.c,)
+    metric = mean_average_precision if store.multi_label else accuracy_metric
+    if gram is not None:
+        return cross_validate_svm(
+            gram,
+            targets,
+            cs,
+            svm.folds,
+            key=key,
+            metric=metric,
+            columns=plan.columns,
+            tolerance=svm.tolerance,
+            max_iterations=svm.max_iterations,
+        )
+    with watcher.bar(len(cs) * svm.folds, "folds", "fit") as bar:
+        return cross_validate_svm_primal(
+            vectors,
+            targets,
+            cs,
+            svm.folds,
+            key=key,
+            metric=metric,
+            tolerance=svm.tolerance,
+            max_epochs=svm.max_epochs,
+            on_fit=lambda c, fold: _advance(bar),
+        )
+
+
+def _advance(bar: Any) -> None:
+    bar.update(1)
+
+
+def _folds(judged: CrossValidation, multi_label: bool) -> Folds:
+    def plain(value: float) -> float | None:
+        return None if np.isnan(value) else float(value)
+
+    return Folds(
+        "map11" if multi_label else "top1",
+        tuple(map(float, judged.cs)),
+        tuple(tuple(map(plain, row)) for row in judged.values),
+        tuple(map(plain, judged.mean)),
+    )
