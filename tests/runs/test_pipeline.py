@@ -1,6 +1,7 @@
 """The stages together: parts against whole, caches, interruption, and what the figures mean."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,9 +207,11 @@ def test_codebook_of_the_same_settings_is_taken(done: Finished, tmp_path: Path) 
     for changes in ({}, {"pooling": ("mpp",)}, changed("svm", c=1.0), {"cache_bytes": 0}):
         job = done.job(done.out / "codebook", replace(CONFIG, **changes))
         assert stages.fit(job, quiet()) == 0
-    fewer = open_dataset(done.data, limit_per_class=4)
+    fewer = replace(job, data=open_dataset(done.data, limit_per_class=4), config=CONFIG)
+    assert stages.fit(fewer, quiet()) == 0  # encodings rest on it
+    alone = shutil.copytree(done.out / "codebook", tmp_path / "book")
     with pytest.raises(Fitted):
-        stages.fit(replace(job, data=fewer, config=CONFIG), quiet())
+        stages.fit(replace(fewer, out=alone), quiet())
 
 
 @pytest.mark.usefixtures("fit_raises")

@@ -16,7 +16,7 @@ from helpers.toy_run import (
 )
 
 from mpp_jax.cli import stages
-from mpp_jax.runs import pipeline
+from mpp_jax.runs import pipeline, vectors
 from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.storage.store import Store, StoreError
 from mpp_jax.storage.store_format import read_manifest
@@ -30,7 +30,7 @@ def run(done: Finished, out: Path, **changes: Any) -> int:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> Callable[[], int]:
     """Let the encoding of picture ``count + 1`` be interrupted; return how many were asked for."""
-    encode, calls = pipeline.encode_described, 0
+    encode, calls = vectors.encode_described, 0
 
     def counted(*arguments: Any) -> Any:
         nonlocal calls
@@ -39,7 +39,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> Callable[[],
             raise KeyboardInterrupt
         return encode(*arguments)
 
-    monkeypatch.setattr(pipeline, "encode_described", counted)
+    monkeypatch.setattr(vectors, "encode_described", counted)
     return lambda: calls
 
 
