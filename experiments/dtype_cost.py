@@ -24,8 +24,8 @@ bfloat16 on a CPU is what XLA makes of it, and slow. One pass of the network for
 where the descriptors of the training pictures do not fit into memory.
 
 It has not been run whole yet. A trial on 75 + 75 pictures of Scene-15 (``--dtypes tf32
---limit-per-class 5 --scales 3 --pca 64 --components 16``): with the shared codebook no figure moved,
-at cosines of 0.9998 and more; with its own, mpp moved by -4.0 [-12.0, +4.0] points.
+--limit-per-class 5 --scales 3 --pca 64 --components 16``): with the shared codebook no figure
+moved, at cosines of 0.9998 and more; with its own, mpp moved by -4.0 [-12.0, +4.0] points.
 
 Results: ``results/dtype_cost_SET.json``.
 """
