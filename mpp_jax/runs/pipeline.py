@@ -199,7 +199,7 @@ def encode_dataset(
     if writer.changed:
         watcher.say(
             f"{len(writer.changed)} pictures changed since they were encoded ({writer.changed[0]} "
-            "for one); their shards are encoded again"
+            "for one); they are encoded again"
         )
     todo, total = writer.remaining, len(dataset.items)
     with (

@@ -123,8 +123,8 @@ def take_up(
             for o, n in pairs
             if n.id in items and _meaning(o, old_classes) != _meaning(n, classes)
         ],
-        "new, and join the store": [item.id for item in added],
-        "new by name alone: the store has the same content under another name too": [
+        "new, and added to the store": [item.id for item in added],
+        "new by name alone, the store has their contents (renamed ones go without --append)": [
             item.id for item in same.values() if append
         ],
     }

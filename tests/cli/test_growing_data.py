@@ -119,7 +119,7 @@ def test_encodings_grow_by_new_pictures(done: Finished, data: Path, tmp_path: Pa
     ok(*encode_command(data, store, done))
     before = store_bytes(store)
     said = ok(*encode_command(new, store, done), "--append").stderr
-    assert "9 pictures (train/blue/new-00.png for one) are new, and join the store" in said
+    assert "9 pictures (train/blue/new-00.png for one) are new, and added to the store" in said
     after = store_bytes(store)
     assert {name: after[name] for name in before if name != "manifest.json"} == {
         name: content for name, content in before.items() if name != "manifest.json"
