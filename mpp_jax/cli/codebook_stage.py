@@ -56,16 +56,17 @@ def codebooks_or_fit(
                 console.say(f"codebook: taken from {folder}")
                 if lost:
                     console.say(
-                        f"codebook: fitted to {len(lost)} more training pictures, which are none "
-                        f"any more ({lost[0]} for one); a new folder would fit without them"
+                        f"codebook: also fitted to pictures that are no training pictures any "
+                        f"more: {len(lost)} ({lost[0]} for one); a new folder would fit without"
                     )
                 if not (folder / CONFIG).exists():  # killed right after the codebook was saved
                     write_config(folder, old)
                 note = "it can be read by now, but encodings rest on the codebook; a new folder"
+                there = {item.id for item in job.data.split("train")}
                 return codebooks, [
                     (name, f"{reason} ({note} would use it)" if name in mended else reason)
                     for name, reason in fitted.skipped
-                    if compared is None or name not in lost
+                    if name in there
                 ]
         if codebooks:
             console.say(f"codebook: {folder}: {'; '.join(found)}; it is fitted again")

@@ -144,7 +144,7 @@ def _numbers(archive: Archive, name: str, wanted: tuple[str, ...]) -> dict[str, 
         if large:
             archive.fail(f"{large[0]!r} in {name!r} holds more than {MAX_NUMBERS:,} numbers")
         held = loadmat(io.BytesIO(content), variable_names=wanted)
-    except DataError:
+    except (DataError, MemoryError):  # too little memory says nothing of the file
         raise
     except Exception as error:  # scipy's readers raise almost any type on damaged files
         what = " ".join(str(error).split()) or type(error).__name__

@@ -56,7 +56,7 @@ class Compared(NamedTuple):
 
     Attributes:
         new: ids of today's that the codebook has not seen.
-        lost: ids of the codebook's that are not there any more.
+        lost: ids of those that it was fitted to which are no training pictures any more.
         changed: ids of today's whose content is not what the codebook saw.
     """
 
@@ -77,7 +77,7 @@ def compare(fitted: FittedOn, data: Dataset, contents: Contents) -> Compared | N
         return None
     seen = {**fitted.pictures, **{name: None for name, _ in fitted.skipped}}
     today = {item.id: item for item in data.split("train")}
-    lost = [name for name in seen if name not in today]
+    lost = [name for name in fitted.pictures if name not in today]
     waiting: dict[str, list[str]] = {}
     for name in lost:
         waiting.setdefault(seen[name] or "", []).append(name)

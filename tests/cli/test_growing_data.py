@@ -49,7 +49,7 @@ def test_a_run_survives_pictures_that_are_gone_and_a_folder_that_moved(
     (moved / "test/blue/00.png").unlink()
     for _ in range(2):
         said = ok(*run_command(moved, out, done)).stderr
-        assert "fitted to 1 more training pictures, which are none any more (train/red/0" in said
+        assert "that are no training pictures any more: 1 (train/red/03.png for one)" in said
         assert pictures(out) == {"train": 14, "test": 8, "skipped": []}
     (moved / "train/red/03.png").write_bytes(kept)
     shutil.copy(done.data / "test/blue/00.png", moved / "test/blue/00.png")
@@ -82,7 +82,7 @@ def test_a_picture_that_became_a_test_picture_stays_in_the_codebook(
     shutil.move(data / "train/red/03.png", data / "test/red/99.png")
     for _ in range(2):
         said = ok(*run_command(data, out, done)).stderr
-        assert "1 more training pictures, which are none any more (train/red/03.png" in said
+        assert "that are no training pictures any more: 1 (train/red/03.png for one)" in said
         assert pictures(out) == {"train": 14, "test": 9, "skipped": []}
 
 
@@ -203,3 +203,17 @@ def test_rounded_and_other_activations_do_not_mix(
     ok("train", tmp_path / "rounded", "--out", tmp_path / "model")
     for store in ("plain", "rounded"):  # each is one of its own, and of use to either's model
         ok("evaluate", tmp_path / "model", tmp_path / store, "--out", tmp_path / f"{store}-results")
+
+
+def test_a_broken_training_picture_that_is_taken_away_is_no_loss(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    """What usually happens to one: the codebook never knew it."""
+    out = tmp_path / "out"
+    (data / "train/red/00.png").write_bytes(b"no picture")
+    assert cli(*run_command(data, out, done)).exit_code == 1
+    (data / "train/red/00.png").unlink()
+    said = ok(*run_command(data, out, done)).stderr
+    assert "codebook: taken from" in said
+    assert "no training pictures any more" not in said
+    assert pictures(out) == {"train": 14, "test": 9, "skipped": []}
