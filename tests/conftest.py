@@ -1,10 +1,12 @@
 """A strict session: rank promotion raises, warnings are errors, float32 stays float32."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+from helpers import tolerance
 from helpers.toy_run import Finished, finished_run, know_toy
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -12,6 +14,24 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ["MPP_JAX_COMPILATION_CACHE"] = "off"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tolerances() -> Iterator[None]:
+    """The tolerances of the backend that the session computes on."""
+    with pytest.MonkeyPatch.context() as patch:
+        if tolerance.factor() != 1:
+            tolerance.widen(patch, tolerance.factor())
+        yield
+
+
+@pytest.fixture
+def accelerator() -> jax.Device:
+    """A GPU or TPU; a test that asks for it has the marker of the same name."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        pytest.skip("needs a GPU or TPU: JAX found a CPU alone")
+    return device
 
 
 @pytest.fixture(scope="session")
