@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from mpp_jax import __version__
+from mpp_jax.cli.data_commands import data as data_group
 from mpp_jax.cli.errors import OneLineErrors, faces_user
 from mpp_jax.cli.options import (
     PATH,
@@ -29,7 +30,10 @@ DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class f
 --test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME; or an
 unpacked archive as it is published: voc:PATH (a year's folder), mit67:PATH, flowers102:PATH,
 caltech101:PATH or scene15:PATH.
-A list may have a header, then its columns stand in any order; ?label is unclear and not counted.
+A list may have a header, then its columns stand in any order. In a list ?label says that it is
+unclear whether the picture shows this class: it counts neither for nor against it, in training and
+in test (as "difficult" of PASCAL VOC), for example: a.jpg,cat;?dog,train
+`mpp-jax data show DATA` prints what is in it.
 """
 
 
@@ -272,5 +276,5 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     return run_demo(job, console)
 
 
-for command in (predict, confidence, search, geometry, weights):
+for command in (predict, confidence, search, geometry, weights, data_group):
     main.add_command(command)

@@ -27,10 +27,12 @@ class Box(NamedTuple):
     Attributes:
         name: its class.
         place: (ymin, xmin, ymax, xmax) as shares of the picture's height and width, as in TFDS.
+        difficult: whether it is hard to see, as PASCAL VOC marks such objects.
     """
 
     name: str
     place: tuple[float, float, float, float]
+    difficult: bool = False
 
 
 @dataclass(frozen=True)
