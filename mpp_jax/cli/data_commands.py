@@ -150,12 +150,12 @@ def _say_opened(opened: Any, console: "Console") -> None:
 
 @contextmanager
 def _tfds_aside(quiet: bool) -> Iterator[None]:
-    """Keep what TFDS prints off standard output, which is for results."""
+    """Keep what TFDS prints off standard output, and its bars off logs."""
     import tensorflow_datasets as tfds
 
     if quiet or not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if quiet else sys.stderr):
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         yield
 
 

@@ -36,7 +36,9 @@ MULTI_LABEL: Final = ("voc",)
 _RETRIES = 2
 
 
-class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class PublishedBuilder(  # type: ignore[call-arg]  # mypy does not see TFDS's base class
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """What the builders share; a subclass names its set.
 
     Attributes:

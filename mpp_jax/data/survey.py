@@ -192,7 +192,7 @@ def _look(item: Item) -> Seen:
     odd += (f"tiny (a side under {TINY} pixels)",) * (short < TINY)
     odd += (f"long (sides differ {LONG:g} times)",) * (long > LONG * short)
     content = hashlib.sha256(f"{height} {width} ".encode())
-    content.update(np.ascontiguousarray(pixels))
+    content.update(pixels.tobytes())
     return Seen(item, (height, width), odd, "", content.hexdigest())
 
 

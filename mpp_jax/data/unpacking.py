@@ -9,6 +9,7 @@ from pathlib import Path
 from mpp_jax.data.dataset import DataError
 
 _BLOCK = 512  # of a tar file; one of zeros ends it
+_PIECE = 2**20
 
 
 def unpack(file: Path, folder: Path) -> None:
@@ -47,7 +48,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """Raise where a tar file stops without saying that it ends.
+    """Raise where a tar file stops without saying that it ends, or its compression does.
 
     `tarfile` takes a header that is cut short, or none, for the end.
     """
@@ -56,6 +57,8 @@ def _check_end(tar: tarfile.TarFile) -> None:
     last = tar.fileobj.read(_BLOCK)
     if len(last) < _BLOCK or any(last):
         raise EOFError(f"it stops at byte {tar.offset:,} without an end")
+    while tar.fileobj.read(_PIECE):  # the checksum of a compressed stream stands at its end
+        pass
 
 
 def _damaged(file: Path, error: Exception) -> DataError:
