@@ -183,6 +183,17 @@ def test_a_class_that_is_only_unclear_is_left_out(tmp_path):
     assert "class 'dog' without any picture" in data.warnings[0]
 
 
+def test_an_unclear_class_stays_for_those_whom_the_list_joins(tmp_path):
+    rows = "p/1.jpg,cat;?dog,train\np/2.jpg,cat;?dog;?cow,test\np/3.jpg,cat,test\n"
+    data = open_dataset(write_list(tmp_path, rows), to_train=False)
+    assert data.classes == ("cat",)
+    assert data.warnings == ()
+    assert data.notes[0].startswith("classes 'cow', 'dog' unclear wherever named")
+    joined = data.joining(("bird", "dog", "cat"))
+    assert joined.classes == ("cat", "dog")
+    assert [item.ignored for item in joined.items] == [(1,), (1,), ()]
+
+
 # --- columns and splits --------------------------------------------------------------------------
 
 
