@@ -27,13 +27,14 @@ from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
 DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
---test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME; or an
+--test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME, a
+prepared set of TensorFlow Datasets (see `mpp-jax data list`), read without TensorFlow; or an
 unpacked archive as it is published: voc:PATH (a year's folder), mit67:PATH, flowers102:PATH,
 caltech101:PATH or scene15:PATH.
 A list may have a header, then its columns stand in any order. In a list ?label says that it is
 unclear whether the picture shows this class: it counts neither for nor against it, in training and
 in test (as "difficult" of PASCAL VOC), for example: a.jpg,cat;?dog,train
-`mpp-jax data show DATA` prints what is in it.
+`mpp-jax data show DATA` prints what is in it; with --list FILE it writes any DATA as such a list.
 """
 
 

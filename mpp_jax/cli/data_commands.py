@@ -113,10 +113,17 @@ def data_prepare(name: str, archives: tuple[Path, ...], data_dir: Path | None, q
 @data.command("show")
 @click.argument("data")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, all names too.")
+@click.option(
+    "--list",
+    "list_file",
+    type=PATH,
+    metavar="FILE",
+    help="Also write DATA as a CSV list, in which you may correct labels and mark unclear ones.",
+)
 @data_options
 @quiet_option
 @faces_user
-def data_show(data: str, as_json: bool, quiet: bool, **options: Any) -> int:
+def data_show(data: str, as_json: bool, list_file: Path | None, quiet: bool, **options: Any) -> int:
     """Show what is in DATA (any that `run` takes): counts, odd pictures, duplicates.
 
     Pictures are counted by class and split, "difficult" ones (in a CSV list: ?label) apart. Each is
@@ -125,10 +132,14 @@ def data_show(data: str, as_json: bool, quiet: bool, **options: Any) -> int:
     """
     from mpp_jax.cli.console import Console
     from mpp_jax.cli.opening import open_data
+    from mpp_jax.data.lists import write_list
     from mpp_jax.data.survey import Survey, look
 
     console = Console(quiet)
     dataset = open_data(data, options, console, to_train=False)
+    dataset = dataset.joining(dataset.unclear)  # classes that no picture surely shows, too
+    if list_file is not None:
+        write_list(dataset, list_file)
     bar = console.bar(len(dataset.items), "look at pictures", "picture")
     seen = []
     with bar:
@@ -137,6 +148,8 @@ def data_show(data: str, as_json: bool, quiet: bool, **options: Any) -> int:
             bar.update(1)
     found = Survey(dataset, tuple(seen))
     console.result(json.dumps(found.as_json(), indent=1) if as_json else _shown(found))
+    if list_file is not None:
+        console.say(f"list: {list_file}")
     skipped = [(dataset.name, warning) for warning in dataset.warnings]
     return console.skipped(skipped + found.broken)
 

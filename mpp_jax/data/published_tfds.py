@@ -14,6 +14,7 @@ whole first, then test), ``image`` (the file as it is, to the byte) and ``label`
 import io
 import os
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from logging import ERROR, getLogger
@@ -117,11 +118,11 @@ class PublishedBuilder(  # type: ignore[call-arg]  # mypy does not see TFDS's ba
         unpacked = self._folder / "unpacked"
         unpacked.mkdir()
         root = laid_out(self.entry, given, unpacked)
-        layout = _Layout(self.entry.layout, root, ", ".join(map(str, given)))
+        layout = _Layout(self.entry, root, given)
         self.opened = layout.open()
         self._name_classes(self.opened.classes)
         parts: dict[str, list[tuple[int, Item]]] = {}
-        splits = layout.splits(self.entry, self.opened)
+        splits = layout.splits(self.opened)
         for index, item in enumerate(self.opened.items):
             parts.setdefault(splits[item.id], []).append((index, item))
         return {split: self._generate_examples(items) for split, items in parts.items()}
@@ -283,7 +284,10 @@ def prepare(
     )
     folder = Path(builder.data_dir)
     with exclusive(folder):
-        builder.download_and_prepare()
+        # Google's store of prepared sets has none of these.
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
     return Prepared(folder, builder.opened)
 
 
@@ -291,14 +295,14 @@ class _Layout(NamedTuple):
     """A folder in an official layout.
 
     Attributes:
-        prefix: of the layout.
+        entry: the set that it should be.
         root: the folder.
-        given: what the user calls it.
+        given: what it was unpacked from, or itself.
     """
 
-    prefix: str
+    entry: PublishedSet
     root: Path
-    given: str
+    given: Sequence[Path]
 
     def open(self, train: str | None = None, test: str | None = None) -> Dataset:
         """Return what its parser finds in it; the usual splits, or two of them.
@@ -309,27 +313,35 @@ class _Layout(NamedTuple):
         try:
             # Two of the splits need not make a set to train on.
             asked = Asked(to_train=train is None, split_train=train, split_test=test)
-            return OPENERS[self.prefix](self.root, asked)
+            return OPENERS[self.entry.layout](self.root, asked)
         except DataError as error:
-            own = f"{self.prefix}:{self.root}"
-            raise DataError(str(error).replace(own, self.given)) from error
+            said = str(error).replace(f"{self.entry.layout}:{self.root}", self._name)
+            files = [file.name for file in self.entry.files]
+            lacking = self.root not in self.given and len(self.given) < len(files)
+            cure = f" ({self.entry.name} consists of {', '.join(files)}; give all of them)"
+            raise DataError(said + cure * lacking) from error
 
-    def splits(self, entry: PublishedSet, opened: Dataset) -> dict[str, str]:
+    @property
+    def _name(self) -> str:
+        """What the user calls it."""
+        return ", ".join(map(str, self.given))
+
+    def splits(self, opened: Dataset) -> dict[str, str]:
         """Return the split of the prepared set by the id of the picture.
 
         Raises:
             DataError: a training picture is in none of the splits that training consists of.
         """
         found = {item.id: item.split for item in opened.items}
-        if entry.splits:
-            halves = self.open(entry.splits["train"], entry.splits["validation"])
+        if parts := self.entry.splits:
+            halves = self.open(parts["train"], parts["validation"])
             second = {item.id for item in halves.split("test")}
             known = {item.id for item in halves.items}
             lost = [item.id for item in opened.split("train") if item.id not in known]
             if lost:
                 raise DataError(
-                    f"{self.given}: {len(lost)} training picture(s) are neither in "
-                    f"{' nor in '.join(list(entry.splits.values())[:2])}; first {lost[0]!r}"
+                    f"{self._name}: {len(lost)} training picture(s) are neither in "
+                    f"{parts['train']} nor in {parts['validation']}; first {lost[0]!r}"
                 )
             found |= dict.fromkeys(second, "validation")
         return found
@@ -350,4 +362,4 @@ def _quietly() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__

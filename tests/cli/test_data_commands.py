@@ -82,14 +82,20 @@ def test_show_lists_what_cannot_be_decoded(tmp_path: Path) -> None:
 def test_show_takes_any_data(tmp_path: Path) -> None:
     for number in range(3):
         jpeg(tmp_path / f"{number}.jpg", (80 * number, 9, 9))
-    (tmp_path / "list.csv").write_text("0.jpg,cat;?dog,train\n1.jpg,dog,train\n2.jpg,?cat,test\n")
+    (tmp_path / "list.csv").write_text(
+        "0.jpg,cat;?dog,train\n1.jpg,dog;?elk,train\n2.jpg,?cat,test\n"
+    )
     lines = ok("data", "show", tmp_path / "list.csv", "--quiet").stdout.splitlines()
-    assert [line.split() for line in lines[1:4]] == [
+    assert [line.split() for line in lines[1:5]] == [
         ["cat", "1", "0", "0", "1"],
         ["dog", "1", "1", "0", "0"],
+        ["elk", "0", "1", "0", "0"],
         ["pictures", "2", "1"],
     ]
     assert lines[-1] == "duplicates: none"
+    again = tmp_path / "again.csv"
+    ok("data", "show", tmp_path / "list.csv", "--list", again)
+    assert ok("data", "show", again, "--quiet").stdout.splitlines() == lines
     assert "no such folder or list file" in refused("data", "show", tmp_path / "absent")
 
 

@@ -78,6 +78,8 @@ def same(one: Dataset, other: Dataset) -> None:
 def test_a_prepared_set_is_its_layout(name: str, tmp_path: Path, folder: Path) -> None:
     write, prefix, title = LAYOUTS[name]
     root = write(tmp_path / "root")
+    with pytest.raises(DataError, match=f"prepare it with: mpp-jax data prepare {name} --archive"):
+        open_dataset(f"tfds:{title}")
     done = prepare(name, archives=[root])
     assert done.folder == folder / title / "1.0.0"
     assert done.opened is not None
@@ -137,6 +139,7 @@ def test_broken_archives_are_one_line(tmp_path: Path, folder: Path) -> None:
     trainval, test = pack_voc(tmp_path)
     line = fault("voc2007", trainval)
     assert line.startswith(f"{trainval}: no lists of split 'test' in ImageSets/Main")
+    assert "consists of VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar; give all" in line
     test.write_bytes(test.read_bytes()[:20000])
     assert "truncated or damaged archive" in fault("voc2007", trainval, test)
     year = write_voc(tmp_path / "root")
