@@ -243,7 +243,7 @@ def laid_out(entry: PublishedSet, given: list[Path], folder: Path) -> Path:
         if file.suffix not in _LOOSE:
             unpack(file, folder)
     if entry.nested:
-        for inner in folder.rglob(entry.nested):
+        for inner in list(folder.rglob(entry.nested)):
             unpack(inner, inner.parent)
     for file in files:
         if file.suffix in _LOOSE:
@@ -272,5 +272,7 @@ def _check_official(entry: PublishedSet, file: Path) -> None:
 
 def _beside(folder: Path, pictures: str) -> Path:
     """Return the folder that holds the folder of the pictures; the outermost where none does."""
+    if not pictures:
+        return folder
     found = (place for depth in _DEPTHS for place in sorted(folder.glob(depth + pictures)))
-    return next((place.parent for place in found if pictures and place.is_dir()), folder)
+    return next((place.parent for place in found if place.is_dir()), folder)

@@ -139,6 +139,13 @@ def test_loose_files_come_beside_the_pictures(tmp_path):
         assert (len(data.split("train")), len(data.split("test"))) == (6, 3)
 
 
+def test_a_loose_file_that_belongs_nowhere_lies_outermost(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    root = laid_out(SETS["scene15"], [tmp_path / "notes.txt"], tmp_path / "out")
+    assert (root / "notes.txt").read_text() == "x"
+
+
 def test_a_folder_of_downloads_and_an_archive_in_an_archive(tmp_path):
     entry = SETS["caltech101"]
     inner = tmp_path / "zip" / "caltech-101"

@@ -92,11 +92,15 @@ def test_a_prepared_set_is_its_layout(name: str, tmp_path: Path, folder: Path) -
     assert "tensorflow" not in sys.modules
 
 
-def test_voc_keeps_its_splits_and_reads_as_tfds_has_it(tmp_path: Path) -> None:
+def test_voc_keeps_its_splits_and_reads_as_tfds_has_it(tmp_path: Path, folder: Path) -> None:
     import tensorflow_datasets as tfds
 
     trainval, test = pack_voc(tmp_path)
-    done = prepare("voc2007", archives=[trainval, test])
+    own = {"data_dir": folder, "file_format": "array_record"}
+    builder = tfds.builder("voc2007", archives=[trainval, test], **own)
+    builder.download_and_prepare()
+    done = prepare("voc2007")
+    assert done.folder == Path(builder.data_dir)
     assert not list(done.folder.glob("unpacked*"))
     whole = f"voc:{tmp_path}/whole"
     same(open_dataset("tfds:voc2007"), open_dataset(whole))
