@@ -31,7 +31,7 @@ from mpp_jax.data.content import DecodeError, read_picture
 from mpp_jax.data.dataset import DataError, Dataset, Item
 from mpp_jax.data.official import OPENERS
 from mpp_jax.data.published import SETS, VERSION, PublishedFile, PublishedSet, laid_out, published
-from mpp_jax.files import exclusive
+from mpp_jax.files import exclusive, is_full
 
 MULTI_LABEL: Final = ("voc",)
 _RETRIES = 2
@@ -185,7 +185,7 @@ class PublishedBuilder(  # type: ignore[call-arg]  # mypy does not see TFDS's ba
         for file in self.entry.files:
             # By their own names, which the manager does not keep.
             place = self._folder / file.name
-            place.symlink_to(self._fetch(file, dl_manager))
+            place.symlink_to(self._fetch(file, dl_manager).absolute())
             found.append(place)
         return found
 
@@ -199,6 +199,8 @@ class PublishedBuilder(  # type: ignore[call-arg]  # mypy does not see TFDS's ba
             except NonMatchingChecksumError:
                 failures.append(f"{url}: gave another file, its size or sha256 is wrong")
             except Exception as error:  # requests' and TFDS's own have no common ancestor
+                if is_full(error):
+                    raise
                 failures.append(f"{url}: {_reason(error)}")
         raise DataError(
             f"could not download {file.name} ({'; '.join(failures)}); get it elsewhere and give it "

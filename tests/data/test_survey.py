@@ -100,3 +100,14 @@ def test_pictures_of_no_file_and_none_at_all(root: Path) -> None:
     gone = survey(Dataset("gone", ("x",), (Item("g", (0,), "test", path=root / "train/g.jpg"),)))
     assert gone.broken == [("g", "no such file")]
     assert Survey(gone.dataset, gone.seen).sides == {}
+
+
+@pytest.mark.slow
+def test_scene15_has_pictures_twice(shared_dir: Path) -> None:
+    """Its known exact copies: 16 in living_room, one mountain, one picture of two classes."""
+    found = survey(open_dataset(f"scene15:{shared_dir}/data/scene15"))
+    assert len(found.same) == 18
+    assert sum(map(is_across, found.same)) == 11
+    assert sum(len({item.labels for item in group}) > 1 for group in found.same) == 1
+    assert found.broken == []
+    assert found.sides == {"height": (200, 200, 200), "width": (200, 200, 200)}
