@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mpp_jax import metrics
-from mpp_jax.intervals import FIGURES, Interval, _weights, bootstrap
+from mpp_jax.intervals import FIGURES, Interval, _weights, bootstrap, mean_of
 
 
 def judged(figure, scores, targets, classes):
@@ -101,6 +101,30 @@ def test_draws_without_a_figure_are_left_out():
     nothing = bootstrap({"a": np.zeros((2, 1))}, -np.ones((2, 1)), draws=3)["a"].interval
     assert isinstance(nothing, Interval)
     assert np.isnan(nothing).all()
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_pictures_that_others_were_tested_on_count_for_nothing(figure):
+    """The union of two test sets is resampled; each method is judged on those of its own."""
+    scores, targets = samples(figure, seed=3)
+    mine = np.arange(len(targets)) % 3 > 0
+    found = bootstrap(scores, np.where(mine[:, None], targets, 0), figure, draws=20)["one"]
+    chosen = list(range(targets.shape[1]))
+    for d, counts in enumerate(np.concatenate([*_weights(len(targets), 20, 0)], axis=1).T):
+        rows = np.repeat(np.arange(len(targets)), counts * mine)
+        whole, _ = judged(figure, scores["one"][rows], targets[rows], chosen)
+        np.testing.assert_allclose(found.draws[d - 1] if d else found.value, whole, rtol=1e-13)
+
+
+def test_mean_of_seeds_is_the_mean_of_every_draw():
+    scores, targets = samples("map11", seed=4)
+    one, other = bootstrap(scores, targets, draws=50).values()
+    both = mean_of([one, other])
+    assert both.value == (one.value + other.value) / 2
+    np.testing.assert_allclose(both.draws, (one.draws + other.draws) / 2)
+    np.testing.assert_allclose(both.class_draws, (one.class_draws + other.class_draws) / 2)
+    assert np.isnan(both.per_class[1])
+    assert mean_of([one]).interval == one.interval
 
 
 @pytest.mark.parametrize(
