@@ -71,6 +71,22 @@ def read_cost(
     return cost
 
 
+def read_seeds(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """Read a number of seeds, "3" for 0, 1 and 2, or the seeds themselves, "0,4"."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r}: give how many seeds, 3, or which, 0,1,4")
+    numbers = [int(part) for part in parts]
+    seeds = tuple(range(numbers[0]) if len(numbers) == 1 else numbers)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise click.BadParameter(f"{text!r}: give one seed or more, each once")
+    return seeds
+
+
 def read_file(
     context: click.Context, parameter: click.Parameter, file: Path | None
 ) -> dict[str, Any] | None:
@@ -157,8 +173,18 @@ data_options = _options(
         default=0,
         show_default=True,
         type=click.IntRange(min=0),
-        help="Of splits, limits, the descriptor sample and the mixture.",
+        help="Of splits, limits, the descriptor sample, PCA, the mixture and folds.",
     ),
+)
+seeds_option = click.option(
+    "--seeds",
+    callback=read_seeds,
+    metavar="N|LIST",
+    help="Run with several seeds, 3 (for 0, 1 and 2) or 0,1,4, each into OUT/seed-N, and report "
+    "mean and deviation. What --seed governs changes, all of it: where DATA has its own split, the "
+    "codebook alone, so fc7, avg and others without one have deviation 0 (but for --c auto and "
+    "--solver primal, which draw too). Activations are computed once, and kept in half of the free "
+    "memory or in --cache; where they do not fit, it is said, and what that costs.",
 )
 network_option = click.option(
     "--network", default=DEFAULT_NETWORK, show_default=True, help="See `weights list`."
