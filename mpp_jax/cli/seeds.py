@@ -76,15 +76,15 @@ def _ours(place: Path) -> bool:
 def _shared(jobs: Sequence[Job], console: Console) -> stages.Shared:
     """Return where all seeds take their activations from, and the digests of pictures."""
     first = jobs[0]
-    contents = Contents()
+    activations, contents = stages.watched(first, console), Contents()
     if first.extras.cache is not None:
-        return stages.Shared(first.activations, contents)
+        return stages.Shared(activations, contents)
     scales = first.config.pyramid.scales
     fitting = {source: Wanted(scales) for source, _ in recipes_of(first.config).values()}
     wants = union(fitting, wanted_of(atoms_of(first.config), scales))
     pictures = len({item.id for job in jobs for item in job.data.items})
     room = available_memory() // 2
-    cache = PictureCache(first.activations, wants, room, pictures, console.say)
+    cache = PictureCache(activations, wants, room, pictures, console.say)
     return stages.Shared(cache, contents)
 
 

@@ -75,7 +75,7 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     check_results_place(job.out)
     check_evaluable(job)
     check_features(job.data, job.config, job.extras.features)
-    made, (activations, contents) = job.made, shared or Shared(_watched(job, console), Contents())
+    made, (activations, contents) = job.made, shared or Shared(watched(job, console), Contents())
     codebooks: Codebooks = {}
     skips: Skips = []
     if recipes_of(job.config):
@@ -111,7 +111,8 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     return console.skipped(skips)
 
 
-def _watched(job: Job, console: Console) -> ActivationSource:
+def watched(job: Job, console: Console) -> ActivationSource:
+    """Return where a job's activations come from; say so, and how they are computed."""
     if job.extras.cache is not None:
         console.say(f"activations: kept in and taken from {job.extras.cache}")
     if jax.default_backend() != "cpu":
@@ -130,7 +131,7 @@ def fit(job: Job, console: Console) -> int:
         names = ", ".join(job.config.pooling)
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
     with exclusive(job.out):
-        _, skips = codebooks_or_fit(job, job.out, _watched(job, console), Contents(), console)
+        _, skips = codebooks_or_fit(job, job.out, watched(job, console), Contents(), console)
     console.print_table()
     return console.skipped(skips + _dataset_skips(job.data))
 
@@ -159,7 +160,7 @@ def encode(
     if data.split("train") and other and not append:
         console.say(f"note: {codebook} was fitted to other training pictures than these")
     with exclusive(out):
-        activations = _watched(job, console)
+        activations = watched(job, console)
         store = _encode(job, out, codebooks, activations, Contents(), console, append=append)
     console.print_table()
     console.say(f"encodings of {made_with(here.network, here.weights_sha256)}")
