@@ -1,7 +1,6 @@
 """Options of the command line, and how their texts become settings. Nothing heavy is imported."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -36,7 +35,13 @@ def read_names(context: click.Context, parameter: click.Parameter, text: str | N
     if text is None:
         return None
     # At the commas outside parentheses; what the names mean is read where jax is loaded.
-    parts = re.split(r",(?![^()]*\))", "".join(text.lower().split()))
+    parts, depth = [""], 0
+    for letter in "".join(text.lower().split()):
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
     names = tuple(part for part in parts if part)
     if not names:
         raise click.BadParameter("name at least one representation")
@@ -132,8 +137,9 @@ pooling_option = click.option(
     metavar="NAMES",
     help="Representations, comma-separated; the first one headlines. fc7, ap1, ap10, ap50, avg, "
     "nfk, csf, mpp, mpp-entropy, mop, fv1..fv7, vlad, bow, sv, gmp, cov, max, gem, ifk; of another "
-    "layer as mpp(pool5), on a spatial grid as mpp+sp or mpp+sp1x1_2x2, stacked as mpp+avg; the "
-    "paper's MPP(Alex-FC7,Pool5)+SP is understood. "
+    "layer as mpp(pool5), on a spatial grid as mpp+sp or mpp+sp1x1_2x2, stacked as mpp+avg; best "
+    "is the stack of ap10, avg and mpp, or best(a,b,c) of others, that does best on held-out folds "
+    "of the training pictures; the paper's MPP(Alex-FC7,Pool5)+SP is understood. "
     f"[default: {','.join(Run().pooling)}]",
 )
 data_options = _options(

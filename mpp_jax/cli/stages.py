@@ -235,7 +235,7 @@ def _train(
     model, infos = pipeline.train(store, codebooks, made, methods, watcher=console)
     for method, info in infos.items():
         trained = model.trained[method]
-        if trained.folds is not None:
+        if trained.folds is not None or trained.candidates is not None:
             console.say(f"svm {method}: {trained.summary()}")
         gap, worst = float(np.max(info.relative_gap)), int(np.max(info.iterations))
         note = "" if info.converged.all() else " (iteration limit reached)"
