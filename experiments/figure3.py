@@ -30,7 +30,7 @@ from mpp_jax.runs.settings import NOTHING, Job
 
 def curve(job: Job) -> dict[str, dict[str, float]]:
     """Return the figures of every representation."""
-    scores = lab.test_scores(job, lab.fit(job)[0])
+    scores = lab.test_scores(job)
     return {name: lab.figures(values, job.data) for name, values in scores.items()}
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     scales = 2 if args.quick else args.scales
     names = {method: lab.ranged(method, scales) for method in METHODS}
     job = lab.open_job(args, [name for row in names.values() for name in row])
-    scores = lab.test_scores(job, lab.fit(job)[0])
+    scores = lab.test_scores(job)
     curves = {
         method: [lab.figures(scores[name], job.data)["top1"] for name in row]
         for method, row in names.items()
