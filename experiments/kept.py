@@ -1,13 +1,14 @@
 """What an experiment has found so far, so that one that was killed goes on where it was.
 
 FOLDER/found-DIGEST/ holds ``settings.json``, everything that decides scores (the pictures by
-content, their labels, network, weights, settings; DIGEST is of it), the codebooks, and a file of
-scores for each representation. Whatever changes, a stale folder is never met.
+content, their labels, network, weights, settings; DIGEST is of it), and a file of scores for each
+representation; FOLDER/made-DIGEST/ the same without labels and classifiers, with the codebooks and,
+where vectors are kept, their store. Whatever changes, a stale folder is never met.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from mpp_jax.runs.provenance import (
     save_codebooks,
 )
 from mpp_jax.runs.settings import Job
-from mpp_jax.stats.codebook import Codebooks
+from mpp_jax.stats.codebook import Codebook, Codebooks
 from mpp_jax.storage.bundle import holds_bundle
 
 
@@ -43,62 +44,80 @@ class Scored(NamedTuple):
 
 
 class Kept:
-    """The codebooks and scores of a job on disk; of a job without a cache nothing is kept."""
+    """The codebooks and scores of a job on disk.
 
-    def __init__(self, job: Job) -> None:
-        """Use (and make, when there is something to keep) the folder of a job."""
-        self._job, self._place = job, None
-        if job.extras.cache is not None:
-            settings = json.dumps(_deciding(job), indent=1, sort_keys=True)
-            digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
-            self._place = job.extras.cache / f"found-{digest}"
-            self._settings = settings
+    Attributes:
+        made: the folder of its codebooks; None where nothing is kept.
+    """
+
+    def __init__(self, job: Job, folder: Path | None) -> None:
+        """Look for a job's folders in a folder; with None nothing is kept."""
+        self._job = job
+        self.made = self._found = None
+        if folder is not None:
+            vectors, labels = _deciding(job)
+            self.made = _place(folder, "made", vectors)
+            self._found = _place(folder, "found", vectors | labels)
 
     def scored(self, names: Sequence[str]) -> dict[str, Scored]:
         """Return what is there of some representations."""
-        if self._place is None:
+        if self._found is None:
             return {}
-        files = {name: self._place / f"{name}.npz" for name in names}
+        files = {name: self._found / f"{name}.npz" for name in names}
         return {name: _read(file) for name, file in files.items() if file.is_file()}
 
     def keep(self, found: dict[str, Scored]) -> None:
         """Write scores."""
-        if self._place is not None:
-            self._made(self._place)
-            for name, one in found.items():
-                write_file(self._place / f"{name}.npz", partial(np.savez, **one._asdict()))
+        for name, one in found.items():
+            if self._found is not None:
+                write_file(self._found / f"{name}.npz", partial(np.savez, **one._asdict()))
 
-    def codebooks(self) -> Codebooks | None:
-        """Return the codebooks, if they are there."""
-        if self._place is None or not holds_bundle(self._place / "codebook"):
-            return None
-        return load_codebooks(self._place / "codebook")[0]
+    def codebooks(self, keys: Iterable[str]) -> Codebooks:
+        """Return those of some codebooks that are there."""
+        found: dict[str, Codebook] = {}
+        for key in keys:
+            if self.made is not None and holds_bundle(self.made / f"codebook-{key}"):
+                found |= load_codebooks(self.made / f"codebook-{key}")[0]
+        return found
 
     def keep_codebooks(self, codebooks: Codebooks) -> None:
-        """Write codebooks."""
-        if self._place is not None:
-            self._made(self._place)
-            save_codebooks(self._place / "codebook", codebooks, self._job.made)
-
-    def _made(self, place: Path) -> None:
-        place.mkdir(parents=True, exist_ok=True)
-        write_file(place / "settings.json", self._settings.encode())
+        """Write codebooks, each by itself."""
+        for key, book in codebooks.items():
+            if self.made is not None:
+                save_codebooks(self.made / f"codebook-{key}", {key: book}, self._job.made)
 
 
-def _deciding(job: Job) -> dict[str, Any]:
-    """Return everything that decides scores besides a representation's name."""
-    made, contents, digest = job.made, Contents(), hashlib.sha256()
+def _deciding(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what decides vectors besides a representation's name, and what else decides scores."""
+    made, contents = job.made, Contents()
+    pictures, labels = hashlib.sha256(), hashlib.sha256()
     for item in job.data.items:
-        line = f"{item.id} {item.split} {item.labels} {item.ignored} {contents.now(item)}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
+        for digest, facts in (
+            (pictures, f"{item.split} {contents.now(item)}"),
+            (labels, f"{item.labels} {item.ignored}"),
+        ):
+            digest.update(f"{item.id} {facts}\n".encode("utf-8", "surrogateescape"))
+    # A representation counts for itself: others of the job, and their codebooks, do not.
+    fit = {name: value for name, value in fit_settings(made).items() if name != "codebooks"}
     return {
-        "pictures, labels and splits": digest.hexdigest(),
-        "classes": list(job.data.classes),
-        "fit": fit_settings(made),
+        "pictures and splits": pictures.hexdigest(),
+        "fit": fit,
         "encode": encoding_settings(made.config, {}),
+    }, {
+        "labels": labels.hexdigest(),
+        "classes": list(job.data.classes),
         "svm": asdict(made.config.svm),
         "features": {name: part.sha256 for name, part in job.extras.features.items()},
     }
+
+
+def _place(folder: Path, kind: str, settings: dict[str, Any]) -> Path:
+    """Return the folder of some settings, made with them in it."""
+    text = json.dumps(settings, indent=1, sort_keys=True).encode()
+    place = folder / f"{kind}-{hashlib.sha256(text).hexdigest()[:16]}"
+    place.mkdir(parents=True, exist_ok=True)
+    write_file(place / "settings.json", text)
+    return place
 
 
 def _read(file: Path) -> Scored:

@@ -25,7 +25,7 @@ from mpp_jax.pooling.notation import format_atoms, grid_cells
 from mpp_jax.progress import Watcher
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.settings import Extras, Job
-from mpp_jax.runs.vectors import atoms_of, encode_described, wanted_of
+from mpp_jax.runs.vectors import atoms_of, encode_described, recipes_of, wanted_of
 from mpp_jax.stats.codebook import CodebookInfo, Codebooks
 from mpp_jax.svm import fit_svm, svm_scores
 from mpp_jax.weights.load import load_network
@@ -110,10 +110,10 @@ def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return replace(dataset, classes=tuple(kept), items=tuple(items))
 
 
-def with_seed(job: Job, seed: int, pooling: Sequence[str]) -> Job:
-    """Return the job of another codebook's seed, for these representations (each once)."""
-    names = tuple(dict.fromkeys(pooling))
-    return replace(job, config=replace(job.config, seed=seed, pooling=names)).settled()
+def with_pooling(job: Job, pooling: Sequence[str], seed: int | None = None) -> Job:
+    """Return the job of these representations (each once), and of another codebook's seed."""
+    config = replace(job.config, pooling=tuple(dict.fromkeys(pooling)))
+    return replace(job, config=config if seed is None else replace(config, seed=seed)).settled()
 
 
 def ranged(name: str, scales: int) -> tuple[str, ...]:
@@ -153,10 +153,36 @@ def describe_all(job: Job) -> None:
 
 def fit(job: Job) -> tuple[Codebooks, dict[str, CodebookInfo]]:
     """Return the codebooks of the experiment's representations, and how their fits went, by key."""
-    codebooks, infos = pipeline.fit(job.data, job.network, job.config, activations=job.activations)
+    codebooks, infos = pipeline.fit(
+        job.data,
+        job.network,
+        job.config,
+        activations=job.activations,
+        on_skip=lambda name, reason: _refuse(Skipped(-1, name, reason)),
+    )
     for key, info in infos.items():
         print(f"codebook {key}: {info.samples} descriptors, {int(info.em.iterations)} steps")
     return codebooks, infos
+
+
+def codebooks_of(job: Job, kept: Kept) -> Codebooks:
+    """Return the codebooks of the experiment's representations; those that are kept are not fitted.
+
+    Args:
+        job: the experiment's.
+        kept: what there is of it; what is fitted is kept there.
+    """
+    found = kept.codebooks(recipes_of(job.config))
+    missing = [
+        name
+        for name in job.config.pooling
+        if not recipes_of(with_pooling(job, [name]).config).keys() <= found.keys()
+    ]
+    if missing:
+        fitted, _ = fit(with_pooling(job, missing))
+        kept.keep_codebooks(fitted)
+        found = found | fitted
+    return found
 
 
 def test_scores(job: Job) -> dict[str, np.ndarray]:
@@ -164,15 +190,12 @@ def test_scores(job: Job) -> dict[str, np.ndarray]:
 
     What is kept in the job's cache is not done again.
     """
-    kept = Kept(job)
+    kept = Kept(job, job.extras.cache)
     found = kept.scored(job.config.pooling)
-    missing = tuple(name for name in job.config.pooling if name not in found)
+    missing = [name for name in job.config.pooling if name not in found]
     if missing:
-        codebooks = kept.codebooks()
-        if codebooks is None:
-            codebooks = fit(job)[0]
-            kept.keep_codebooks(codebooks)
-        found |= judged(replace(job, config=replace(job.config, pooling=missing)), codebooks, kept)
+        part = with_pooling(job, missing)
+        found |= judged(part, codebooks_of(part, kept), kept)
     return {name: found[name].scores for name in job.config.pooling}
 
 

@@ -51,7 +51,7 @@ def main() -> None:
     names = {method: lab.ranged(method, scales) for method in METHODS}
     lab.describe_all(job)
 
-    whole = lab.with_seed(job, seeds[0], [name for m in ORDER for name in names[m]])
+    whole = lab.with_pooling(job, [name for m in ORDER for name in names[m]], seeds[0])
     scores = lab.test_scores(whole)
     figures = {
         method: [lab.figures(scores[name], job.data)["map11"] for name in row]
@@ -64,7 +64,7 @@ def main() -> None:
     }
     by_seed = {method: [figures[method]] for method in SEEDED}
     for seed in seeds[1:]:
-        other = lab.with_seed(job, seed, [name for m in SEEDED for name in names[m]])
+        other = lab.with_pooling(job, [name for m in SEEDED for name in names[m]], seed)
         found = lab.test_scores(other)
         for method in SEEDED:
             values = [lab.figures(found[name], job.data)["map11"] for name in names[method]]
