@@ -51,7 +51,9 @@ def parser(description: str, name: str, *, scales: int) -> argparse.ArgumentPars
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--classes", help="of a multi-label set: those that count, a,b")
     made.add_argument("--limit-per-class", type=int)
-    made.add_argument("--quick", action="store_true", help="10 pictures a class, 2 scales, K = 32")
+    made.add_argument(
+        "--quick", action="store_true", help="at most 10 pictures a class, 2 scales, K = 32"
+    )
     made.add_argument("--cache", type=Path, default=Path("activations"), help="kept there")
     made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json")
     return made
@@ -61,7 +63,9 @@ def open_job(args: argparse.Namespace, pooling: Sequence[str]) -> Job:
     """Open what the command line names, for these representations."""
     keep_freed_memory()
     if args.quick:
-        args.limit_per_class, args.scales, args.pca, args.components = 10, 2, 64, 32
+        most = {"limit_per_class": 10, "scales": 2, "pca": 64, "components": 32}
+        for name, value in most.items():
+            setattr(args, name, min(getattr(args, name) or value, value))
     weights = weights_of(args.network, args.weights)
     network = load_network(args.network, weights)
     config = Run(
@@ -185,12 +189,12 @@ def codebooks_of(job: Job, kept: Kept) -> Codebooks:
     return found
 
 
-def test_scores(job: Job) -> dict[str, np.ndarray]:
+def scores_of(job: Job, folder: Path | None = None) -> dict[str, np.ndarray]:
     """Return {representation: (N, L) scores of the test pictures}, by way of the codebooks.
 
-    What is kept in the job's cache is not done again.
+    What is kept in a folder, or else in the job's cache, is not done again.
     """
-    kept = Kept(job, job.extras.cache)
+    kept = Kept(job, folder or job.extras.cache)
     found = kept.scored(job.config.pooling)
     missing = [name for name in job.config.pooling if name not in found]
     if missing:

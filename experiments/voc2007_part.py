@@ -52,7 +52,7 @@ def main() -> None:
     lab.describe_all(job)
 
     whole = lab.with_pooling(job, [name for m in ORDER for name in names[m]], seeds[0])
-    scores = lab.test_scores(whole)
+    scores = lab.scores_of(whole)
     figures = {
         method: [lab.figures(scores[name], job.data)["map11"] for name in row]
         for method, row in names.items()
@@ -65,7 +65,7 @@ def main() -> None:
     by_seed = {method: [figures[method]] for method in SEEDED}
     for seed in seeds[1:]:
         other = lab.with_pooling(job, [name for m in SEEDED for name in names[m]], seed)
-        found = lab.test_scores(other)
+        found = lab.scores_of(other)
         for method in SEEDED:
             values = [lab.figures(found[name], job.data)["map11"] for name in names[method]]
             by_seed[method].append(values)

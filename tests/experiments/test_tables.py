@@ -3,16 +3,17 @@
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import toy
 from helpers.paper_archives import write_flowers_set, write_mit67_set, write_voc_set
 
 from mpp_jax.data import open_dataset
 from mpp_jax.runs import pipeline
-from mpp_jax.weights.load import packaged_file
 
 Tables = Callable[..., dict[str, Any]]
 TABLES = ("table3_mit67", "table4_voc07", "table5_voc07_per_class", "table6_flowers")
@@ -22,26 +23,34 @@ TABLES = ("table3_mit67", "table4_voc07", "table5_voc07_per_class", "table6_flow
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
     """Return a function that runs a table's script, and returns its result."""
 
-    def run(name: str, **options: Any) -> dict[str, Any]:
+    def run(name: str, *arguments: str, **options: Any) -> dict[str, Any]:
         out = tmp_path / f"{name}.json"
-        given = {"network": "caffenet_mini", "runs": tmp_path / "runs", "out": out} | options
+        given = {"runs": tmp_path / "runs", "out": out} | options
         named = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
-        monkeypatch.setattr("sys.argv", [f"{name}.py", "--quick", *named])
+        monkeypatch.setattr("sys.argv", [f"{name}.py", *named, *arguments])
         importlib.import_module(name).main()
         return json.loads(out.read_text())
 
     return run
 
 
+@pytest.fixture
+def toy_table(table: Tables, tmp_path: Path, toy_known: None) -> Tables:
+    """The same with the toy network, whose layers have other names than the paper's."""
+    weights = toy.write_weights(tmp_path / "toy.safetensors")
+    given = {"network": "toy", "weights": weights, "layer": "fire2", "lower": "conv1"}
+    return partial(table, **given, scales=2, pca=4, components=2)
+
+
 def test_table3(
-    table: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    toy_table: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     data = f"mit67:{write_mit67_set(tmp_path / 'mit67')}"
-    found = table("table3_mit67", data=data)
+    found = toy_table("table3_mit67", data=data)
     *rows, dsfl = found["rows"]
     assert [row["paper"] for row in rows][:3] == [57.91, 60.90, 60.37]
     assert dsfl["not_run"].startswith("needs --dsfl FILE")
-    assert [row["pooling"] for row in rows[-2:]] == ["mpp+sp", "mpp(fc7,pool5)"]
+    assert [row["pooling"] for row in rows[-2:]] == ["mpp+sp", "mpp(fire2,conv1)"]
     for row in rows:
         assert row["difference"] == row["ours"] - row["paper"]
         assert 0 <= row["mean_class_accuracy"] <= 100
@@ -53,7 +62,7 @@ def test_table3(
     assert f"| MPP(Alex-FC7) | 75.67 | {rows[5]['ours']:.2f} |" in printed
     assert "| MPP(Alex-FC7)+DSFL[37] | 80.78 | not run: needs --dsfl FILE" in printed
     assert "| Gong et al. '14 | VLAD Concat.(Alex-FC7) | 68.90 |" in printed
-    assert "scales 2 (7)" in printed
+    assert "network toy (caffenet), layer fire2 (fc7)" in printed
 
     # The same again with features: all else is there already.
     items = open_dataset(data).items
@@ -61,36 +70,36 @@ def test_table3(
     labels = np.eye(4)[[item.labels[0] for item in items]]
     np.savez(features, ids=np.array([item.id for item in items]), vectors=labels)
     monkeypatch.setattr(pipeline, "train", None)
-    again = table("table3_mit67", data=data, dsfl=features)
+    again = toy_table("table3_mit67", data=data, dsfl=features)
     *same, stacked = again["rows"]
     assert same == rows
     assert stacked["ours"] == 100  # the labels themselves
     monkeypatch.setattr(pipeline, "encode_dataset", None)
     monkeypatch.setattr(pipeline, "fit", None)
-    other = table("table3_mit67", data=data, dsfl=features, lower="conv9")["rows"]
-    assert other[7]["not_run"].startswith("needs a layer 'conv9' beside 'fc7', which caffenet_mini")
+    other = toy_table("table3_mit67", data=data, dsfl=features, lower="conv9")["rows"]
+    assert other[7]["not_run"].startswith("needs a layer 'conv9' beside 'fire2', which toy")
     assert other[:7] + other[8:] == again["rows"][:7] + again["rows"][8:]
 
 
 def test_tables_4_and_5(
-    table: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    toy_table: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     import paper_tables
 
-    # The second network is another one's small sister; its "fc8" is a layer that it has.
-    monkeypatch.setattr(paper_tables, "CNN_S", "caffenet_mini")
-    monkeypatch.setattr(paper_tables, "ABOVE", "pool5")
+    # The second network is the first one's twin; its "fc8" is a layer that it has.
+    monkeypatch.setattr(paper_tables, "CNN_S", "toy")
+    monkeypatch.setattr(paper_tables, "ABOVE", "conv1")
     data = f"voc:{write_voc_set(tmp_path)}"
-    alone = table("table4_voc07", data=data)
+    alone = toy_table("table4_voc07", data=data)
     assert [row["not_run"] for row in alone["rows"] if "not_run" in row] == [
         "needs --cnn-s-weights FILE, the weights of CNN-S"
     ] * 2
-    weights = packaged_file("caffenet_mini")
-    found = table("table4_voc07", data=data, cnn_s_weights=weights, seeds="0,1")
+    weights = tmp_path / "toy.safetensors"
+    found = toy_table("table4_voc07", data=data, cnn_s_weights=weights, seeds="0,1")
     assert found["measure"] == "map11"
     assert found["config"]["svm"]["c"] == 1
     by_name = {row["method"]: row for row in found["rows"]}
-    assert by_name["MPP(CNNS-FC7,FC8)"]["pooling"] == "mpp(fc7,pool5)"
+    assert by_name["MPP(CNNS-FC7,FC8)"]["pooling"] == "mpp(fire2,conv1)"
     for row in found["rows"]:
         assert ("deviation" in row) == (row["pooling"] not in ("ap1", "ap10", "ap50"))
         if "deviation" in row:
@@ -99,7 +108,7 @@ def test_tables_4_and_5(
     # The table of classes takes all of it.
     for name in ("fit", "encode_dataset", "train"):
         monkeypatch.setattr(pipeline, name, None)
-    fifth = table("table5_voc07_per_class", data=data, cnn_s_weights=weights)
+    fifth = toy_table("table5_voc07_per_class", data=data, cnn_s_weights=weights)
     for row in fifth["rows"]:
         values = [entry["ours"] for entry in row["per_class"].values()]
         assert list(row["per_class"]) == ["bus", "car", "cat", "train"]
@@ -123,11 +132,11 @@ def test_table6_killed_and_given_again(
 
     monkeypatch.setattr(pipeline, "train", watched)
     with pytest.raises(KeyboardInterrupt):
-        table("table6_flowers", data=data)
+        table("table6_flowers", "--quick", network="caffenet_mini", data=data)
     monkeypatch.setattr(pipeline, "fit", None)
     monkeypatch.setattr(pipeline, "encode_from", None)  # no picture is encoded again
     most = 7
-    found = table("table6_flowers", data=data)
+    found = table("table6_flowers", "--quick", network="caffenet_mini", data=data)
     assert trained == ["ap1", "ap10", "ap50", "nfk", "csf", "mpp", "mpp+sp"]
     assert [row["pooling"] for row in found["rows"]] == trained
     assert all("ours" in row for row in found["rows"])
@@ -164,3 +173,21 @@ def test_defaults_are_the_papers() -> None:
     args = paper_tables.command_line(table4_voc07.TABLE, table4_voc07.__doc__).parse_args([])
     given = (args.network, args.scales, args.l2, args.pca, args.components)
     assert given == ("caffenet", 7, "none", 128, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "data", "write", "missing"),
+    [
+        ("table3_mit67", "mit67", write_mit67_set, 1),
+        ("table4_voc07", "voc", write_voc_set, 2),
+        ("table5_voc07_per_class", "voc", write_voc_set, 1),
+    ],
+)
+def test_with_the_network_in_the_package(
+    table: Tables, name: str, data: str, write: Any, missing: int, tmp_path: Path
+) -> None:
+    place = write(tmp_path / "data")
+    rows = table(name, "--quick", network="caffenet_mini", data=f"{data}:{place}")["rows"]
+    assert sum("not_run" in row for row in rows) == missing
+    assert all(0 <= row["ours"] <= 100 for row in rows if "not_run" not in row)

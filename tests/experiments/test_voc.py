@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import toy
-from helpers.paper_archives import write_voc_set
+from helpers.paper_archives import VOC_CLASSES, write_voc_set
+
+from mpp_jax.data import open_dataset
 
 pytestmark = pytest.mark.usefixtures("toy_known")
 
@@ -30,6 +32,63 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
         return json.loads(out.read_text())
 
     return run
+
+
+def test_figure4(script: Script, tmp_path: Path, capsys: Any) -> None:
+    import figure4
+
+    found = script(figure4, "--quick", classes="car,bus")
+    assert found["classes"] == ["bus", "car"]
+    curves = found["map11_by_scales"]
+    assert list(curves) == list(figure4.METHODS)
+    assert "top1_by_scales" not in found
+    for n, gain in enumerate(found["mpp_minus_nfk"]):
+        assert gain["difference"] == pytest.approx(curves["mpp"][n] - curves["nfk"][n])
+        assert gain["low"] <= gain["difference"] <= gain["high"]
+    assert "VOC2007, mAP (11 points), %" in capsys.readouterr().out
+    assert (tmp_path / "out.png").stat().st_size > 1000
+
+
+def test_figure3(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import figure3
+    import lab
+
+    found = script(figure3, "--quick")
+    assert found["classes"] == list(VOC_CLASSES)
+    for kind in ("cnn", "sift"):
+        assert list(found["results"][kind]) == ["fv1", "fv2", "nfk", "mpp"]
+        assert all(row.keys() == {"map11"} for row in found["results"][kind].values())
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    monkeypatch.setattr(lab, "fit", None)
+    monkeypatch.setattr(lab, "judged", None)
+    assert script(figure3, "--quick")["results"] == found["results"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"), [("car,dog", "has no 'dog', only bus, car"), ("", None)]
+)
+def test_classes(classes: str, message: str | None, tmp_path: Path) -> None:
+    import lab
+
+    data = open_dataset(f"voc:{write_voc_set(tmp_path)}")
+    if message is not None:
+        with pytest.raises(SystemExit, match=message):
+            lab.of_classes(data, classes.split(","))
+        return
+    part = lab.of_classes(data, ["train", "car"])
+    assert part.classes == ("car", "train")
+    columns = [data.classes.index(name) for name in part.classes]
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(part.targets(split), data.targets(split)[:, columns])
+    single = open_dataset(toy.write_folder(tmp_path / "single", 1, 1))
+    with pytest.raises(SystemExit, match="for sets with several labels a picture"):
+        lab.of_classes(single, ["red"])
+
+
+def test_cost() -> None:
+    import lab
+
+    assert (lab.cost("voc:/a"), lab.cost("mit67:/a"), lab.cost(None)) == (1, 10, 10)
 
 
 def test_methods_by_scales_and_seeds(

@@ -23,12 +23,10 @@ def photograph(place: Path, colours: Sequence[Sequence[int]], rng: np.random.Gen
     Image.fromarray(np.concatenate(halves, axis=1)).save(place, "JPEG", quality=90)
 
 
-def write_voc_set(
-    root: Path,
-    classes: Sequence[str] = ("bus", "car", "cat", "train"),
-    train: int = 2,
-    test: int = 1,
-) -> Path:
+VOC_CLASSES = ("bus", "car", "cat", "train")
+
+
+def write_voc_set(root: Path, train: int = 2, test: int = 1) -> Path:
     """Write VOC2007 with ``train`` + ``test`` pictures of each class, some of two classes.
 
     Every third picture shows the next class too, as difficult alone where its number is odd.
