@@ -51,9 +51,7 @@ def parser(description: str, name: str, *, scales: int) -> argparse.ArgumentPars
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--classes", help="of a multi-label set: those that count, a,b")
     made.add_argument("--limit-per-class", type=int)
-    made.add_argument(
-        "--quick", action="store_true", help="at most 10 pictures a class, 2 scales, K = 32"
-    )
+    made.add_argument("--quick", action="store_true", help="10 pictures a class, 2 scales, K = 32")
     made.add_argument("--cache", type=Path, default=Path("activations"), help="kept there")
     made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json")
     return made

@@ -119,7 +119,7 @@ def test_tables_4_and_5(
 
 
 def test_table6_killed_and_given_again(
-    table: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    toy_table: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     data = f"flowers102:{write_flowers_set(tmp_path / 'flowers')}"
     train, trained, most = pipeline.train, [], 3
@@ -132,16 +132,14 @@ def test_table6_killed_and_given_again(
 
     monkeypatch.setattr(pipeline, "train", watched)
     with pytest.raises(KeyboardInterrupt):
-        table("table6_flowers", "--quick", network="caffenet_mini", data=data)
+        toy_table("table6_flowers", data=data)
     monkeypatch.setattr(pipeline, "fit", None)
     monkeypatch.setattr(pipeline, "encode_from", None)  # no picture is encoded again
     most = 7
-    found = table("table6_flowers", "--quick", network="caffenet_mini", data=data)
+    found = toy_table("table6_flowers", data=data)
     assert trained == ["ap1", "ap10", "ap50", "nfk", "csf", "mpp", "mpp+sp"]
     assert [row["pooling"] for row in found["rows"]] == trained
     assert all("ours" in row for row in found["rows"])
-    assert found["pictures"] == {"train": 8, "test": 4}
-    assert found["departures"][-1] == "pictures 10 of each class (all)"
     assert "mean class accuracy" in capsys.readouterr().out
 
 
@@ -175,19 +173,22 @@ def test_defaults_are_the_papers() -> None:
     assert given == ("caffenet", 7, "none", 128, 256)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "data", "write", "missing"),
+    ("name", "prefix", "write", "missing"),
     [
-        ("table3_mit67", "mit67", write_mit67_set, 1),
-        ("table4_voc07", "voc", write_voc_set, 2),
         ("table5_voc07_per_class", "voc", write_voc_set, 1),
+        pytest.param("table3_mit67", "mit67", write_mit67_set, 1, marks=pytest.mark.slow),
+        pytest.param("table4_voc07", "voc", write_voc_set, 2, marks=pytest.mark.slow),
+        pytest.param("table6_flowers", "flowers102", write_flowers_set, 0, marks=pytest.mark.slow),
     ],
 )
 def test_with_the_network_in_the_package(
-    table: Tables, name: str, data: str, write: Any, missing: int, tmp_path: Path
+    table: Tables, name: str, prefix: str, write: Any, missing: int, tmp_path: Path
 ) -> None:
-    place = write(tmp_path / "data")
-    rows = table(name, "--quick", network="caffenet_mini", data=f"{data}:{place}")["rows"]
+    given = {"network": "caffenet_mini", "data": f"{prefix}:{write(tmp_path / 'data')}"}
+    found = table(name, "--quick", **given)
+    rows = found["rows"]
     assert sum("not_run" in row for row in rows) == missing
     assert all(0 <= row["ours"] <= 100 for row in rows if "not_run" not in row)
+    assert found["pictures"] == {"train": 8, "test": 4}
+    assert found["departures"][-1] == "pictures 10 of each class (all)"
