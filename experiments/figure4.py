@@ -2,7 +2,10 @@
 
     python experiments/figure4.py               Scene-15 (200 x 200 pixels), SqueezeNet, 5 scales
     python experiments/figure4.py --quick       10 pictures a class, 2 scales: 1 minute
-    python experiments/figure4.py --data DATA --network caffenet --weights FILE --scales 7
+    python experiments/figure4.py --data voc:PATH --network caffenet --weights FILE --scales 7
+
+Any data set will do; of one with several labels a picture, as in the paper's own figure, the curves
+are mean 11-point APs, over all classes or those of ``--classes``.
 
 Cost: one pass of the network (kept in ``--cache``; five scales of Scene-15 take about 25 minutes on
 2 cores), then about 15 minutes. The codebook is fitted to all scales once; the curves encode scales
@@ -37,9 +40,9 @@ def main() -> None:
     scales = 2 if args.quick else args.scales
     names = {method: lab.ranged(method, scales) for method in METHODS}
     job = lab.open_job(args, [name for row in names.values() for name in row])
-    scores = lab.test_scores(job, lab.fit(job)[0])
+    scores = lab.scores_of(job)
     curves = {
-        method: [lab.figures(scores[name], job.data)["top1"] for name in row]
+        method: [lab.figures(scores[name], job.data)[lab.measure(job.data)] for name in row]
         for method, row in names.items()
     }
     differences = [
@@ -59,24 +62,24 @@ def main() -> None:
         "network": job.network.spec.name,
         "weights_sha256": job.network.weights_sha256,
         "pictures": {s: len(job.data.split(s)) for s in ("train", "test")},
+        "classes": list(job.data.classes),
         "config": job.config.to_dict() | {"pooling": list(METHODS)},
-        "top1_by_scales": curves,
+        f"{lab.measure(job.data)}_by_scales": curves,
         "mpp_minus_nfk": differences,
         "gain_of_one_more_scale": steps,
         "paper_at_seven_scales": PAPER,
     }
     args.out.write_text(json.dumps(record, indent=1) + "\n")
     picture = args.out.with_suffix(".png")
-    plot(curves, differences, job.data.name, job.network.spec.name, picture)
+    plot(curves, differences, job, picture)
+    print(f"{job.data.name}, {lab.measure_name(job.data)}, %")
     for n in range(scales):
         row = "  ".join(f"{method} {100 * curves[method][n]:.2f}" for method in METHODS)
-        d = {key: 100 * value for key, value in differences[n].items()}
-        interval = f"[{d['low']:+.2f}, {d['high']:+.2f}]"
-        print(f"scales 1-{n + 1}: {row}   mpp - nfk {d['difference']:+.2f} {interval}")
+        print(f"scales 1-{n + 1}: {row}   mpp - nfk {lab.shown(differences[n])}")
     print(f"results: {args.out}\nfigure: {picture}")
 
 
-def plot(curves, differences, data, network, place) -> None:
+def plot(curves, differences, job, place) -> None:
     """Draw our curves, the difference with its interval, and the paper's seven-scale figures."""
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(12, 4), width_ratios=(3, 2.4, 2), layout="constrained"
@@ -85,7 +88,8 @@ def plot(curves, differences, data, network, place) -> None:
     for method, values in curves.items():
         colour, marks = STYLE[method]
         left.plot(ranges, [100 * v for v in values], marks, color=colour, label=method.upper())
-    left.set(xlabel="scales", ylabel="top-1 accuracy, %", title=f"{data}, {network}")
+    title = f"{job.data.name}, {job.network.spec.name}"
+    left.set(xlabel="scales", ylabel=f"{lab.measure_name(job.data)}, %", title=title)
     left.legend()
     points = [100 * d["difference"] for d in differences]
     low = [p - 100 * d["low"] for p, d in zip(points, differences, strict=True)]

@@ -14,8 +14,14 @@ SHARED = "MPP_JAX_SHARED"
 """Variable that names the folder of shared data; default: ``shared`` beside the repository."""
 
 
+def shared_data() -> Path:
+    """Return the folder of shared data, there or not, whatever the working directory."""
+    folder = Path(os.environ.get(SHARED) or Path(__file__).resolve().parents[2] / "shared")
+    return folder.expanduser().resolve() / "data"
+
+
 def shared(name: str) -> Path:
-    """Return the place of shared data, whatever the working directory.
+    """Return the place of shared data.
 
     Args:
         name: below the folder's ``data``, as in "scene15/test".
@@ -23,8 +29,7 @@ def shared(name: str) -> Path:
     Raises:
         SystemExit: it is not there; one line says where it was looked for.
     """
-    folder = Path(os.environ.get(SHARED) or Path(__file__).resolve().parents[2] / "shared")
-    place = folder.expanduser().resolve() / "data" / name
+    place = shared_data() / name
     if not place.exists():
         raise SystemExit(
             f"error: {place} is not there: let {SHARED} name the folder that holds data/{name}, "
