@@ -6,17 +6,20 @@ compared where earlier work is taken up.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from mpp_jax.data import DecodeError, Item
-from mpp_jax.data.content import read_picture
+from mpp_jax.data.content import FarPicture, read_picture
 
 
 class Contents:
     """The digests of pictures' contents, as they were read for their vectors and as they are now.
 
-    Pictures that are no files (records of TFDS, generated scenes) have none.
+    Pictures that are no files (records of TFDS, generated scenes) have none. One at an address or
+    in a tar has, and is read again for it, as a local one is.
     """
 
     def __init__(self) -> None:
@@ -26,14 +29,13 @@ class Contents:
 
     def watched(self, items: Iterable[Item]) -> list[Item]:
         """Return the pictures such that whoever reads one leaves its digest here."""
-        return [item if item.path is None else self._watch(item) for item in items]
+        return [self._watch(item, read) if (read := _file_of(item)) else item for item in items]
 
-    def _watch(self, item: Item) -> Item:
-        path, name = item.path, item.id
-        assert path is not None  # `watched` looks
+    def _watch(self, item: Item, read_file: Callable[[], bytes]) -> Item:
+        name = item.id
 
         def read() -> bytes:
-            content = read_picture(path)
+            content = read_file()
             self._read[name] = hashlib.sha256(content).hexdigest()
             return content
 
@@ -49,14 +51,19 @@ class Contents:
         It is read for that once.
         """
         if item.id not in self._now:
-            digest = None
-            if item.path is not None:
-                try:
-                    digest = hashlib.sha256(read_picture(item.path)).hexdigest()
-                except (DecodeError, OSError):
-                    digest = None
+            digest, read = None, _file_of(item)
+            if read is not None:
+                with suppress(DecodeError, OSError):
+                    digest = hashlib.sha256(read()).hexdigest()
             self._now[item.id] = digest
         return self._now[item.id]
+
+
+def _file_of(item: Item) -> Callable[[], bytes] | None:
+    """Return what reads the file that a picture is, here or elsewhere; None where it is none."""
+    if item.path is not None:
+        return partial(read_picture, item.path)
+    return item.read if isinstance(item.read, FarPicture) else None
 
 
 def joint_digest(items: Sequence[Item], digests: dict[str, str]) -> str | None:
