@@ -13,6 +13,7 @@ from mpp_jax.cli.options import (
     devices_option,
     extra_options,
     fit_options,
+    log_option,
     network_option,
     plugin_option,
     pooling_option,
@@ -69,6 +70,7 @@ def main() -> None:
     type=click.IntRange(min=0),
     help="Test pictures that the report shows with confidence maps.",
 )
+@log_option
 @quiet_option
 @faces_user
 def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
@@ -94,6 +96,7 @@ def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
 @plugin_option
 @extra_options
 @data_options
+@log_option
 @quiet_option
 @faces_user
 def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
@@ -124,6 +127,7 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 @plugin_option
 @extra_options
 @data_options
+@log_option
 @quiet_option
 @faces_user
 def encode(
@@ -172,6 +176,7 @@ def encode(
 @plugin_option
 @svm_options
 @devices_option
+@log_option
 @quiet_option
 @faces_user
 def train(
@@ -203,6 +208,7 @@ def train(
 )
 @data_options
 @plugin_option
+@log_option
 @quiet_option
 @faces_user
 def evaluate(
@@ -247,6 +253,7 @@ def evaluate(
 @devices_option
 @scales_option("1-5")
 @data_options
+@log_option
 @quiet_option
 @faces_user
 def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) -> int:

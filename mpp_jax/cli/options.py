@@ -96,6 +96,13 @@ def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 quiet_option = click.option("--quiet", is_flag=True, help="Print only results and skipped inputs.")
+log_option = click.option(
+    "--log",
+    type=PATH,
+    metavar="FILE",
+    help="Append to FILE how the work goes, one JSON object a line: start, stage, progress, skip, "
+    "error, end. For those who watch from elsewhere.",
+)
 devices_option = click.option(
     "--devices",
     type=click.IntRange(min=1),

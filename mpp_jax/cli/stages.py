@@ -39,6 +39,7 @@ from mpp_jax.runs.provenance import (
 )
 from mpp_jax.runs.settings import (
     NOTHING,
+    SECONDS,
     Extras,
     Job,
     check_evaluable,
@@ -63,6 +64,7 @@ def _run(job: Job, console: Console, maps: int) -> int:
     check_results_place(job.out)
     check_evaluable(job)
     check_features(job.data, job.config, job.extras.features)
+    console.keep_in(job.out / SECONDS)
     made, activations, contents = job.made, _watched(job, console), Contents()
     codebooks: Codebooks = {}
     skips: Skips = []
@@ -285,6 +287,7 @@ def _evaluate(
         scores = pipeline.score(model, store, watcher=console)
         table = pipeline.results(scores, store)
     made = model.provenance
+    seconds, waits = console.totals()
     metrics = {
         "data": made.dataset,
         "network": made.network,
@@ -292,8 +295,8 @@ def _evaluate(
         "config": made.config.to_dict(),
         "results": table,
         "training": {method: model.trained[method].to_dict() for method in model.trained},
-        "seconds": dict(console.seconds),
-        "waiting": {name: dict(waits) for name, waits in console.waits.items() if waits},
+        "seconds": seconds,
+        "waiting": waits,
         "pictures": {
             "train": len(store.items("train")),
             "test": len(store.items("test")),

@@ -11,9 +11,9 @@ folder, whose ``*.tar`` are taken.
   else the first of ``label``, ``labels``, ``cls`` and ``class`` that there is. A list makes the set
   multi-label.
 * **Splits**: the field ``split`` of ``.json`` (or the one asked for); else ``train``, ``val`` or
-  ``test`` as a word in the tars' names, or as the name of their folder; else a seeded part is for the test. Where no other
-  splits are asked for, ``test`` is the test, or where there is none ``val``; a ``val`` beside a
-  ``test`` is left out, with a note.
+  ``test`` as a word in the tars' names, or as the name of their folder; else a seeded part is for
+  the test. Where no other splits are asked for, ``test`` is the test, or where there is none
+  ``val``; a ``val`` beside a ``test`` is left out, with a note.
 
 A tar that is missing, packed or cut short is refused before any work is done: its pictures would
 come and go from one day to the next. (`mpp_jax.data.tar_shards`)
@@ -174,11 +174,11 @@ def _shards(spec: str, pattern: str) -> list[Shard]:
 
 
 def _addresses(spec: str, pattern: str) -> list[str]:
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     try:
         written = list(braceexpand(pattern))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise DataError(f"{spec}: unbalanced braces; write {{00000..00099}} or {{a,b}}") from error
     addresses: list[str] = []
     for text in written:
