@@ -8,7 +8,7 @@ import click
 from mpp_jax import __version__
 from mpp_jax.cli.errors import OneLineErrors, faces_user
 from mpp_jax.cli.options import (
-    PATH,
+    PLACE,
     data_options,
     devices_option,
     extra_options,
@@ -29,7 +29,9 @@ DATA_HELP = """
 DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
 --test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME; or an
 unpacked archive as it is published: voc:PATH (a year's folder), mit67:PATH, flowers102:PATH,
-caltech101:PATH or scene15:PATH.
+caltech101:PATH or scene15:PATH; or tars as img2dataset and webdataset write them, wds:PATTERN, for
+instance 'wds:shards/{00000..00099}.tar'.
+Folders, lists and tars may be addresses (s3://, gs://, https://), and so may results.
 A list may have a header, then its columns stand in any order; ?label is unclear and not counted.
 """
 
@@ -56,7 +58,7 @@ def main() -> None:
 
 @main.command(epilog=DATA_HELP)
 @click.argument("data")
-@click.option("--out", required=True, type=PATH, help="Folder for everything that is made.")
+@click.option("--out", required=True, type=PLACE, help="Folder for everything that is made.")
 @fit_options
 @pooling_option
 @plugin_option
@@ -90,7 +92,7 @@ def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
 
 @main.command(epilog=DATA_HELP)
 @click.argument("data")
-@click.option("--out", required=True, type=PATH, help="Folder for the codebook.")
+@click.option("--out", required=True, type=PLACE, help="Folder for the codebook.")
 @fit_options
 @pooling_option
 @plugin_option
@@ -114,8 +116,8 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 
 @main.command(epilog=DATA_HELP)
 @click.argument("data")
-@click.option("--codebook", required=True, type=PATH, help="Folder that `fit` wrote.")
-@click.option("--out", required=True, type=PATH, help="Folder for the encodings.")
+@click.option("--codebook", required=True, type=PLACE, help="Folder that `fit` wrote.")
+@click.option("--out", required=True, type=PLACE, help="Folder for the encodings.")
 @click.option(
     "--append",
     is_flag=True,
@@ -170,8 +172,8 @@ def encode(
 
 
 @main.command()
-@click.argument("store", type=PATH)
-@click.option("--out", required=True, type=PATH, help="Folder for the model.")
+@click.argument("store", type=PLACE)
+@click.option("--out", required=True, type=PLACE, help="Folder for the model.")
 @pooling_option
 @plugin_option
 @svm_options
@@ -195,9 +197,9 @@ def train(
 
 
 @main.command()
-@click.argument("model", type=PATH)
-@click.argument("store", type=PATH)
-@click.option("--out", required=True, type=PATH, help="Folder for metrics.json and report.html.")
+@click.argument("model", type=PLACE)
+@click.argument("store", type=PLACE)
+@click.option("--out", required=True, type=PLACE, help="Folder for metrics.json and report.html.")
 @click.option("--data", help="Where the pictures are, for the report's thumbnails.")
 @click.option(
     "--scores",
@@ -237,7 +239,7 @@ def evaluate(
     "--out",
     default="mpp-jax-demo",
     show_default=True,
-    type=PATH,
+    type=PLACE,
     help="Folder for everything that is made.",
 )
 @click.option("--data", help="Your own pictures instead of generated scenes.")

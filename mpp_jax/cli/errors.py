@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+from mpp_jax.cli.places import at_hand
 from mpp_jax.cli.signals import INTERRUPTED, MESSAGE, obeyed, status_of
 from mpp_jax.files import is_full
 from mpp_jax.joblog import JobLog, logged
+from mpp_jax.remote.mirror import shown
 
 USER_ERROR, INTERNAL_ERROR, CLOSED_PIPE = 2, 70, 141
 TRACEBACK = "MPP_JAX_TRACEBACK"
@@ -50,7 +52,7 @@ def _faced(command: Callable[..., int], options: dict[str, Any], log: JobLog) ->
     try:
         with obeyed(), programs_kept(_unless_quiet(options.get("quiet", False))):
             _load_plugins(options.pop("plugins", ()))
-            with _devices(options):
+            with _devices(options), at_hand(options):
                 return command(**options)
     except BrokenPipeError:
         # Whoever read the output has enough; Python would complain again when it ends.
@@ -68,6 +70,7 @@ def _faced(command: Callable[..., int], options: dict[str, Any], log: JobLog) ->
 def _told(error: Exception, log: JobLog | None = None) -> int:
     """Say what went wrong in one line, or raise it where that is wanted; return the status."""
     status, message = _explained(error)
+    message = shown(message)
     if log is not None:
         log.write("error", status=status, message=message)
     if os.environ.get(TRACEBACK):

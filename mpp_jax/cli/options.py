@@ -8,10 +8,14 @@ from typing import Any, get_args
 
 import click
 
+from mpp_jax.cli.places import PlaceType
 from mpp_jax.config import AUTO, Dtype, Run, preset, with_fidelity
 from mpp_jax.nets.registry import DEFAULT_NETWORK
 
-PATH = click.Path(path_type=Path)
+PATH = PlaceType(addresses=False)
+"""A file or folder on this machine."""
+PLACE = PlaceType(addresses=True)
+"""A folder here or at an address (`mpp_jax.cli.places`)."""
 SVM_OPTIONS = ("c", "folds", "probabilities", "solver")
 """Options that are settings of the machines, by the same names."""
 
@@ -138,13 +142,24 @@ data_options = _options(
     click.option(
         "--split-train",
         metavar="NAMES",
-        help="Splits to train on, joined by +, where DATA has several (voc:, flowers102:, tfds:). "
-        "[default: trainval of voc:, trnid+valid of flowers102:]",
+        help="Splits to train on, joined by +, where DATA has several (voc:, flowers102:, tfds:, "
+        "wds:). [default: trainval of voc:, trnid+valid of flowers102:]",
     ),
     click.option(
         "--split-test",
         metavar="NAMES",
         help="Splits to test on. [default: test of voc:, tstid of flowers102:]",
+    ),
+    click.option(
+        "--label-field",
+        metavar="NAME",
+        help="Field of the .json in wds: tars that holds the class, or a list of them. "
+        "[default: .cls; else label, labels, cls or class]",
+    ),
+    click.option(
+        "--split-field",
+        metavar="NAME",
+        help="Field of the .json in wds: tars that holds the split. [default: split]",
     ),
     click.option(
         "--train-per-class",

@@ -46,8 +46,8 @@ class RemoteError(OSError):
     """Something at an address that cannot be had; one line that says why."""
 
 
-class _LengthError(OSError):
-    """A body that is not as long as the file."""
+class LengthError(OSError):
+    """A body that is not as long as the file; it is asked for again."""
 
 
 class Entry(NamedTuple):
@@ -261,7 +261,7 @@ def read_whole(address: str, size: int | None = None) -> bytes:
         content: bytes = fs.cat_file(path, **part)
         if wanted is not None and len(content) != wanted:
             known[0] = None  # it may be another file by now
-            raise _LengthError(f"{len(content):,} bytes came instead of {wanted:,}")
+            raise LengthError(f"{len(content):,} bytes came instead of {wanted:,}")
         return content
 
     return patiently(address, read)
@@ -288,7 +288,7 @@ def read_range(address: str, start: int, size: int) -> bytes:
         if len(content) > size:
             raise RemoteError(f"{address}: the server does not give parts of files")
         if len(content) != size:
-            raise _LengthError(f"{len(content):,} of {size:,} bytes came from byte {start:,} on")
+            raise LengthError(f"{len(content):,} of {size:,} bytes came from byte {start:,} on")
         return content
 
     return patiently(address, read) if size else b""
