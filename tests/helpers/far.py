@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 BUCKET = "bucket"
-_HOP = {"connection", "transfer-encoding", "content-length", "host"}
+_HOP = {"connection", "transfer-encoding", "content-length", "host", "expect"}
 
 
 @dataclass
@@ -56,10 +56,20 @@ def _proxy(target: str, far: Far) -> ThreadingHTTPServer:
         def log_message(self, *arguments: Any) -> None:
             """Say nothing."""
 
+        def _body(self) -> bytes | None:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                length = int(self.headers.get("Content-Length") or 0)
+                return self.rfile.read(length) if length else None
+            content = b""
+            while size := int(self.rfile.readline(), 16):
+                content += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return content
+
         def _forward(self) -> None:
             path = self.path.split("?")[0]
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length) if length else None
+            body = self._body()
             before = far.asked.count((self.command, path))
             far.asked.append((self.command, path))
             fault = far.fault(self.command, path, before)
@@ -71,6 +81,7 @@ def _proxy(target: str, far: Far) -> ThreadingHTTPServer:
                 self.end_headers()
                 return
             headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP}
+            headers.setdefault("Content-Type", "application/octet-stream")  # else urllib's: a form
             request = urllib.request.Request(
                 target + self.path, data=body, headers=headers, method=self.command
             )

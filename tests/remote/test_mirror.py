@@ -58,6 +58,7 @@ def test_what_is_written_is_sent(far: Far) -> None:
     assert there(far) == {"record.json": b"{}", "shard.npy": b"x" * 100}
     assert list(dict.fromkeys(moved(far, "PUT"))) == ["shard.npy", "record.json"]
     far.asked.clear()
+    far.fault = lambda method, path, before: None
     with Mirror(ADDRESS).written() as folder:
         (folder / "record.json").write_text("{1}")
         (folder / "shard.npy").unlink()
@@ -82,10 +83,14 @@ def test_finished_files_are_sent_while_the_work_goes_on(
 
 def test_what_could_not_be_sent_is_sent_the_next_time(far: Far) -> None:
     far.fault = lambda method, path, before: "500" if method == "PUT" else None
-    with pytest.raises(RemoteError, match="give the same command again"):  # noqa: SIM117
+
+    def work() -> None:
         with Mirror(ADDRESS).written() as folder:
             folder.mkdir()
             (folder / "shard-0.npy").write_bytes(b"0")
+
+    with pytest.raises(RemoteError, match="give the same command again"):
+        work()
     assert there(far) == {}
     far.fault = lambda method, path, before: None
     with Mirror(ADDRESS).written() as again:
