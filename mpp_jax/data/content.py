@@ -90,6 +90,24 @@ class FarPicture:
         self.size = size
         self.stamp = stamp
 
+    def mark(self) -> str | None:
+        """Return what tells this content from any other, without reading it; None for nothing.
+
+        Raises:
+            DecodeError: the server does not say.
+        """
+        with reading_reported(self.address):
+            self._ask()
+        part = "" if self.start is None else f" {self.start}+{self.size}"
+        return f"{self.address}{part} {self.size} {self.stamp}" if self.stamp else None
+
+    def _ask(self) -> None:
+        """Learn size and stamp of a file that no listing has told of."""
+        from mpp_jax.remote.addresses import entry
+
+        if self.start is None and self.size is None:
+            self.size, self.stamp = entry(self.address)
+
     def __call__(self) -> bytes:
         """Return the content.
 
@@ -98,9 +116,10 @@ class FarPicture:
         """
         from mpp_jax.remote.addresses import read_range, read_whole
 
-        if self.size is not None and self.size > MAX_FILE:
-            raise DecodeError(self.address, _too_long(f"{self.size:,} bytes"))
         with reading_reported(self.address):
+            self._ask()
+            if self.size is not None and self.size > MAX_FILE:
+                raise DecodeError(self.address, _too_long(f"{self.size:,} bytes"))
             if self.start is None:
                 content = read_whole(self.address, self.size)
             else:

@@ -13,13 +13,14 @@ from functools import partial
 
 from mpp_jax.data import DecodeError, Item
 from mpp_jax.data.content import FarPicture, read_picture
+from mpp_jax.remote.digests import known_digest, remember_digest
 
 
 class Contents:
     """The digests of pictures' contents, as they were read for their vectors and as they are now.
 
     Pictures that are no files (records of TFDS, generated scenes) have none. One at an address or
-    in a tar has, and is read again for it, as a local one is.
+    in a tar has; it is not read again as long as the server's mark of it stays the same.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,11 @@ class Contents:
 
         def read() -> bytes:
             content = read_file()
-            self._read[name] = hashlib.sha256(content).hexdigest()
+            self._read[name] = digest = hashlib.sha256(content).hexdigest()
+            if isinstance(read_file, FarPicture) and len(content) == read_file.size:
+                mark = read_file.mark()
+                if mark is not None:
+                    remember_digest(mark, digest)
             return content
 
         return replace(item, path=None, read=read)
@@ -48,13 +53,15 @@ class Contents:
     def now(self, item: Item) -> str | None:
         """Return the digest of a picture as it is now; None where it is no file or unreadable.
 
-        It is read for that once.
+        It is read for that once, or not at all, see the class.
         """
         if item.id not in self._now:
             digest, read = None, _file_of(item)
             if read is not None:
                 with suppress(DecodeError, OSError):
-                    digest = hashlib.sha256(read()).hexdigest()
+                    mark = read.mark() if isinstance(read, FarPicture) else None
+                    known = None if mark is None else known_digest(mark)
+                    digest = known or hashlib.sha256(read()).hexdigest()
             self._now[item.id] = digest
         return self._now[item.id]
 
