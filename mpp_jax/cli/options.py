@@ -118,8 +118,8 @@ devices_option = click.option(
 weights_option = click.option(
     "--weights",
     metavar="FILE",
-    help="The network's weight file. Without it the one in the package or the cache folder is "
-    "taken, or the public one downloaded (its hash is checked).",
+    help="The network's weight file, or its address. Without it the one in the package or the "
+    "cache folder is taken, or the public one downloaded (its hash is checked).",
 )
 pooling_option = click.option(
     "--pooling",

@@ -67,16 +67,6 @@ def is_address(text: str) -> bool:
     return _ADDRESS.match(text) is not None
 
 
-def check_local(text: str, what: str) -> None:
-    """Raise where an address stands for what must be on this machine.
-
-    Raises:
-        ValueError: it does.
-    """
-    if is_address(text):
-        raise ValueError(f"{text}: {what} must be on this machine; give a path")
-
-
 def filesystem(address: str) -> "tuple[AbstractFileSystem, str]":
     """Return the file system of an address (or local path), and its path there.
 

@@ -53,6 +53,20 @@ def local_copy(place: str | os.PathLike[str]) -> Path:
     return Mirror(text).fetched() if is_address(text) else Path(place)
 
 
+def local_file(place: str | os.PathLike[str]) -> Path:
+    """Return a path as it is, or that of a fresh copy of a file (with a slash: folder) elsewhere.
+
+    Raises:
+        RemoteError: it cannot be copied, or nothing is there.
+        BusyError: a job on this machine is writing to its folder.
+    """
+    text = os.fspath(place)
+    if not is_address(text) or text.endswith("/"):
+        return local_copy(place)
+    above, _, name = text.rpartition("/")
+    return Mirror(above).fetched_file(name)
+
+
 def shown(text: str) -> str:
     """Return a text with the addresses of copies in place of their paths."""
     for folder, address in _copies.items():
@@ -89,6 +103,22 @@ class Mirror:
             if not self._fetch():
                 raise RemoteError(f"{self.address}: no such folder, or nothing in it")
         return self.folder
+
+    def fetched_file(self, name: str) -> Path:
+        """Bring the copy of one file up to date, and return it.
+
+        Raises:
+            RemoteError: it cannot be copied, or is not there.
+            BusyError: a job on this machine is writing to the folder.
+        """
+        with self._held():
+            try:
+                self._take_changed(name, entry(f"{self.address}/{name}"))
+            except FileNotFoundError as error:
+                raise RemoteError(f"{self.address}/{name}: no such file") from error
+            finally:
+                self._write()
+        return self.folder / name
 
     @contextmanager
     def written(self) -> Iterator[Path]:
@@ -131,9 +161,7 @@ class Mirror:
         there = listing(self.address)
         try:
             for name, about in there.items():
-                known, here = self._same.get(name), _stamp(self.folder / name)
-                if known is None or known[0] != about or not about.stamp or here is None:
-                    self._take(name, about)
+                self._take_changed(name, about)
             # What was sent and is there no more was removed by somebody.
             for name in [name for name in self._same if name not in there]:
                 (self.folder / name).unlink(missing_ok=True)
@@ -141,6 +169,11 @@ class Mirror:
         finally:
             self._write()
         return bool(there)
+
+    def _take_changed(self, name: str, about: Entry) -> None:
+        known, here = self._same.get(name), _stamp(self.folder / name)
+        if known is None or known[0] != about or not about.stamp or here is None:
+            self._take(name, about)
 
     def _take(self, name: str, about: Entry) -> None:
         if ".." in name.split("/"):

@@ -94,8 +94,11 @@ def test_models_and_encodings_at_addresses(
     picture = next(done.data.rglob("*.png"))
     far_picture = far.put("one.png", picture.read_bytes())
     far.put("some/a.png", picture.read_bytes())
+    weights = far.put("weights/toy.safetensors", done.weights.read_bytes())
     local = ok("predict", done.out / "model", picture, "--json")
-    found = ok("predict", model, far_picture, f"s3://{BUCKET}/some/", "--json")
+    found = ok(
+        "predict", model, far_picture, f"s3://{BUCKET}/some/", "--weights", weights, "--json"
+    )
     [one, inside] = json.loads(found.stdout)
     assert [one["path"], inside["path"]] == [far_picture, f"s3://{BUCKET}/some/a.png"]
     assert one["classes"] == inside["classes"] == json.loads(local.stdout)[0]["classes"]

@@ -11,7 +11,7 @@ from helpers.far import BUCKET, Far
 from mpp_jax.files import BusyError
 from mpp_jax.remote import mirror
 from mpp_jax.remote.addresses import RemoteError
-from mpp_jax.remote.mirror import Mirror, local_copy, shown
+from mpp_jax.remote.mirror import Mirror, local_copy, local_file, shown
 
 ADDRESS = f"s3://{BUCKET}/out"
 
@@ -99,6 +99,23 @@ def test_what_could_not_be_sent_is_sent_the_next_time(far: Far) -> None:
     shutil.rmtree(again.parent)  # the copy may go
     with Mirror(ADDRESS).written() as folder:
         assert (folder / "shard-0.npy").read_bytes() == b"0"
+
+
+def test_one_file(far: Far) -> None:
+    address = far.put("out/weights.npz", b"weights")
+    far.put("out/other.npz", b"other")
+    place = local_file(address)
+    assert place.read_bytes() == b"weights"
+    assert [path.name for path in place.parent.iterdir()] == ["weights.npz"]
+    far.asked.clear()
+    assert local_file(address) == place
+    assert moved(far, "GET") == []
+    with pytest.raises(RemoteError, match="out/none: no such file"):
+        local_file(f"{ADDRESS}/none")
+    assert {path.name for path in local_file(f"{ADDRESS}/").iterdir()} == {
+        "weights.npz",
+        "other.npz",
+    }
 
 
 def test_a_damaged_record_only_costs_time(far: Far) -> None:
