@@ -19,6 +19,8 @@ from mpp_jax.joblog import current_log
 
 DISK = "the disk"
 """What is waited for while vectors are written."""
+LEAST_SHARE = 0.1
+"""Of a stage's time, what is waited for less is no bottleneck."""
 KEEP_SECONDS = 10.0
 """How often the seconds of an open stage are written down, see `Watcher.keep_in`."""
 
@@ -169,8 +171,12 @@ class Watcher:
 
     @property
     def bottleneck(self) -> str | None:
-        """What the stage that was opened last has waited for most; None for nothing yet."""
-        waits = self.waits[next(reversed(self._open))] if self._open else {}
+        """What the stage that was opened last has waited for most; None for nothing much."""
+        if not self._open:
+            return None
+        name, start = next(reversed(self._open.items()))
+        passed = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        waits = {what: s for what, s in self.waits[name].items() if s >= LEAST_SHARE * passed}
         return max(waits, key=lambda what: waits[what], default=None)
 
     def keep_in(self, place: Path) -> None:

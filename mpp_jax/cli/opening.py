@@ -164,7 +164,7 @@ def _far_inside(folder: str) -> list[Item]:
         raise ValueError(f"{folder}: no such folder, or nothing in it")
     places = {f"{folder.rstrip('/')}/{name}": about for name, about in found.items()}
     return [
-        Item(place, (), "test", read=FarPicture(place, None, *about))
+        Item(place, (), "test", read=FarPicture(place, None, *about), far=True)
         for place, about in places.items()
     ]
 

@@ -1,5 +1,6 @@
 """Folders of pictures at an address: the rules of `mpp_jax.data.folders`, read from one listing."""
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from mpp_jax.data.content import FarPicture
@@ -57,7 +58,8 @@ def open_far_folder(
     def item(name: str, labels: tuple[int, ...]) -> Item:
         split = name.split("/")[0] if places != ("",) else ("train" if classes else "test")
         size, stamp = found[name]
-        return Item(name, labels, split, read=FarPicture(f"{root}/{name}", None, size, stamp))
+        picture = FarPicture(f"{root}/{name}", None, size, stamp)
+        return Item(name, labels, split, read=picture, far=True)
 
     notes, warnings = [], []
     if classes:
@@ -76,9 +78,7 @@ def open_far_folder(
         for one in items:
             groups.setdefault(one.labels[0], []).append(one.id)
         test = stratified_test_ids(groups, test_fraction, seed)
-        items = [
-            Item(i.id, i.labels, "test" if i.id in test else "train", read=i.read) for i in items
-        ]
+        items = [replace(i, split="test" if i.id in test else "train") for i in items]
         notes.append(f"seeded split, {test_fraction:g} of each class for test, seed {seed}")
     return make_dataset(
         PurePosixPath(root).name,

@@ -97,6 +97,7 @@ def open_list(path: Path | str, *, to_train: bool = True) -> Dataset:
                 path=place if isinstance(place, Path) else None,
                 read=None if near else FarPicture(str(place)),
                 ignored=ignored,
+                far=not near,
             )
         )
     # Pictures elsewhere are asked for when they are read.

@@ -24,7 +24,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
@@ -116,6 +116,7 @@ def open_webdataset(
             tuple(sorted(number[label] for label in read[key].labels or ())),
             splits[key] or "",
             read=_picture(sample),
+            far=is_address(sample.shard.address),
         )
         for key, sample in samples.items()
     ]
@@ -367,4 +368,4 @@ def _split(
 
 
 def _moved(item: Item, split: str) -> Item:
-    return Item(item.id, item.labels, split, read=item.read)
+    return replace(item, split=split)

@@ -174,7 +174,7 @@ def picture_item(number: int, picture: Picture | Item) -> Item:
         return Item(f"picture {number}", (), "test", read=lambda: convert_picture(picture))
     name = os.fspath(picture)
     if is_address(name):
-        return Item(name, (), "test", read=FarPicture(name))
+        return Item(name, (), "test", read=FarPicture(name), far=True)
     if is_pipe(name):
         return Item(name, (), "test", read=ReadOnce(name))
     return Item(name, (), "test", path=Path(name))

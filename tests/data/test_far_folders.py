@@ -1,15 +1,20 @@
 """Folders and lists at addresses: the same data sets as on this machine."""
 
+import threading
+import time
 from pathlib import Path
 
 import fsspec
 import pytest
 from helpers import toy
 from helpers.data_folders import mistake, split_folder, touch
+from helpers.decode_samples import encoded, smooth
 from helpers.far import BUCKET, Far
+from PIL import Image
 
-from mpp_jax.data import canvas_batches, open_dataset
+from mpp_jax.data import Item, canvas_batches, open_dataset
 from mpp_jax.data.content import DecodeError, FarPicture
+from mpp_jax.data.far_reading import FETCHES, sources
 
 
 @pytest.fixture
@@ -95,5 +100,32 @@ def test_faults_while_pictures_are_read(tmp_path, far: Far) -> None:
     assert skipped.path == bad
     assert not skipped.permanent
     assert "(6 tries)" in skipped.reason
+    assert all(item.far for item in data.items)
     with pytest.raises(DecodeError, match="no such file"):
         FarPicture(f"s3://{BUCKET}/nowhere.jpg")()
+
+
+def test_many_are_fetched_at_once(far: Far) -> None:
+    """Sixteen answers of a tenth of a second each take one, and not more than asked for."""
+    content = encoded(Image.fromarray(smooth(9, 9)), "PNG")
+    places = [far.put(f"{n:02d}.png", content) for n in range(48)]
+    items = [Item(p, (), "test", read=FarPicture(p, None, len(content)), far=True) for p in places]
+    busy, most, lock = 0, 0, threading.Lock()
+
+    def counted(method: str, path: str, before: int) -> None:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.1)
+        with lock:
+            busy -= 1
+
+    far.fault = counted
+    given = sources(items)
+    assert next(given)() == content
+    assert len(far.asked) <= 2 * FETCHES + 1
+    assert [one() for one in given] == [content] * 47
+    assert 2 < most <= FETCHES
+    batches = canvas_batches(items, batch_size=16, threads=1)
+    assert sum(int(batch.valid.sum()) for batch in batches) == 48
