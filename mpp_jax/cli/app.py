@@ -7,13 +7,12 @@ import click
 
 from mpp_jax import __version__
 from mpp_jax.cli.errors import OneLineErrors, faces_user
+from mpp_jax.cli.job_options import log_option
 from mpp_jax.cli.options import (
-    PLACE,
     data_options,
     devices_option,
     extra_options,
     fit_options,
-    log_option,
     network_option,
     plugin_option,
     pooling_option,
@@ -23,6 +22,7 @@ from mpp_jax.cli.options import (
     weights_option,
 )
 from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
+from mpp_jax.cli.places import PLACE
 from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
@@ -47,6 +47,10 @@ def main() -> None:
     `mpp-jax run DATA --out DIR` does everything: describes the pictures at several scales, fits
     PCA and a Gaussian mixture, encodes Fisher vectors, trains linear SVMs and reports how well
     they do. The other commands are its parts.
+
+    Pictures, results, encodings and models may be at addresses: s3://, gs://, https:// (pip install
+    'mpp-jax[s3]', [gcs], [http]). Results are written in the cache folder, and sent as they are
+    finished; credentials and endpoints are configured as fsspec has it.
 
     Exit status: 0 done; 1 done, but some inputs were skipped (listed); 2 wrong usage, or a file or
     machine that cannot be used; 70 a fault of the program or of a plug-in; 130 or 143 interrupted

@@ -8,14 +8,11 @@ from typing import Any, get_args
 
 import click
 
-from mpp_jax.cli.places import PlaceType
+from mpp_jax.cli.job_options import label_field_option, split_field_option
+from mpp_jax.cli.places import PATH
 from mpp_jax.config import AUTO, Dtype, Run, preset, with_fidelity
 from mpp_jax.nets.registry import DEFAULT_NETWORK
 
-PATH = PlaceType(addresses=False)
-"""A file or folder on this machine."""
-PLACE = PlaceType(addresses=True)
-"""A folder here or at an address (`mpp_jax.cli.places`)."""
 SVM_OPTIONS = ("c", "folds", "probabilities", "solver")
 """Options that are settings of the machines, by the same names."""
 
@@ -100,13 +97,6 @@ def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 quiet_option = click.option("--quiet", is_flag=True, help="Print only results and skipped inputs.")
-log_option = click.option(
-    "--log",
-    type=PATH,
-    metavar="FILE",
-    help="Append to FILE how the work goes, one JSON object a line: start, stage, progress, skip, "
-    "error, end. For those who watch from elsewhere.",
-)
 devices_option = click.option(
     "--devices",
     type=click.IntRange(min=1),
@@ -150,17 +140,8 @@ data_options = _options(
         metavar="NAMES",
         help="Splits to test on. [default: test of voc:, tstid of flowers102:]",
     ),
-    click.option(
-        "--label-field",
-        metavar="NAME",
-        help="Field of the .json in wds: tars that holds the class, or a list of them. "
-        "[default: .cls; else label, labels, cls or class]",
-    ),
-    click.option(
-        "--split-field",
-        metavar="NAME",
-        help="Field of the .json in wds: tars that holds the split. [default: split]",
-    ),
+    label_field_option,
+    split_field_option,
     click.option(
         "--train-per-class",
         type=click.IntRange(min=1),

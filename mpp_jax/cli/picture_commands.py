@@ -7,7 +7,6 @@ import click
 
 from mpp_jax.cli.errors import faces_user
 from mpp_jax.cli.options import (
-    PLACE,
     devices_option,
     pictures_arguments,
     plugin_option,
@@ -15,6 +14,7 @@ from mpp_jax.cli.options import (
     read_scales,
     weights_option,
 )
+from mpp_jax.cli.places import PLACE
 
 
 @click.command()

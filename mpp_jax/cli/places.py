@@ -37,6 +37,12 @@ class PlaceType(click.ParamType):
         return Address(value)
 
 
+PATH = PlaceType(addresses=False)
+"""A file or folder on this machine."""
+PLACE = PlaceType(addresses=True)
+"""A folder here or at an address."""
+
+
 @contextmanager
 def at_hand(options: dict[str, Any]) -> Iterator[None]:
     """Put local copies in the place of the addresses among options; send what is written to one.
