@@ -37,7 +37,7 @@ def open_data(
 ) -> Dataset:
     """Open DATA with the options of `DATA_OPTIONS`, and say what is in it."""
     chosen = {name: options[name] for name in DATA_OPTIONS}
-    dataset = open_dataset(data, **chosen, to_train=to_train)
+    dataset = open_dataset(data, **chosen, to_train=to_train, watcher=console)
     train, test = len(dataset.split("train")), len(dataset.split("test"))
     console.say(
         f"{dataset.name}: {len(dataset.classes)} classes, {train} training pictures, {test} test"

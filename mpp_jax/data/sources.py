@@ -14,6 +14,7 @@ from mpp_jax.data.folders import open_folder
 from mpp_jax.data.lists import open_list
 from mpp_jax.data.official import OPENERS
 from mpp_jax.files import expanded
+from mpp_jax.progress import Watcher
 from mpp_jax.remote.addresses import RemoteError, is_address
 
 _WITH_SPLITS = ("voc", "flowers102", "tfds", "wds")
@@ -32,6 +33,7 @@ def open_dataset(
     train_per_class: int | None = None,
     label_field: str | None = None,
     split_field: str | None = None,
+    watcher: Watcher | None = None,
 ) -> Dataset:
     """Open a data specification.
 
@@ -71,6 +73,7 @@ def open_dataset(
             ``caltech101:`` and ``scene15:``; None for 30 and 100.
         label_field: field of the ``.json`` in ``wds:`` tars that holds the class or classes.
         split_field: the one that holds the split.
+        watcher: is shown how far the look into ``wds:`` tars is; None for nobody.
 
     Returns:
         The dataset.
@@ -109,7 +112,8 @@ def open_dataset(
             raise DataError(
                 f"{text}: no tars; write wds:PATTERN, as wds:shards/{{00000..00099}}.tar"
             )
-        dataset = open_webdataset(place, asked, test_fraction, Fields(label_field, split_field))
+        fields = Fields(label_field, split_field)
+        dataset = open_webdataset(place, asked, test_fraction, fields, watcher)
     elif prefix:
         if not place:
             raise DataError(f"{text}: no folder; write {prefix}:PATH")

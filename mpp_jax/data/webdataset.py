@@ -33,6 +33,7 @@ from mpp_jax.data.content import FarPicture
 from mpp_jax.data.dataset import DataError, Dataset, Item, make_dataset, stratified_test_ids
 from mpp_jax.data.tar_shards import Member, Shard, read_shard
 from mpp_jax.files import expanded
+from mpp_jax.progress import Watcher
 from mpp_jax.remote.addresses import RemoteError, is_address, matching
 
 LABEL_FIELDS: Final = ("label", "labels", "cls", "class")
@@ -83,7 +84,11 @@ class _Read(NamedTuple):
 
 
 def open_webdataset(
-    pattern: str, asked: Asked, test_fraction: float = 0.2, fields: Fields = PLAIN
+    pattern: str,
+    asked: Asked,
+    test_fraction: float = 0.2,
+    fields: Fields = PLAIN,
+    watcher: Watcher | None = None,
 ) -> Dataset:
     """Open tar shards, see the module docstring.
 
@@ -92,6 +97,7 @@ def open_webdataset(
         asked: how they are to be split; splits are named as the data name them, joined by ``+``.
         test_fraction: share of the test where the data have no splits.
         fields: of ``.json``.
+        watcher: is shown how far the look into the tars is; None for nobody.
 
     Returns:
         The dataset; ids are the names of the pictures in their tars.
@@ -100,7 +106,7 @@ def open_webdataset(
         DataError: one line: what is wrong and how to mend it.
     """
     spec = f"wds:{pattern}"
-    shards = _shards(spec, pattern)
+    shards = _shards(spec, pattern, watcher or Watcher(quiet=True))
     samples, notes, warnings = _samples(spec, shards)
     read = {key: _read(sample, key, fields) for key, sample in samples.items()}
     unlabelled = [key for key, said in read.items() if said.labels is None]
@@ -149,7 +155,7 @@ def _picture(sample: _Sample) -> FarPicture:
 # ------------------------------------------------------------------------------ finding the tars
 
 
-def _shards(spec: str, pattern: str) -> list[Shard]:
+def _shards(spec: str, pattern: str, watcher: Watcher) -> list[Shard]:
     """Look into every tar of a pattern.
 
     Raises:
@@ -163,8 +169,15 @@ def _shards(spec: str, pattern: str) -> list[Shard]:
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="tars") as pool:
-        found = list(pool.map(look, addresses))
+    with (
+        watcher.stage("look into tars"),
+        watcher.bar(len(addresses), "look into", "tar") as bar,
+        ThreadPoolExecutor(THREADS, thread_name_prefix="tars") as pool,
+    ):
+        found = []
+        for one in pool.map(look, addresses):
+            found.append(one)
+            bar.update(1)
     faults = [str(one) for one in found if isinstance(one, DataError)]
     if faults:
         raise DataError(

@@ -149,9 +149,9 @@ class Mirror:
     @contextmanager
     def _held(self) -> Iterator[None]:
         self._record.parent.mkdir(parents=True, exist_ok=True)
+        _copies[self._record.parent / "record.json"] = _copies[self.folder] = self.address
         with exclusive(self._record):
             self._same = _read(self._record)
-            _copies[self.folder] = self.address
             yield
 
     # ------------------------------------------------------------------------------- from there

@@ -12,6 +12,7 @@ from helpers.toy_cli import ok, refused
 from helpers.toy_run import OPTIONS, Finished, assert_same_run, store_bytes
 
 from mpp_jax.progress import Bar
+from mpp_jax.runs.model import load_model
 
 POOLING = ["--pooling", "mpp,avg", "--quiet"]
 
@@ -102,6 +103,8 @@ def test_models_and_encodings_at_addresses(
     [one, inside] = json.loads(found.stdout)
     assert [one["path"], inside["path"]] == [far_picture, f"s3://{BUCKET}/some/a.png"]
     assert one["classes"] == inside["classes"] == json.loads(local.stdout)[0]["classes"]
+    opened = load_model(model, weights)
+    assert opened.predict([far_picture]).ranked(0, 1)[0][0] == one["classes"][0]["class"]
     found = ok("search", store, far_picture, "--json", "--top", "1")
     assert json.loads(found.stdout)[0]["neighbours"][0]["similarity"] == pytest.approx(1, abs=1e-5)
     ok("train", store, "--out", f"s3://{BUCKET}/again", "--pooling", "avg", "--quiet")

@@ -53,8 +53,9 @@ def test_what_is_written_is_sent(far: Far) -> None:
         (folder / ".out.lock").touch()
         (folder / ".new.partial").mkdir()
         (folder / ".new.partial" / "half").touch()
-        with pytest.raises(BusyError), Mirror(ADDRESS).written():
+        with pytest.raises(BusyError) as caught, Mirror(ADDRESS).written():
             pass
+        assert shown(str(caught.value)).startswith(f"{ADDRESS}: another process is writing")
     assert there(far) == {"record.json": b"{}", "shard.npy": b"x" * 100}
     assert list(dict.fromkeys(moved(far, "PUT"))) == ["shard.npy", "record.json"]
     far.asked.clear()
@@ -74,10 +75,9 @@ def test_finished_files_are_sent_while_the_work_goes_on(
         folder.mkdir()
         (folder / "shard-0.npy").write_bytes(b"0")
         deadline = time.monotonic() + 60
-        while not there(far):
+        while ("HEAD", f"/{BUCKET}/out/shard-0.npy") not in far.asked:  # asked for when it is sent
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        # Killed now: another machine goes on from there.
     assert there(far) == {"shard-0.npy": b"0"}
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mpp_jax.weights import digests, list_weights
+from mpp_jax.weights import digests, list_weights, verify_weights
 from mpp_jax.weights.digests import NAME, Digests
 from mpp_jax.weights.places import PLACES
 
@@ -89,3 +89,15 @@ def test_what_is_remembered(cached):
     about = cached.stat()
     entry = [about.st_size, about.st_mtime_ns, about.st_ino, digest]
     assert json.loads((cached.parent / NAME).read_text()) == {f"sha1:{cached.name}": entry}
+
+
+def test_verifying_never_trusts_the_memory(cached):
+    """A change that leaves size, time and inode is not seen by the list, but by `verify`."""
+    state(cached.parent)
+    about = cached.stat()
+    before = verify_weights(cached).sha256
+    with cached.open("r+b") as file:
+        file.write(b"1")
+    os.utime(cached, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert cached.stat().st_mtime_ns == about.st_mtime_ns
+    assert verify_weights(cached).sha256 == digests.file_digest(cached, "sha256") != before
