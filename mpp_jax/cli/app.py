@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from mpp_jax import __version__
+from mpp_jax.cli.data_commands import data as data_group
 from mpp_jax.cli.errors import OneLineErrors, faces_user
 from mpp_jax.cli.job_options import log_option
 from mpp_jax.cli.options import (
@@ -27,12 +28,16 @@ from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
 DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
---test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME; or an
+--test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME, a
+prepared set of TensorFlow Datasets (see `mpp-jax data list`), read without TensorFlow; or an
 unpacked archive as it is published: voc:PATH (a year's folder), mit67:PATH, flowers102:PATH,
 caltech101:PATH or scene15:PATH; or tars as img2dataset and webdataset write them, wds:PATTERN, for
 instance 'wds:shards/{00000..00099}.tar'.
 Folders, lists and tars may be addresses (s3://, gs://, https://), and so may results.
-A list may have a header, then its columns stand in any order; ?label is unclear and not counted.
+A list may have a header, then its columns stand in any order. In a list ?label says that it is
+unclear whether the picture shows this class: it counts neither for nor against it, in training and
+in test (as "difficult" of PASCAL VOC), for example: a.jpg,cat;?dog,train
+`mpp-jax data show DATA` prints what is in it; with --list FILE it writes any DATA as such a list.
 """
 
 
@@ -285,5 +290,5 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     return run_demo(job, console)
 
 
-for command in (predict, confidence, search, geometry, weights):
+for command in (predict, confidence, search, geometry, weights, data_group):
     main.add_command(command)

@@ -12,11 +12,15 @@ A row is ``path,label[;label],split``; the file is UTF-8, with or without a byte
 * **split**: ``train`` or ``test``. Rows of ``val`` (``valid``, ``validation``, ``dev``) are left
   out, with a note: they are neither.
 
+`write_list` writes any set of picture files so; ``mpp-jax data show DATA --list FILE`` does it.
+
 A header line is optional. With one, which has ``path`` and one of ``label``, ``labels`` and
 ``split`` in it, columns may stand in any order; one without a name (the index that pandas writes)
 is passed over, and others are ignored with a note.
 """
 
+import csv
+import io
 import os
 import posixpath
 import re
@@ -27,6 +31,7 @@ from typing import NamedTuple, NoReturn
 
 from mpp_jax.data.content import FarPicture
 from mpp_jax.data.dataset import SPLITS, DataError, Dataset, Item, make_dataset
+from mpp_jax.files import write_file
 from mpp_jax.remote.addresses import RemoteError, is_address, read_whole
 
 _WANTED = "path,label[;label],split"
@@ -124,6 +129,56 @@ def _place(listed: Path | str, name: str) -> Path | str:
         return listed.parent / name
     protocol, _, rest = listed.partition("://")
     return f"{protocol}://{posixpath.normpath(posixpath.join(posixpath.dirname(rest), name))}"
+
+
+def write_list(dataset: Dataset, path: Path) -> None:
+    """Write a set as a list, which reads as the same pictures, labels, unclear labels and splits.
+
+    Ids become the paths: relative ones of what lies below the list's folder, else absolute ones;
+    or addresses.
+    A multi-label set of which every picture happens to have just one label reads as single-label.
+
+    Args:
+        dataset: of picture files; boxes are not written.
+        path: the list.
+
+    Raises:
+        DataError: a picture that is no file, or a name that a list cannot hold.
+        OSError: it cannot be written.
+    """
+    for name in dataset.classes:
+        if ";" in name or name.startswith("?") or name != name.strip() or not name:
+            raise DataError(
+                f"{path}: a list cannot hold class {name!r}: no ';', no '?' in front, no outer "
+                "spaces; rename it"
+            )
+    text = io.StringIO()
+    table = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    table.writerow(("path", "label", "split"))
+    folder = path.absolute().parent
+    for item in dataset.items:
+        place = _name_in_list(item, folder)
+        if place is None:
+            raise DataError(f"{path}: picture {item.id!r} is no file, so a list cannot name it")
+        labels = [dataset.classes[label] for label in item.labels]
+        labels += [f"?{dataset.classes[label]}" for label in item.ignored]
+        table.writerow((place, ";".join(labels), item.split))
+    try:
+        content = text.getvalue().encode()
+    except UnicodeEncodeError as error:
+        where = error.object[max(error.start - 20, 0) : error.start + 1]
+        raise DataError(f"{path}: a name is no UTF-8 text ({where!r})") from error
+    write_file(path, content)
+
+
+def _name_in_list(item: Item, folder: Path) -> str | None:
+    """Return the path or address by which a list in a folder names a picture; None for no file."""
+    if isinstance(item.read, FarPicture) and item.read.start is None:
+        return item.read.address
+    if item.path is None:
+        return None
+    place = item.path.absolute()
+    return (place.relative_to(folder) if place.is_relative_to(folder) else place).as_posix()
 
 
 def _picture(place: Path, parents: dict[str, str]) -> tuple[str, str]:

@@ -50,7 +50,8 @@ def open_dataset(
       (`mpp_jax.data.webdataset`).
     * Folders, lists and patterns may be addresses that fsspec knows (``s3://``, ``gs://``,
       ``https://``, ...), and so may the paths in lists (`mpp_jax.remote.addresses`).
-    * ``tfds:NAME[:CONFIG]``, prepared data, read without TensorFlow (`mpp_jax.data.tfds_source`).
+    * ``tfds:NAME[:CONFIG]``, prepared data, read without TensorFlow (`mpp_jax.data.tfds_source`);
+      ``mpp-jax data prepare`` prepares the archives (`mpp_jax.data.published_tfds`).
 
     Files of a class folder are found at any depth, also through links (`mpp_jax.data.folders`).
     Hidden files and what operating systems leave behind (``Thumbs.db``, ``.DS_Store``) are ignored.

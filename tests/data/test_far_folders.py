@@ -15,6 +15,7 @@ from PIL import Image
 from mpp_jax.data import Item, canvas_batches, open_dataset
 from mpp_jax.data.content import DecodeError, FarPicture
 from mpp_jax.data.far_reading import FETCHES, sources
+from mpp_jax.data.lists import write_list
 
 
 @pytest.fixture
@@ -68,6 +69,11 @@ def test_lists_with_addresses(tmp_path, memory) -> None:
     assert [item.id for item in items] == [f"{there}/00.png", f"{there}/01.png", "data/02.png"]
     assert isinstance(items[0].read, FarPicture)
     assert items[0].source() == (data.parent / "00.png").read_bytes()
+    again = tmp_path / "again.csv"
+    write_list(open_dataset(f"{there}/list.csv"), again)
+    assert [item.id for item in open_dataset(again).items] == [
+        f"{there}/{item.id}" for item in open_dataset(data).items
+    ]
     mixed.write_text(f"{there}/00.png,x,train\n{there}/00.png,x,train\n")
     assert "both name 'memory://data/00.png'" in mistake(mixed)
     assert mistake("memory://nowhere/list.csv") == "memory://nowhere/list.csv: no such list"
