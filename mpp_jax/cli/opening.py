@@ -9,7 +9,7 @@ from typing import Any
 from mpp_jax.cli.console import Console, made_with
 from mpp_jax.cli.options import read_config
 from mpp_jax.data import Dataset, Item, open_dataset
-from mpp_jax.data.content import FarPicture, read_stream
+from mpp_jax.data.content import read_stream
 from mpp_jax.data.dataset import SPLITS
 from mpp_jax.data.far_folders import far_files
 from mpp_jax.data.features import Features
@@ -162,11 +162,7 @@ def _far_inside(folder: str) -> list[Item]:
     found = far_files(folder)
     if not found:
         raise ValueError(f"{folder}: no such folder, or nothing in it")
-    places = {f"{folder.rstrip('/')}/{name}": about for name, about in found.items()}
-    return [
-        Item(place, (), "test", read=FarPicture(place, None, *about), far=True)
-        for place, about in places.items()
-    ]
+    return [Item(one.address, (), "test", read=one, far=True) for one in found.values()]
 
 
 def open_extras(options: dict[str, Any]) -> Extras:

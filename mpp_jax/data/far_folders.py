@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from mpp_jax.data.content import FarPicture
 from mpp_jax.data.dataset import (
@@ -13,7 +14,7 @@ from mpp_jax.data.dataset import (
     stratified_test_ids,
 )
 from mpp_jax.data.folders import ignored_name, is_picture_name
-from mpp_jax.remote.addresses import Entry, listing
+from mpp_jax.remote.addresses import listing
 
 
 def open_far_folder(
@@ -57,9 +58,7 @@ def open_far_folder(
 
     def item(name: str, labels: tuple[int, ...]) -> Item:
         split = name.split("/")[0] if places != ("",) else ("train" if classes else "test")
-        size, stamp = found[name]
-        picture = FarPicture(f"{root}/{name}", None, size, stamp)
-        return Item(name, labels, split, read=picture, far=True)
+        return Item(name, labels, split, read=found[name], far=True)
 
     notes, warnings = [], []
     if classes:
@@ -91,14 +90,17 @@ def open_far_folder(
     )
 
 
-def far_files(address: str) -> dict[str, Entry]:
+def far_files(address: str) -> dict[str, FarPicture]:
     """Return the files below a folder at an address that count, by relative name, sorted.
 
     Raises:
         RemoteError: it cannot be listed.
     """
-    return {
-        name: about
-        for name, about in sorted(listing(address).items())
+    root = address.rstrip("/")
+    written = unquote if root.lower().startswith(("http://", "https://")) else str
+    found = {
+        written(name): FarPicture(f"{root}/{name}", None, *about)
+        for name, about in listing(address).items()
         if not any(map(ignored_name, name.split("/")))
     }
+    return dict(sorted(found.items()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.far import BUCKET, Far, tar_bytes
-from helpers.toy_cli import ok, refused
+from helpers.toy_cli import cli, ok, refused
 from helpers.toy_run import OPTIONS, Finished, assert_same_run, store_bytes
 
 from mpp_jax.progress import Bar
@@ -56,7 +56,7 @@ def test_a_job_at_addresses(
     run = ["run", f"wds:s3://{BUCKET}/{pattern}", "--out", there, "--log", log, *network]
     with monkeypatch.context() as patch:
         patch.setattr(Bar, "update", killed)
-        ended = cli_status(run)
+        ended = cli(*run).exit_code
     assert ended == 143
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["event"] for line in lines[-2:]] == ["error", "end"]
@@ -78,12 +78,6 @@ def test_a_job_at_addresses(
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["event"] for line in lines].count("start") == 2
     assert lines[-1]["status"] == 0
-
-
-def cli_status(command: list[object]) -> int:
-    from helpers.toy_cli import cli
-
-    return cli(*command).exit_code
 
 
 def test_models_and_encodings_at_addresses(
@@ -117,6 +111,18 @@ def test_models_and_encodings_at_addresses(
     assert {n: b for n, b in wanted.items() if n.endswith(".npy")} == {
         n: b for n, b in got.items() if n.endswith(".npy")
     }
+
+
+def test_pictures_that_stay_away_are_listed(far: Far, done: Finished, toy_known: None) -> None:
+    picture = next(done.data.rglob("*.png")).read_bytes()
+    good, bad = far.put("good.png", picture), far.put("bad.png", picture)
+    far.fault = lambda method, path, before: "cut" if path.endswith("bad.png") else None
+    result = cli("predict", done.out / "model", good, bad, "--weights", done.weights, "--quiet")
+    assert result.exit_code == 1
+    assert result.stdout.startswith(f"{good}: ")
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("skipped")]
+    assert line.startswith(f"skipped {bad}: cannot be read ({bad}: ")
+    assert line.endswith("(6 tries))")
 
 
 def test_mistakes_with_addresses(far: Far, toy_known: None, done: Finished, tmp_path: Path) -> None:

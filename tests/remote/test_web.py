@@ -38,10 +38,13 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_folders_lists_and_tars(web: str, tmp_path: Path) -> None:
     here = toy.write_folder(tmp_path / "www" / "data", train=1, test=1, largest=40)
+    (here / "train" / "red").rename(here / "train" / "light red")
+    (here / "test" / "red").rename(here / "test" / "light red")
     local, far = open_dataset(here), open_dataset(f"{web}/data")
     assert [(i.id, i.labels, i.split) for i in far.items] == [
         (i.id, i.labels, i.split) for i in local.items
     ]
+    assert far.classes == local.classes
     content = (here / local.items[0].id).read_bytes()
     assert far.items[0].source() == content
     listed = tmp_path / "list.csv"
