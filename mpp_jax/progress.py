@@ -80,10 +80,9 @@ class Bar(tqdm):
         return super().update(n)
 
     def skip(self, name: str, reason: str) -> None:
-        """Count a unit that is left out, and tell the log why."""
+        """Take note of a unit that is left out, and tell the log why; `update` counts it too."""
         self.skips += 1
         current_log().skip(name, reason)
-        self.update(1)
 
     def close(self) -> None:
         """End; see tqdm."""

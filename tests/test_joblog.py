@@ -1,6 +1,7 @@
 """Logs of jobs: JSON lines that say how far the work is."""
 
 import json
+import time
 from datetime import datetime
 
 import pytest
@@ -16,14 +17,16 @@ def lines(place):
 
 def test_a_job_is_logged(tmp_path, monkeypatch):
     monkeypatch.setattr(joblog, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("mpp_jax.progress.LEAST_SHARE", 0.0)
     place, watcher = tmp_path / "job.jsonl", Watcher(quiet=True)
     with logged(place, "encode", {"data": "pictures", "append": None}) as log:
         with watcher.stage("encode"), watcher.bar(4, "encode", "picture", initial=1) as bar:
             with waiting("decoding"):
-                pass
+                time.sleep(0.05)
             bar.update(1)
             assert len(lines(place)) == 3  # flushed a line at a time
             bar.skip("caf\udce9.jpg", "no picture")
+            bar.update(1)
             log.skip("caf\udce9.jpg", "no picture")
             bar.update(1)
         log.end(1)

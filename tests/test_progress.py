@@ -101,7 +101,8 @@ def test_what_a_stage_waited_for():
     ]
 
 
-def test_the_line_says_what_is_waited_for_and_what_was_skipped(capsys):
+def test_the_line_says_what_is_waited_for_and_what_was_skipped(capsys, monkeypatch):
+    monkeypatch.setattr("mpp_jax.progress.LEAST_SHARE", 0.0)
     watcher = Watcher()
     assert watcher.bottleneck is None
     with watcher.stage("encode"), watcher.bar(3, "encode", "picture") as bar:
@@ -111,7 +112,10 @@ def test_the_line_says_what_is_waited_for_and_what_was_skipped(capsys):
             pass
         bar.update(2)
         bar.skip("a.jpg", "no picture")
+        bar.update(1)
         assert watcher.bottleneck == "decoding"
+        monkeypatch.setattr("mpp_jax.progress.LEAST_SHARE", 1.1)
+        assert watcher.bottleneck is None
     assert "3/3" in (err := capsys.readouterr().err)
     assert "waiting for decoding, 1 skipped" in err
     assert (bar.done, bar.skips) == (3, 1)

@@ -97,6 +97,7 @@ def fit(
 
         def skip(entry: Skipped) -> None:
             bar.skip(entry.path, entry.reason)
+            bar.update(1)
             if on_skip is not None:
                 on_skip(entry.path, entry.reason)
 
@@ -212,6 +213,7 @@ def encode_dataset(
             def skip(entry: Skipped, block: list[Item] = block) -> None:
                 writer.skip(block[entry.position], entry.reason)
                 bar.skip(entry.path, entry.reason)
+                bar.update(1)
 
             watched = contents.watched(block)
             for index, vectors in encode_from(
