@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from mpp_jax import __version__
+from mpp_jax.cli.compare_command import compare
 from mpp_jax.cli.data_commands import data as data_group
 from mpp_jax.cli.errors import OneLineErrors, faces_user
 from mpp_jax.cli.job_options import log_option
@@ -19,6 +20,7 @@ from mpp_jax.cli.options import (
     pooling_option,
     quiet_option,
     scales_option,
+    seeds_option,
     svm_options,
     weights_option,
 )
@@ -81,22 +83,35 @@ def main() -> None:
     type=click.IntRange(min=0),
     help="Test pictures that the report shows with confidence maps.",
 )
+@seeds_option
 @log_option
 @quiet_option
 @faces_user
-def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
+def run(
+    data: str, out: Path, maps: int, seeds: tuple[int, ...] | None, quiet: bool, **options: Any
+) -> int:
     """Do everything, from the pictures in DATA to a report.
 
     Writes DIR/report.html, DIR/metrics.json, DIR/codebook, DIR/encodings and DIR/model, and
     config.json in each, from which --config repeats it. Given again after an interruption, it goes
-    on where it stopped.
+    on where it stopped. DIR/scores.npz keeps what every test picture scored, 4 bytes for each
+    method, picture and class, so that `compare` can judge runs on the same pictures. With --seeds,
+    DIR/seed-N is what DIR is otherwise, and DIR/metrics.json (mean results, deviation) and
+    DIR/report.html are about all of them.
     """
-    from mpp_jax.cli import stages
+    from mpp_jax.cli import opening, stages
     from mpp_jax.cli.console import Console
-    from mpp_jax.cli.opening import open_job
 
     console = Console(quiet)
-    return stages.run(open_job(data, out, options, console), console, maps=maps)
+    if seeds is None:
+        return stages.run(opening.open_job(data, out, options, console), console, maps=maps)
+    from mpp_jax.cli.seeds import run_seeds
+
+    given = click.get_current_context().get_parameter_source("seed")
+    if given is click.core.ParameterSource.COMMANDLINE:
+        raise ValueError("give --seed or --seeds, not both")
+    jobs = opening.open_jobs(data, out, options, seeds, console)
+    return run_seeds(jobs, out, console, maps=maps)
 
 
 @main.command(epilog=DATA_HELP)
@@ -208,13 +223,13 @@ def train(
 @main.command()
 @click.argument("model", type=PLACE)
 @click.argument("store", type=PLACE)
-@click.option("--out", required=True, type=PLACE, help="Folder for metrics.json and report.html.")
+@click.option("--out", required=True, type=PLACE, help="For metrics.json, scores.npz, report.html.")
 @click.option("--data", help="Where the pictures are, for the report's thumbnails.")
 @click.option(
     "--scores",
     metavar="FILE",
-    help="Also write every test picture's scores: FILE.npz (methods, ids, classes, scores, "
-    "targets) or FILE.csv (method,id,CLASS...) of all representations; or FOLDER/, for the VOC "
+    help="Also write every test picture's scores there: FILE.npz (methods, ids, classes, scores, "
+    "targets), FILE.csv (method,id,CLASS...) of all representations; or FOLDER/, for the VOC "
     "development kit, comp1_cls_test_<class>.txt with lines 'id score', of the first one.",
 )
 @data_options
@@ -290,5 +305,5 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     return run_demo(job, console)
 
 
-for command in (predict, confidence, search, geometry, weights, data_group):
+for command in (compare, predict, confidence, search, geometry, weights, data_group):
     main.add_command(command)
