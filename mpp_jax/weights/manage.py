@@ -70,7 +70,7 @@ def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
                     "network": network,
                     "state": "packaged",
                     "path": str(packaged),
-                    "digest": f"sha256:{file_digest(packaged)}",
+                    "digest": f"sha256:{digests.of(packaged, 'sha256')}",
                     "note": "part of the package, trained on pictures made by formula",
                     "url": "",
                 }
