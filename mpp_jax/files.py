@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -20,6 +21,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
+
+CACHE_VARIABLE = "MPP_JAX_CACHE"
+"""Environment variable: another cache folder."""
 
 STALE_SECONDS = 24 * 3600
 """Age at which what a killed process left of a file is nobody's any more."""
@@ -43,6 +47,41 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise ValueError(
             f"{os.fspath(path)}: there is no such home folder; write the path out"
         ) from error
+
+
+def cache_folder() -> Path:
+    """Return where downloads and imported networks are kept, whether or not it is there.
+
+    ``$MPP_JAX_CACHE``, or the platform's place for caches; for a user without a home, a folder of
+    theirs among the temporary files.
+
+    Raises:
+        ValueError: a chosen folder in a home that there is not; a temporary folder of this name
+            that is another user's.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return expanded(chosen)
+    stated, usual = {
+        "win32": (os.environ.get("LOCALAPPDATA"), "AppData/Local"),
+        "darwin": (None, "Library/Caches"),
+    }.get(sys.platform, (os.environ.get("XDG_CACHE_HOME"), ".cache"))
+    if stated:
+        return Path(stated) / "mpp_jax"
+    try:
+        return Path.home() / usual / "mpp_jax"
+    except RuntimeError:  # neither HOME nor an entry among the users
+        return _without_home()
+
+
+def _without_home() -> Path:
+    # Not by `tempfile`, which looks for a place by writing: there may be none, and no need of one.
+    temporary = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(temporary) / f"mpp_jax-{user}"
+    with contextlib.suppress(FileNotFoundError):
+        if folder.lstat().st_uid != user:  # networks found there would be another user's
+            raise ValueError(f"{folder}: is another user's; set {CACHE_VARIABLE} to a folder")
+    return folder
 
 
 class BusyError(ValueError):

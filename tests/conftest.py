@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 from helpers import tolerance
+from helpers.far import Far, far_bucket
 from helpers.toy_run import Finished, finished_run, know_toy
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -59,3 +60,13 @@ def toy_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The toy network's finished run, made once a session."""
     return finished_run(tmp_path_factory)
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Far]:
+    """An empty bucket behind a proxy that fails when it is told to, and a cache of its own."""
+    pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    monkeypatch.setenv("MPP_JAX_CACHE", str(tmp_path / "cache"))
+    with far_bucket(monkeypatch) as bucket:
+        yield bucket

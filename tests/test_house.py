@@ -11,9 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1] / "mpp_jax"
 ROOMS = (
-    *("config", "numerics", "devices", "files", "checkpoint", "progress", "memory", "metrics"),
-    *("intervals",),
-    *("data", "stats", "encoders", "svm", "nets", "weights", "describe", "pooling"),
+    *("config", "numerics", "devices", "files", "checkpoint", "joblog", "progress", "memory"),
+    *("metrics", "intervals", "remote", "data", "stats", "encoders", "svm", "nets", "weights"),
+    *("describe", "pooling"),
     *("storage", "runs", "maps", "report", "cli", "sklearn_api", "__main__"),
 )
 PURE = ("numerics", "stats", "encoders", "svm", "nets", "describe.pyramid", "describe.dense")

@@ -99,3 +99,61 @@ def test_what_a_stage_waited_for():
         "write 2.0 20.0%",
         "total 10.0 100.0%",
     ]
+
+
+def test_the_line_says_what_is_waited_for_and_what_was_skipped(capsys, monkeypatch):
+    monkeypatch.setattr("mpp_jax.progress.LEAST_SHARE", 0.0)
+    watcher = Watcher()
+    assert watcher.bottleneck is None
+    with watcher.stage("encode"), watcher.bar(3, "encode", "picture") as bar:
+        with waiting("decoding"):
+            time.sleep(0.02)
+        with waiting("the disk"):
+            pass
+        bar.update(2)
+        bar.skip("a.jpg", "no picture")
+        bar.update(1)
+        assert watcher.bottleneck == "decoding"
+        monkeypatch.setattr("mpp_jax.progress.LEAST_SHARE", 1.1)
+        assert watcher.bottleneck is None
+    assert "3/3" in (err := capsys.readouterr().err)
+    assert "waiting for decoding, 1 skipped" in err
+    assert (bar.done, bar.skips) == (3, 1)
+
+
+def test_seconds_over_several_calls(tmp_path, monkeypatch):
+    place = tmp_path / "run" / "seconds.json"
+    first = Watcher(quiet=True)
+    first.keep_in(place)
+    with first.stage("fit"):
+        pass
+    assert not place.exists()  # nothing else is there yet
+    place.parent.mkdir()
+    with first.stage("encode"), waiting("the disk"):
+        time.sleep(0.02)
+    second = Watcher(quiet=True)
+    second.keep_in(place)
+    second.add("fit", 1.0)
+    second.add("train", 2.0)
+    seconds, waits = second.totals()
+    assert list(seconds) == ["fit", "encode", "train"]
+    assert seconds["fit"] == pytest.approx(1.0 + first.seconds["fit"])
+    assert seconds["encode"] == pytest.approx(first.seconds["encode"])
+    assert waits == {"encode": {"the disk": pytest.approx(first.waits["encode"]["the disk"])}}
+    # A stage that is open counts when it is killed.
+    monkeypatch.setattr("mpp_jax.progress.KEEP_SECONDS", 0.0)
+    with second.stage("encode"), second.bar(9, "encode") as bar:
+        time.sleep(0.02)
+        bar.update(1)
+        killed = Watcher(quiet=True)
+        killed.keep_in(place)
+        assert killed.totals()[0]["encode"] >= seconds["encode"] + 0.02
+
+
+def test_seconds_that_cannot_be_read(tmp_path, capsys):
+    place = tmp_path / "seconds.json"
+    place.write_text('{"seconds": 3}')
+    watcher = Watcher()
+    watcher.keep_in(place)
+    assert "seconds are counted from this call on" in capsys.readouterr().err
+    assert watcher.totals() == ({}, {})

@@ -9,8 +9,8 @@ from mpp_jax import __version__
 from mpp_jax.cli.compare_command import compare
 from mpp_jax.cli.data_commands import data as data_group
 from mpp_jax.cli.errors import OneLineErrors, faces_user
+from mpp_jax.cli.job_options import log_option
 from mpp_jax.cli.options import (
-    PATH,
     data_options,
     devices_option,
     extra_options,
@@ -25,6 +25,7 @@ from mpp_jax.cli.options import (
     weights_option,
 )
 from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
+from mpp_jax.cli.places import PLACE
 from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
@@ -32,7 +33,9 @@ DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class f
 --test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME, a
 prepared set of TensorFlow Datasets (see `mpp-jax data list`), read without TensorFlow; or an
 unpacked archive as it is published: voc:PATH (a year's folder), mit67:PATH, flowers102:PATH,
-caltech101:PATH or scene15:PATH.
+caltech101:PATH or scene15:PATH; or tars as img2dataset and webdataset write them, wds:PATTERN, for
+instance 'wds:shards/{00000..00099}.tar'.
+Folders, lists and tars may be addresses (s3://, gs://, https://), and so may results.
 A list may have a header, then its columns stand in any order. In a list ?label says that it is
 unclear whether the picture shows this class: it counts neither for nor against it, in training and
 in test (as "difficult" of PASCAL VOC), for example: a.jpg,cat;?dog,train
@@ -52,6 +55,10 @@ def main() -> None:
     PCA and a Gaussian mixture, encodes Fisher vectors, trains linear SVMs and reports how well
     they do. The other commands are its parts.
 
+    Pictures, results, encodings and models may be at addresses: s3://, gs://, https:// (pip install
+    'mpp-jax[s3]', [gcs], [http]). Results are written in the cache folder, and sent as they are
+    finished; credentials and endpoints are configured as fsspec has it.
+
     Exit status: 0 done; 1 done, but some inputs were skipped (listed); 2 wrong usage, or a file or
     machine that cannot be used; 70 a fault of the program or of a plug-in; 130 or 143 interrupted
     by Ctrl-C or SIGTERM: what was done is kept. Set MPP_JAX_TRACEBACK=1 to see where an error comes
@@ -62,7 +69,7 @@ def main() -> None:
 
 @main.command(epilog=DATA_HELP)
 @click.argument("data")
-@click.option("--out", required=True, type=PATH, help="Folder for everything that is made.")
+@click.option("--out", required=True, type=PLACE, help="Folder for everything that is made.")
 @fit_options
 @pooling_option
 @plugin_option
@@ -77,6 +84,7 @@ def main() -> None:
     help="Test pictures that the report shows with confidence maps.",
 )
 @seeds_option
+@log_option
 @quiet_option
 @faces_user
 def run(
@@ -108,12 +116,13 @@ def run(
 
 @main.command(epilog=DATA_HELP)
 @click.argument("data")
-@click.option("--out", required=True, type=PATH, help="Folder for the codebook.")
+@click.option("--out", required=True, type=PLACE, help="Folder for the codebook.")
 @fit_options
 @pooling_option
 @plugin_option
 @extra_options
 @data_options
+@log_option
 @quiet_option
 @faces_user
 def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
@@ -131,8 +140,8 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 
 @main.command(epilog=DATA_HELP)
 @click.argument("data")
-@click.option("--codebook", required=True, type=PATH, help="Folder that `fit` wrote.")
-@click.option("--out", required=True, type=PATH, help="Folder for the encodings.")
+@click.option("--codebook", required=True, type=PLACE, help="Folder that `fit` wrote.")
+@click.option("--out", required=True, type=PLACE, help="Folder for the encodings.")
 @click.option(
     "--append",
     is_flag=True,
@@ -144,6 +153,7 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 @plugin_option
 @extra_options
 @data_options
+@log_option
 @quiet_option
 @faces_user
 def encode(
@@ -186,12 +196,13 @@ def encode(
 
 
 @main.command()
-@click.argument("store", type=PATH)
-@click.option("--out", required=True, type=PATH, help="Folder for the model.")
+@click.argument("store", type=PLACE)
+@click.option("--out", required=True, type=PLACE, help="Folder for the model.")
 @pooling_option
 @plugin_option
 @svm_options
 @devices_option
+@log_option
 @quiet_option
 @faces_user
 def train(
@@ -210,9 +221,9 @@ def train(
 
 
 @main.command()
-@click.argument("model", type=PATH)
-@click.argument("store", type=PATH)
-@click.option("--out", required=True, type=PATH, help="For metrics.json, scores.npz, report.html.")
+@click.argument("model", type=PLACE)
+@click.argument("store", type=PLACE)
+@click.option("--out", required=True, type=PLACE, help="For metrics.json, scores.npz, report.html.")
 @click.option("--data", help="Where the pictures are, for the report's thumbnails.")
 @click.option(
     "--scores",
@@ -223,6 +234,7 @@ def train(
 )
 @data_options
 @plugin_option
+@log_option
 @quiet_option
 @faces_user
 def evaluate(
@@ -251,7 +263,7 @@ def evaluate(
     "--out",
     default="mpp-jax-demo",
     show_default=True,
-    type=PATH,
+    type=PLACE,
     help="Folder for everything that is made.",
 )
 @click.option("--data", help="Your own pictures instead of generated scenes.")
@@ -267,6 +279,7 @@ def evaluate(
 @devices_option
 @scales_option("1-5")
 @data_options
+@log_option
 @quiet_option
 @faces_user
 def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) -> int:

@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from mpp_jax.cli.errors import faces_user
-from mpp_jax.cli.options import PATH, quiet_option
+from mpp_jax.cli.options import quiet_option
+from mpp_jax.cli.places import PLACE
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN...")
-@click.option("--out", required=True, type=PATH, help="Folder for page and tables.")
+@click.argument("runs", nargs=-1, required=True, type=PLACE, metavar="RUN...")
+@click.option("--out", required=True, type=PLACE, help="Folder for page and tables.")
 @click.option(
     "--figure",
     type=click.Choice(["top1", "mean_class_accuracy", "map11", "map_area"]),

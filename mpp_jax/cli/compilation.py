@@ -28,8 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mpp_jax.files import expanded, file_digest, write_file
-from mpp_jax.weights.cache import cache_folder
+from mpp_jax.files import cache_folder, expanded, file_digest, write_file
 
 VARIABLE = "MPP_JAX_COMPILATION_CACHE"
 """Environment variable: a folder, or "off"."""

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mpp_jax.joblog import current_log
 from mpp_jax.progress import Watcher, one_line, printable
+from mpp_jax.remote.mirror import shown
 
 DONE, SOME_SKIPPED = 0, 1
 
@@ -25,11 +27,12 @@ class Console(Watcher):
 
     def wrote(self, what: str, place: Path) -> None:
         """Print where a result went."""
-        self.result(f"{what}: {place}")
+        self.result(shown(f"{what}: {place}"))
 
     def skipped(self, entries: Sequence[tuple[str, str]]) -> int:
         """List what was left out and why; return the exit status."""
         for name, reason in entries:
+            current_log().skip(name, reason)
             print(printable(f"skipped {one_line(name)}: {reason}"), file=sys.stderr)
         return SOME_SKIPPED if entries else DONE
 

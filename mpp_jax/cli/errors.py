@@ -10,8 +10,11 @@ from typing import Any
 
 import click
 
+from mpp_jax.cli.places import at_hand
 from mpp_jax.cli.signals import INTERRUPTED, MESSAGE, obeyed, status_of
 from mpp_jax.files import is_full
+from mpp_jax.joblog import JobLog, logged
+from mpp_jax.remote.mirror import shown
 
 USER_ERROR, INTERNAL_ERROR, CLOSED_PIPE = 2, 70, 141
 TRACEBACK = "MPP_JAX_TRACEBACK"
@@ -27,31 +30,53 @@ def faces_user(command: Callable[..., int]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(**options: Any) -> None:
-        from mpp_jax.cli.compilation import programs_kept
         from mpp_jax.memory import keep_freed_memory
 
         _encode_anything()
         keep_freed_memory()
         try:
-            with obeyed(), programs_kept(_unless_quiet(options.get("quiet", False))):
-                _load_plugins(options.pop("plugins", ()))
-                with _devices(options):
-                    status = command(**options)
-        except BrokenPipeError:
-            # Whoever read the output has enough; Python would complain again when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = CLOSED_PIPE
-        except Exception as error:
-            if os.environ.get(TRACEBACK):
-                raise
-            status, message = _explained(error)
-            click.echo(f"error: {message}", err=True)
-        except KeyboardInterrupt as error:
-            click.echo("; ".join(getattr(error, "__notes__", [MESSAGE])), err=True)
-            status = status_of(error)
+            with logged(options.pop("log", None), command.__name__, options) as log:
+                status = _faced(command, options, log)
+                log.end(status)
+        except OSError as error:  # of the log itself
+            status = _told(error)
         sys.exit(status)
 
     return wrapped
+
+
+def _faced(command: Callable[..., int], options: dict[str, Any], log: JobLog) -> int:
+    """Run a command; return its exit status, after what went wrong was said."""
+    from mpp_jax.cli.compilation import programs_kept
+
+    try:
+        with obeyed(), programs_kept(_unless_quiet(options.get("quiet", False))):
+            _load_plugins(options.pop("plugins", ()))
+            with _devices(options), at_hand(options):
+                return command(**options)
+    except BrokenPipeError:
+        # Whoever read the output has enough; Python would complain again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    except Exception as error:
+        return _told(error, log)
+    except KeyboardInterrupt as error:
+        message = "; ".join(getattr(error, "__notes__", [MESSAGE]))
+        log.write("error", status=status_of(error), message=message)
+        click.echo(message, err=True)
+        return status_of(error)
+
+
+def _told(error: Exception, log: JobLog | None = None) -> int:
+    """Say what went wrong in one line, or raise it where that is wanted; return the status."""
+    status, message = _explained(error)
+    message = shown(message)
+    if log is not None:
+        log.write("error", status=status, message=message)
+    if os.environ.get(TRACEBACK):
+        raise error
+    click.echo(f"error: {message}", err=True)
+    return status
 
 
 def _encode_anything() -> None:

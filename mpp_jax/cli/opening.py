@@ -12,6 +12,7 @@ from mpp_jax.cli.options import read_config
 from mpp_jax.data import Dataset, Item, open_dataset
 from mpp_jax.data.content import read_stream
 from mpp_jax.data.dataset import SPLITS
+from mpp_jax.data.far_folders import far_files
 from mpp_jax.data.features import Features
 from mpp_jax.data.folders import Walk
 from mpp_jax.data.sources import split_spec
@@ -20,13 +21,15 @@ from mpp_jax.files import expanded
 from mpp_jax.nets import Network, get_spec
 from mpp_jax.nets.dtypes import dtype_name
 from mpp_jax.pooling import parse_all
+from mpp_jax.remote.addresses import is_address
+from mpp_jax.remote.mirror import shown
 from mpp_jax.runs.model import picture_item
 from mpp_jax.runs.settings import Extras, Job
 from mpp_jax.weights.load import load_network
 
 DATA_OPTIONS = (
     *("test_fraction", "seed", "limit_per_class"),
-    *("split_train", "split_test", "train_per_class"),
+    *("split_train", "split_test", "train_per_class", "label_field", "split_field"),
 )
 
 
@@ -35,7 +38,7 @@ def open_data(
 ) -> Dataset:
     """Open DATA with the options of `DATA_OPTIONS`, and say what is in it."""
     chosen = {name: options[name] for name in DATA_OPTIONS}
-    dataset = open_dataset(data, **chosen, to_train=to_train)
+    dataset = open_dataset(data, **chosen, to_train=to_train, watcher=console)
     train, test = len(dataset.split("train")), len(dataset.split("test"))
     console.say(
         f"{dataset.name}: {len(dataset.classes)} classes, {train} training pictures, {test} test"
@@ -56,6 +59,12 @@ def check_outside(data: str, *places: Path | None) -> None:
         ValueError: one that lies in a class folder, or where it would be one itself.
     """
     prefix, folder_name = split_spec(data)
+    for place in places if is_address(folder_name) else ():
+        if place is not None and f"{shown(str(place))}/".startswith(f"{folder_name.rstrip('/')}/"):
+            raise ValueError(
+                f"{shown(str(place))}: lies among the pictures of {data} and would be taken for "
+                "some of them the next time; give a folder elsewhere"
+            )
     folder = expanded(folder_name)
     # The other archives are read by lists.
     found = prefix in ("", "caltech101", "scene15") and folder.is_dir()
@@ -105,7 +114,8 @@ def open_pictures(named: Sequence[str], files: Sequence[Path], console: Console)
     """Return the pictures that the user names: files, pipes, folders, "-", and lists of them.
 
     Args:
-        named: paths; "-" is one picture from standard input, a folder all files in it, sorted.
+        named: paths or addresses; "-" is one picture from standard input, a folder (at an
+            address: with a slash at its end) all files in it, sorted.
         files: lists with one of these a line; "-" is standard input.
         console: hears of linked folders that were followed.
 
@@ -125,6 +135,8 @@ def open_pictures(named: Sequence[str], files: Sequence[Path], console: Console)
         if name == "-":
             read = partial(read_stream, sys.stdin.buffer, "-")
             items.append(Item("-", (), "test", read=read))
+        elif is_address(name) and name.endswith("/"):
+            items += _far_inside(name)
         elif place.is_dir():
             items += _inside(place, console)
         else:
@@ -144,6 +156,14 @@ def _inside(folder: Path, console: Console) -> list[Item]:
     for note in walk.notes:
         console.say(f"{folder}: {note}")
     return [Item(str(path), (), "test", path=path) for path in sorted(found)]
+
+
+def _far_inside(folder: str) -> list[Item]:
+    """Return the files in a folder at an address."""
+    found = far_files(folder)
+    if not found:
+        raise ValueError(f"{folder}: no such folder, or nothing in it")
+    return [Item(one.address, (), "test", read=one, far=True) for one in found.values()]
 
 
 def open_extras(options: dict[str, Any]) -> Extras:

@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 import click
 
+from mpp_jax.cli.job_options import label_field_option, split_field_option
+from mpp_jax.cli.places import PATH
 from mpp_jax.config import AUTO, Dtype, Run, preset, with_fidelity
 from mpp_jax.nets.registry import DEFAULT_NETWORK
 
-PATH = click.Path(path_type=Path)
 SVM_OPTIONS = ("c", "folds", "probabilities", "solver")
 """Options that are settings of the machines, by the same names."""
 
@@ -128,8 +129,8 @@ devices_option = click.option(
 weights_option = click.option(
     "--weights",
     metavar="FILE",
-    help="The network's weight file. Without it the one in the package or the cache folder is "
-    "taken, or the public one downloaded (its hash is checked).",
+    help="The network's weight file, or its address. Without it the one in the package or the "
+    "cache folder is taken, or the public one downloaded (its hash is checked).",
 )
 pooling_option = click.option(
     "--pooling",
@@ -153,14 +154,16 @@ data_options = _options(
     click.option(
         "--split-train",
         metavar="NAMES",
-        help="Splits to train on, joined by +, where DATA has several (voc:, flowers102:, tfds:). "
-        "[default: trainval of voc:, trnid+valid of flowers102:]",
+        help="Splits to train on, joined by +, where DATA has several (voc:, flowers102:, tfds:, "
+        "wds:). [default: trainval of voc:, trnid+valid of flowers102:]",
     ),
     click.option(
         "--split-test",
         metavar="NAMES",
         help="Splits to test on. [default: test of voc:, tstid of flowers102:]",
     ),
+    label_field_option,
+    split_field_option,
     click.option(
         "--train-per-class",
         type=click.IntRange(min=1),

@@ -7,7 +7,6 @@ import click
 
 from mpp_jax.cli.errors import faces_user
 from mpp_jax.cli.options import (
-    PATH,
     devices_option,
     pictures_arguments,
     plugin_option,
@@ -15,10 +14,11 @@ from mpp_jax.cli.options import (
     read_scales,
     weights_option,
 )
+from mpp_jax.cli.places import PLACE
 
 
 @click.command()
-@click.argument("model", type=PATH)
+@click.argument("model", type=PLACE)
 @pictures_arguments
 @weights_option
 @devices_option
@@ -49,9 +49,9 @@ def predict(
 
 
 @click.command()
-@click.argument("model", type=PATH)
+@click.argument("model", type=PLACE)
 @pictures_arguments
-@click.option("--out", required=True, type=PATH, help="Folder for the maps.")
+@click.option("--out", required=True, type=PLACE, help="Folder for the maps.")
 @click.option(
     "--classes",
     metavar="NAMES",
@@ -108,7 +108,7 @@ def confidence(
 
 
 @click.command()
-@click.argument("store", type=PATH)
+@click.argument("store", type=PLACE)
 @pictures_arguments
 @weights_option
 @devices_option

@@ -39,6 +39,7 @@ from mpp_jax.runs.provenance import (
 )
 from mpp_jax.runs.settings import (
     NOTHING,
+    SECONDS,
     Extras,
     Job,
     check_evaluable,
@@ -75,6 +76,7 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     check_results_place(job.out)
     check_evaluable(job)
     check_features(job.data, job.config, job.extras.features)
+    console.keep_in(job.out / SECONDS)
     made, (activations, contents) = job.made, shared or Shared(watched(job, console), Contents())
     codebooks: Codebooks = {}
     skips: Skips = []
@@ -298,6 +300,7 @@ def _evaluate(
         scores = pipeline.score(model, store, watcher=console)
         table = pipeline.results(scores, store)
     made = model.provenance
+    seconds, waits = console.totals()
     metrics = {
         "data": made.dataset,
         "network": made.network,
@@ -305,8 +308,8 @@ def _evaluate(
         "config": made.config.to_dict(),
         "results": table,
         "training": {method: model.trained[method].to_dict() for method in model.trained},
-        "seconds": dict(console.seconds),
-        "waiting": {name: dict(waits) for name, waits in console.waits.items() if waits},
+        "seconds": seconds,
+        "waiting": waits,
         "pictures": {
             "train": len(store.items("train")),
             "test": len(store.items("test")),

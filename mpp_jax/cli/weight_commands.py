@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from mpp_jax.cli.errors import faces_user
-from mpp_jax.cli.options import PATH, plugin_option, quiet_option
+from mpp_jax.cli.options import plugin_option, quiet_option
+from mpp_jax.cli.places import PATH
 
 
 @click.group()

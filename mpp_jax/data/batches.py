@@ -11,8 +11,9 @@ threads, but results are taken in order, with a bounded look-ahead.
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from mpp_jax.data.content import DecodeError
 from mpp_jax.data.dataset import Item
 from mpp_jax.data.decode import PictureSource, decode_picture, reduce_array
+from mpp_jax.data.far_reading import sources
 
 Picture: TypeAlias = Item | PictureSource | np.ndarray
 
@@ -120,10 +122,12 @@ class CanvasBatches:
     def _decoded(self) -> Iterator[np.ndarray | Skipped]:
         """Yield decoded pictures in item order, at most ``2 * threads`` of them ahead."""
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        given = sources(item for item in self._items if isinstance(item, Item))
         ahead: deque[Future[np.ndarray | Skipped]] = deque()
         try:
             for position, item in enumerate(self._items):
-                ahead.append(pool.submit(self._one, position, item))
+                source = next(given) if isinstance(item, Item) else partial(_itself, item)
+                ahead.append(pool.submit(self._one, position, item, source))
                 if len(ahead) > 2 * self._threads:
                     yield ahead.popleft().result()
             while ahead:
@@ -131,10 +135,11 @@ class CanvasBatches:
         finally:
             # Also where the consumer stops early or is interrupted.
             pool.shutdown(wait=True, cancel_futures=True)
+            given.close()
 
-    def _one(self, position: int, item: Picture) -> np.ndarray | Skipped:
+    def _one(self, position: int, item: Picture, read: Callable[[], Any]) -> np.ndarray | Skipped:
         try:
-            source: Any = item.source() if isinstance(item, Item) else item
+            source = read()
             if isinstance(source, np.ndarray):
                 return reduce_array(_checked(source), self._sides[-1])
             return decode_picture(source, max_side=self._sides[-1])
@@ -186,6 +191,10 @@ def rows_of(side: int, batch_size: int) -> int:
     It is a fixed number for each bucket, at least 1.
     """
     return max(1, min(batch_size, CANVAS_BYTES // (3 * side * side)))
+
+
+def _itself(picture: Any) -> Any:
+    return picture
 
 
 def _checked(picture: np.ndarray) -> np.ndarray:

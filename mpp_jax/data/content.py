@@ -71,6 +71,65 @@ class ReadOnce:
             return self._content
 
 
+class FarPicture:
+    """The content of a picture at an address, or of one in a tar; called, it is read anew.
+
+    Attributes:
+        address: of the file, or of the tar (which may be a local path).
+        start: its first byte in the tar; None for a file of its own.
+        size: its bytes; None where that is not known.
+        stamp: the server's mark of the file's or tar's content, see `mpp_jax.remote`; "" for none.
+    """
+
+    def __init__(
+        self, address: str, start: int | None = None, size: int | None = None, stamp: str = ""
+    ) -> None:
+        """Read nothing yet."""
+        self.address = address
+        self.start = start
+        self.size = size
+        self.stamp = stamp
+
+    def mark(self) -> str | None:
+        """Return what tells this content from any other, without reading it; None for nothing.
+
+        Raises:
+            DecodeError: the server does not say.
+        """
+        with reading_reported(self.address):
+            self._ask()
+        part = "" if self.start is None else f" {self.start}+{self.size}"
+        return f"{self.address}{part} {self.size} {self.stamp}" if self.stamp else None
+
+    def _ask(self) -> None:
+        """Learn size and stamp of a file that no listing has told of."""
+        from mpp_jax.remote.addresses import entry
+
+        if self.start is None and self.size is None:
+            self.size, self.stamp = entry(self.address)
+
+    def __call__(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            DecodeError: it cannot be read, is empty, or longer than `MAX_FILE`.
+        """
+        from mpp_jax.remote.addresses import read_range, read_whole
+
+        with reading_reported(self.address):
+            self._ask()
+            if self.size is not None and self.size > MAX_FILE:
+                raise DecodeError(self.address, _too_long(f"{self.size:,} bytes"))
+            if self.start is None:
+                content = read_whole(self.address, self.size)
+            else:
+                assert self.size is not None  # a tar says it
+                content = read_range(self.address, self.start, self.size)
+        if not content:
+            raise DecodeError(self.address, "empty file (0 bytes)", permanent=True)
+        return content
+
+
 def is_pipe(path: str | os.PathLike[str]) -> bool:
     """Return whether a path names a pipe, which a picture may come from if named on its own."""
     try:

@@ -47,6 +47,7 @@ class Item:
         read: gives the content (file bytes or an ``(H, W, 3)`` uint8 array) where there is no file.
         ignored: classes that are neither present nor absent for this picture, rising.
         boxes: gives the objects' boxes, where they are known; methods never see them.
+        far: whether ``read`` waits for a network, so that it is worth while to begin early.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Item:
     read: Callable[[], bytes | np.ndarray] | None = None
     ignored: tuple[int, ...] = ()
     boxes: Callable[[], tuple[Box, ...]] | None = None
+    far: bool = False
 
     def source(self) -> Path | bytes | np.ndarray:
         """Return what `decode_picture` (or nobody, for an array) has to decode.

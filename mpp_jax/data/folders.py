@@ -142,7 +142,7 @@ class Walk:
             with os.scandir(place) as inside:
                 entries = sorted(inside, key=lambda entry: entry.name)
             for entry in entries:
-                if _ignored_name(entry.name):
+                if ignored_name(entry.name):
                     continue
                 path = Path(place, entry.name)
                 match _kind(entry):
@@ -213,8 +213,14 @@ def _listed(names: list[str], most: int = 3) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-def _ignored_name(name: str) -> bool:
+def ignored_name(name: str) -> bool:
+    """Return whether a name is hidden, or what an operating system leaves beside pictures."""
     return name.startswith(".") or name.casefold() in _SIDE_FILES
+
+
+def is_picture_name(name: str) -> bool:
+    """Return whether a file's name is one of a picture."""
+    return Path(name).suffix.lower() in _PICTURE_SUFFIXES and not ignored_name(Path(name).name)
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -223,16 +229,12 @@ def class_folders(folder: Path) -> list[Path]:
     Raises:
         OSError: it cannot be read.
     """
-    inside = [path for path in folder.iterdir() if path.is_dir() and not _ignored_name(path.name)]
+    inside = [path for path in folder.iterdir() if path.is_dir() and not ignored_name(path.name)]
     return sorted(inside, key=lambda path: path.name)
 
 
 def _loose_pictures(folder: Path) -> int:
-    return sum(
-        path.suffix.lower() in _PICTURE_SUFFIXES and not _ignored_name(path.name)
-        for path in folder.iterdir()
-        if path.is_file()
-    )
+    return sum(is_picture_name(path.name) for path in folder.iterdir() if path.is_file())
 
 
 def _folder_items(walk: Walk, places: dict[str, Path]) -> tuple[list[str], list[Item]]:

@@ -2,8 +2,9 @@
 
 A row is ``path,label[;label],split``; the file is UTF-8, with or without a byte order mark.
 
-* **path**: relative to the list. A quoted path keeps its outer spaces. One picture stands in one
-  row, by whatever name: ``a.jpg``, ``sub/../a.jpg`` and the absolute path are the same.
+* **path**: relative to the list, or an address (``s3://bucket/a.jpg``). A quoted path keeps its
+  outer spaces. One picture stands in one row, by whatever name: ``a.jpg``, ``sub/../a.jpg`` and the
+  absolute path are the same. The list may be at an address itself.
 * **label**: the class, or several with ``;`` between. ``?label`` says that it is unclear whether
   the picture shows this class: it is ignored for the picture, in training and in test (as the
   "difficult" objects of PASCAL VOC are). A row with several classes or an unclear one makes the
@@ -21,14 +22,17 @@ is passed over, and others are ignored with a note.
 import csv
 import io
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
+from mpp_jax.data.content import FarPicture
 from mpp_jax.data.dataset import SPLITS, DataError, Dataset, Item, make_dataset
 from mpp_jax.files import write_file
+from mpp_jax.remote.addresses import RemoteError, is_address, read_whole
 
 _WANTED = "path,label[;label],split"
 _VALIDATION = ("val", "valid", "validation", "dev")
@@ -55,8 +59,12 @@ class _Columns(NamedTuple):
     number: int = 3
 
 
-def open_list(path: Path, *, to_train: bool = True) -> Dataset:
+def open_list(path: Path | str, *, to_train: bool = True) -> Dataset:
     """Open a list; see the module docstring.
+
+    Args:
+        path: of the list, or its address.
+        to_train: as for `mpp_jax.data.open_dataset`.
 
     Raises:
         DataError: one line: what is wrong and how to mend it.
@@ -71,9 +79,10 @@ def open_list(path: Path, *, to_train: bool = True) -> Dataset:
     seen: dict[tuple[str, str], tuple[int, str]] = {}
     parents: dict[str, str] = {}
     for row in rows:
-        identity = Path(row.path).as_posix()
-        place = path.parent / row.path
-        line, first = seen.setdefault(_picture(place, parents), (row.line, identity))
+        place = _place(path, row.path)
+        identity = row.path if is_address(row.path) else Path(row.path).as_posix()
+        picture = _picture(place, parents) if isinstance(place, Path) else ("", place)
+        line, first = seen.setdefault(picture, (row.line, identity))
         if line != row.line:
             both = repr(identity) if first == identity else f"{first!r} alias {identity!r}"
             raise DataError(
@@ -84,21 +93,49 @@ def open_list(path: Path, *, to_train: bool = True) -> Dataset:
             raise DataError(f"{path}: line {row.line}: no label for {identity!r}")
         labels = tuple(sorted(label_of[label] for label in row.labels))
         ignored = tuple(sorted(label_of[label] for label in row.unclear))
-        items.append(Item(identity, labels, row.split, path=place, ignored=ignored))
-    if items and not any(os.path.exists(path.parent / row.path) for row in rows):
+        near = isinstance(place, Path)
+        items.append(
+            Item(
+                identity,
+                labels,
+                row.split,
+                path=place if isinstance(place, Path) else None,
+                read=None if near else FarPicture(str(place)),
+                ignored=ignored,
+                far=not near,
+            )
+        )
+    # Pictures elsewhere are asked for when they are read.
+    if items and not any(item.path is None or os.path.exists(item.path) for item in items):
         raise DataError(
             f"{path}: none of its pictures ({len(items)}) exists; paths are relative to "
-            f"{path.parent.resolve()}, the first is {items[0].id!r}"
+            f"{Path(path).parent.resolve()}, the first is {items[0].id!r}"
         )
     return make_dataset(
-        path.stem, classes, items, multi_label=multi_label, notes=notes, to_train=to_train
+        PurePosixPath(path).stem if isinstance(path, str) else path.stem,
+        classes,
+        items,
+        multi_label=multi_label,
+        notes=notes,
+        to_train=to_train,
     )
+
+
+def _place(listed: Path | str, name: str) -> Path | str:
+    """Return where a picture is that a list names: a path, or an address."""
+    if is_address(name):
+        return name
+    if isinstance(listed, Path):
+        return listed.parent / name
+    protocol, _, rest = listed.partition("://")
+    return f"{protocol}://{posixpath.normpath(posixpath.join(posixpath.dirname(rest), name))}"
 
 
 def write_list(dataset: Dataset, path: Path) -> None:
     """Write a set as a list, which reads as the same pictures, labels, unclear labels and splits.
 
-    Ids become the paths: relative ones of what lies below the list's folder, else absolute ones.
+    Ids become the paths: relative ones of what lies below the list's folder, else absolute ones;
+    or addresses.
     A multi-label set of which every picture happens to have just one label reads as single-label.
 
     Args:
@@ -120,19 +157,28 @@ def write_list(dataset: Dataset, path: Path) -> None:
     table.writerow(("path", "label", "split"))
     folder = path.absolute().parent
     for item in dataset.items:
-        if item.path is None:
+        place = _name_in_list(item, folder)
+        if place is None:
             raise DataError(f"{path}: picture {item.id!r} is no file, so a list cannot name it")
-        place = item.path.absolute()
-        place = place.relative_to(folder) if place.is_relative_to(folder) else place
         labels = [dataset.classes[label] for label in item.labels]
         labels += [f"?{dataset.classes[label]}" for label in item.ignored]
-        table.writerow((place.as_posix(), ";".join(labels), item.split))
+        table.writerow((place, ";".join(labels), item.split))
     try:
         content = text.getvalue().encode()
     except UnicodeEncodeError as error:
         where = error.object[max(error.start - 20, 0) : error.start + 1]
         raise DataError(f"{path}: a name is no UTF-8 text ({where!r})") from error
     write_file(path, content)
+
+
+def _name_in_list(item: Item, folder: Path) -> str | None:
+    """Return the path or address by which a list in a folder names a picture; None for no file."""
+    if isinstance(item.read, FarPicture) and item.read.start is None:
+        return item.read.address
+    if item.path is None:
+        return None
+    place = item.path.absolute()
+    return (place.relative_to(folder) if place.is_relative_to(folder) else place).as_posix()
 
 
 def _picture(place: Path, parents: dict[str, str]) -> tuple[str, str]:
@@ -143,7 +189,7 @@ def _picture(place: Path, parents: dict[str, str]) -> tuple[str, str]:
     return parents[folder], os.path.basename(place)
 
 
-def _rows(path: Path) -> tuple[list[_Row], list[str]]:
+def _rows(path: Path | str) -> tuple[list[_Row], list[str]]:
     """Return the rows of training and test, and notes."""
     text = _text(path)
     rows: list[_Row] = []
@@ -191,10 +237,14 @@ def _rows(path: Path) -> tuple[list[_Row], list[str]]:
     return rows, notes
 
 
-def _text(path: Path) -> str:
+def _text(path: Path | str) -> str:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+        content = read_whole(path) if isinstance(path, str) else path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except RemoteError as error:
+        raise DataError(str(error)) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such list") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a UTF-8 text list ({_WANTED}), nor a folder") from error
     except OSError as error:
@@ -205,7 +255,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def _header(path: Path, line: int, names: list[str]) -> tuple[_Columns, list[str] | None]:
+def _header(path: Path | str, line: int, names: list[str]) -> tuple[_Columns, list[str] | None]:
     """Return where the columns are, and the names of others; None where it is no header."""
 
     def fail(what: str) -> NoReturn:
@@ -227,7 +277,7 @@ def _header(path: Path, line: int, names: list[str]) -> tuple[_Columns, list[str
     return _Columns(**places, number=len(names)), others
 
 
-def _labels(path: Path, line: int, cell: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _labels(path: Path | str, line: int, cell: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the classes of a cell, and the unclear ones."""
     parts = [part for piece in cell.split(";") if (part := piece.strip())]
     labels = tuple(dict.fromkeys(part for part in parts if not part.startswith("?")))
@@ -239,7 +289,7 @@ def _labels(path: Path, line: int, cell: str) -> tuple[tuple[str, ...], tuple[st
     return labels, unclear
 
 
-def _csv(path: Path, text: str) -> Iterator[tuple[int, list[tuple[str, bool]]]]:
+def _csv(path: Path | str, text: str) -> Iterator[tuple[int, list[tuple[str, bool]]]]:
     """Yield (line, [(text, whether it was quoted), ...]) of each row (RFC 4180).
 
     Python's own reader does not tell quoted fields from others.

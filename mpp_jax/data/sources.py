@@ -1,4 +1,4 @@
-"""Where pictures and labels come from: class folders, list files, official layouts, TFDS.
+"""Where pictures and labels come from: folders, lists, official layouts, TFDS, tar shards.
 
 Every source ends as a `mpp_jax.data.dataset.Dataset`: class names, and items in a fixed
 order, training pictures first (class folders: by id; lists, also those of official layouts: by
@@ -14,8 +14,10 @@ from mpp_jax.data.folders import open_folder
 from mpp_jax.data.lists import open_list
 from mpp_jax.data.official import OPENERS
 from mpp_jax.files import expanded
+from mpp_jax.progress import Watcher
+from mpp_jax.remote.addresses import RemoteError, is_address
 
-_WITH_SPLITS = ("voc", "flowers102", "tfds")
+_WITH_SPLITS = ("voc", "flowers102", "tfds", "wds")
 _DRAWN = ("caltech101", "scene15")
 
 
@@ -29,6 +31,9 @@ def open_dataset(
     split_train: str | None = None,
     split_test: str | None = None,
     train_per_class: int | None = None,
+    label_field: str | None = None,
+    split_field: str | None = None,
+    watcher: Watcher | None = None,
 ) -> Dataset:
     """Open a data specification.
 
@@ -41,6 +46,10 @@ def open_dataset(
     * ``voc:PATH``, ``flowers102:PATH`` (`mpp_jax.data.voc`, `mpp_jax.data.flowers102`),
       ``mit67:PATH``, ``caltech101:PATH`` and ``scene15:PATH`` (`mpp_jax.data.official`): archives
       as they are published, unpacked, read in place.
+    * ``wds:PATTERN``, tar shards as img2dataset and webdataset write them
+      (`mpp_jax.data.webdataset`).
+    * Folders, lists and patterns may be addresses that fsspec knows (``s3://``, ``gs://``,
+      ``https://``, ...), and so may the paths in lists (`mpp_jax.remote.addresses`).
     * ``tfds:NAME[:CONFIG]``, prepared data, read without TensorFlow (`mpp_jax.data.tfds_source`);
       ``mpp-jax data prepare`` prepares the archives (`mpp_jax.data.published_tfds`).
 
@@ -58,11 +67,14 @@ def open_dataset(
             multi-label set: every picture that some class keeps).
         to_train: whether a classifier is to be trained on it. False, for sets that are encoded
             with a finished codebook, allows those without training pictures or labels.
-        split_train: which of the splits that ``voc:``, ``flowers102:`` and ``tfds:`` data have are
-            for training, joined by ``+``; None for the usual ones.
+        split_train: which of the splits that ``voc:``, ``flowers102:``, ``tfds:`` and ``wds:``
+            data have are for training, joined by ``+``; None for the usual ones.
         split_test: which are for the test.
         train_per_class: how many pictures of each class are drawn for training from
             ``caltech101:`` and ``scene15:``; None for 30 and 100.
+        label_field: field of the ``.json`` in ``wds:`` tars that holds the class or classes.
+        split_field: the one that holds the split.
+        watcher: is shown how far the look into ``wds:`` tars is; None for nobody.
 
     Returns:
         The dataset.
@@ -81,6 +93,8 @@ def open_dataset(
     prefix, place = split_spec(text)
     asked = Asked(seed, to_train, split_train, split_test, train_per_class)
     _check_applies(text, prefix, asked)
+    if prefix != "wds" and (label_field or split_field) is not None:
+        raise DataError(f"{text}: label_field and split_field are for data of wds:")
     if prefix == "tfds":
         from mpp_jax.data.tfds_source import open_tfds  # heavy import
 
@@ -92,13 +106,28 @@ def open_dataset(
             split_train=split_train,
             split_test=split_test,
         )
+    elif prefix == "wds":
+        from mpp_jax.data.webdataset import Fields, open_webdataset
+
+        if not place:
+            raise DataError(
+                f"{text}: no tars; write wds:PATTERN, as wds:shards/{{00000..00099}}.tar"
+            )
+        fields = Fields(label_field, split_field)
+        dataset = open_webdataset(place, asked, test_fraction, fields, watcher)
     elif prefix:
         if not place:
             raise DataError(f"{text}: no folder; write {prefix}:PATH")
+        if is_address(place):
+            raise DataError(
+                f"{text}: archives are read on this machine; copy it here and give its folder"
+            )
         try:
             dataset = OPENERS[prefix](expanded(place), asked)
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    elif is_address(text):
+        dataset = _open_far(text, test_fraction, seed, to_train)
     else:
         path = expanded(text)
         if path.is_dir():
@@ -114,10 +143,22 @@ def open_dataset(
     return dataset
 
 
+def _open_far(address: str, test_fraction: float, seed: int, to_train: bool) -> Dataset:
+    """Open a folder or list at an address; lists are told by their name, ``.csv`` or ``.txt``."""
+    from mpp_jax.data.far_folders import open_far_folder
+
+    try:
+        if address.lower().endswith((".csv", ".txt")):
+            return open_list(address, to_train=to_train)
+        return open_far_folder(address, test_fraction, seed, to_train=to_train)
+    except RemoteError as error:
+        raise DataError(str(error)) from error
+
+
 def split_spec(text: str) -> tuple[str, str]:
     """Return the prefix of a data specification, and what follows it; "" and all where none is."""
     prefix, colon, place = text.partition(":")
-    return (prefix, place) if colon and prefix in ("tfds", *OPENERS) else ("", text)
+    return (prefix, place) if colon and prefix in ("tfds", "wds", *OPENERS) else ("", text)
 
 
 def _check_applies(text: str, prefix: str, asked: Asked) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 from mpp_jax.config import Pyramid
 from mpp_jax.data import DecodeError, Item, Skipped
 from mpp_jax.data.content import read_picture, reading_reported
+from mpp_jax.data.far_reading import sources
 from mpp_jax.describe.batches import batch_size
 from mpp_jax.describe.dense import Activations, Crops, Descriptors, describer
 from mpp_jax.describe.extraction import (
@@ -80,11 +81,11 @@ class _Picture:
             return 0
         return self.content.nbytes if isinstance(self.content, np.ndarray) else len(self.content)
 
-    def read(self) -> None:
-        """Read the content and take its digest."""
+    def read(self, given: Callable[[], Any] | None = None) -> None:
+        """Read the content, from what gives it where that was begun, and take its digest."""
         try:
             with reading_reported(self.item.id):
-                source = self.item.source()
+                source = given() if given is not None else self.item.source()
                 self.content = read_picture(source) if isinstance(source, Path) else source
             self.digest = picture_digest(self.content)
         except DecodeError as error:
@@ -156,9 +157,9 @@ class DiskCache:
         """Yield pictures in blocks; the contents of those that are there are dropped."""
         block: list[_Picture] = []
         held = 0
-        for position, item in enumerate(items):
+        for position, (item, given) in enumerate(zip(items, sources(items), strict=True)):
             picture = _Picture(position, item)
-            picture.read()
+            picture.read(given)
             block.append(picture)
             if all(picture.digest in self._of(part) for part in parts):
                 picture.content = None

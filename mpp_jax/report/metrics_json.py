@@ -25,7 +25,8 @@ def write_metrics(out_dir: str | Path, metrics: Mapping[str, Any]) -> Path:
         metrics: ``{"data", "network", "weights_sha256", "config": {...}, "results": {METHOD:
             {"top1", "mean_class_accuracy", "map11", "per_class": {CLASS: value}}}, "seconds":
             {STAGE: s}, "pictures": {"train", "test", "skipped": [{"path", "reason"}]}}``; it may
-            hold ``"waiting": {STAGE: {WHAT: s}}``, the seconds of them spent waiting for something,
+            hold ``"waiting": {STAGE: {WHAT: s}}``, the seconds of them spent waiting for something
+            (both of all calls that made the run, where it was interrupted and went on),
             and ``"training": {METHOD: ...}``, see `mpp_jax.runs.training.Trained`.
             Accuracies are fractions; a figure that does not apply is None. NumPy and JAX
             numbers and arrays, tuples, paths and dataclasses are turned into plain JSON.

@@ -6,17 +6,21 @@ compared where earlier work is taken up.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from mpp_jax.data import DecodeError, Item
-from mpp_jax.data.content import read_picture
+from mpp_jax.data.content import FarPicture, read_picture
+from mpp_jax.remote.digests import known_digest, remember_digest
 
 
 class Contents:
     """The digests of pictures' contents, as they were read for their vectors and as they are now.
 
-    Pictures that are no files (records of TFDS, generated scenes) have none.
+    Pictures that are no files (records of TFDS, generated scenes) have none. One at an address or
+    in a tar has; it is not read again as long as the server's mark of it stays the same.
     """
 
     def __init__(self) -> None:
@@ -26,15 +30,18 @@ class Contents:
 
     def watched(self, items: Iterable[Item]) -> list[Item]:
         """Return the pictures such that whoever reads one leaves its digest here."""
-        return [item if item.path is None else self._watch(item) for item in items]
+        return [self._watch(item, read) if (read := _file_of(item)) else item for item in items]
 
-    def _watch(self, item: Item) -> Item:
-        path, name = item.path, item.id
-        assert path is not None  # `watched` looks
+    def _watch(self, item: Item, read_file: Callable[[], bytes]) -> Item:
+        name = item.id
 
         def read() -> bytes:
-            content = read_picture(path)
-            self._read[name] = hashlib.sha256(content).hexdigest()
+            content = read_file()
+            self._read[name] = digest = hashlib.sha256(content).hexdigest()
+            if isinstance(read_file, FarPicture) and len(content) == read_file.size:
+                mark = read_file.mark()
+                if mark is not None:
+                    remember_digest(mark, digest)
             return content
 
         return replace(item, path=None, read=read)
@@ -46,17 +53,24 @@ class Contents:
     def now(self, item: Item) -> str | None:
         """Return the digest of a picture as it is now; None where it is no file or unreadable.
 
-        It is read for that once.
+        It is read for that once, or not at all, see the class.
         """
         if item.id not in self._now:
-            digest = None
-            if item.path is not None:
-                try:
-                    digest = hashlib.sha256(read_picture(item.path)).hexdigest()
-                except (DecodeError, OSError):
-                    digest = None
+            digest, read = None, _file_of(item)
+            if read is not None:
+                with suppress(DecodeError, OSError):
+                    mark = read.mark() if isinstance(read, FarPicture) else None
+                    known = None if mark is None else known_digest(mark)
+                    digest = known or hashlib.sha256(read()).hexdigest()
             self._now[item.id] = digest
         return self._now[item.id]
+
+
+def _file_of(item: Item) -> Callable[[], bytes] | None:
+    """Return what reads the file that a picture is, here or elsewhere; None where it is none."""
+    if item.path is not None:
+        return partial(read_picture, item.path)
+    return item.read if isinstance(item.read, FarPicture) else None
 
 
 def joint_digest(items: Sequence[Item], digests: dict[str, str]) -> str | None:

@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from mpp_jax.data import Item, Skipped
-from mpp_jax.data.content import ReadOnce, is_pipe
+from mpp_jax.data.content import FarPicture, ReadOnce, is_pipe
 from mpp_jax.data.decode import convert_picture
 from mpp_jax.describe.dense import DEFAULT
 from mpp_jax.nets import Network
+from mpp_jax.remote.addresses import is_address
+from mpp_jax.remote.mirror import local_copy
 from mpp_jax.runs.provenance import Provenance, damage_reported
 from mpp_jax.runs.training import Trained
 from mpp_jax.runs.vectors import encode_whole
@@ -26,7 +28,7 @@ from mpp_jax.weights.load import load_network
 MODEL = "mpp-jax-model"
 
 Picture = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
-"""A picture that is asked about: a path, a file's content, pixels, or Pillow's."""
+"""A picture that is asked about: a path or address, a file's content, pixels, or Pillow's."""
 
 
 class Prediction(NamedTuple):
@@ -119,8 +121,8 @@ class Model:
         processes by ``multiprocessing.get_context("spawn")`` and load the model in each.
 
         Args:
-            pictures: paths, files' contents as bytes, PIL pictures, or uint8 RGB arrays (H, W, 3)
-                of any sizes; or one array (B, H, W, 3).
+            pictures: paths or addresses, files' contents as bytes, PIL pictures, or uint8 RGB
+                arrays (H, W, 3) of any sizes; or one array (B, H, W, 3).
             method: representation; None for the primary one.
 
         Raises:
@@ -171,6 +173,8 @@ def picture_item(number: int, picture: Picture | Item) -> Item:
     if isinstance(picture, Image.Image):
         return Item(f"picture {number}", (), "test", read=lambda: convert_picture(picture))
     name = os.fspath(picture)
+    if is_address(name):
+        return Item(name, (), "test", read=FarPicture(name), far=True)
     if is_pipe(name):
         return Item(name, (), "test", read=ReadOnce(name))
     return Item(name, (), "test", path=Path(name))
@@ -235,15 +239,16 @@ def load_model(
     This starts JAX, after which the process must not be forked to predict; see `Model.predict`.
 
     Args:
-        folder: written by ``mpp-jax train`` or ``mpp-jax run``.
+        folder: written by ``mpp-jax train`` or ``mpp-jax run``; at an address, it is copied first.
         weights: the network's weight file; None takes the place recorded at training if it still
             exists, else the cache or a download.
 
     Raises:
         BundleError: no model there, or other weights than it was trained with.
+        RemoteError: the address cannot be read.
         WeightsError: the weight file cannot be read or had.
     """
-    model = open_model(Path(folder))
+    model = open_model(local_copy(folder))
     made = model.provenance
     weights = made.find_weights(weights)
     network = load_network(made.network, weights, dtype=made.config.dtype)

@@ -30,7 +30,7 @@ from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.memory import available_device_memory, available_memory
 from mpp_jax.nets import Network
 from mpp_jax.pooling import check_methods, members
-from mpp_jax.progress import Watcher
+from mpp_jax.progress import DISK, Watcher, waiting
 from mpp_jax.runs.choosing import Choice, choose
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import Model
@@ -97,6 +97,7 @@ def fit(
     ):
 
         def skip(entry: Skipped) -> None:
+            bar.skip(entry.path, entry.reason)
             bar.update(1)
             if on_skip is not None:
                 on_skip(entry.path, entry.reason)
@@ -212,6 +213,7 @@ def encode_dataset(
 
             def skip(entry: Skipped, block: list[Item] = block) -> None:
                 writer.skip(block[entry.position], entry.reason)
+                bar.skip(entry.path, entry.reason)
                 bar.update(1)
 
             watched = contents.watched(block)
@@ -220,7 +222,8 @@ def encode_dataset(
             ):
                 items = [block[i] for i in index]
                 vectors |= {name: part.of(items) for name, part in external.items()}
-                writer.put(items, vectors, contents.read(items))
+                with waiting(DISK):
+                    writer.put(items, vectors, contents.read(items))
                 bar.update(len(items))
     return Store.open(folder)
 

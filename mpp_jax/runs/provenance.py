@@ -22,6 +22,7 @@ from mpp_jax.config import Run
 from mpp_jax.data import Dataset
 from mpp_jax.nets import Network, get_spec
 from mpp_jax.pooling import Atom, canonical, parse_all
+from mpp_jax.remote.addresses import is_address
 from mpp_jax.runs.vectors import atoms_of, code_of, recipes_of
 from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.storage.bundle import RECORD, BundleError, holds_bundle, read_bundle, write_bundle
@@ -47,7 +48,7 @@ class Provenance:
     Attributes:
         network: its name.
         weights_sha256: of the network's weight file.
-        weights_file: path it was read from (a hint for the next time), or None.
+        weights_file: path or address it was read from (a hint for the next time), or None.
         dataset: name of the pictures.
         pictures_sha256: of the list of training pictures.
         config: settings of the run.
@@ -70,12 +71,14 @@ class Provenance:
             data: pictures.
             network: the network.
             config: settings.
-            weights: path of the weight file, where one was given.
+            weights: path or address of the weight file, where one was given.
 
         Raises:
             ValueError: a dtype that is not decided.
         """
-        place = None if weights is None else str(Path(weights).resolve())
+        place = weights
+        if weights is not None and not is_address(weights):
+            place = str(Path(weights).resolve())
         return cls(
             network.spec.name,
             network.weights_sha256,
@@ -105,7 +108,9 @@ class Provenance:
     def find_weights(self, weights: str | os.PathLike[str] | None) -> Any:
         """Return ``weights``, or where there are none the recorded file if it still exists."""
         hint = self.weights_file
-        return hint if weights is None and hint is not None and Path(hint).exists() else weights
+        if weights is not None or hint is None:
+            return weights
+        return hint if is_address(hint) or Path(hint).exists() else None
 
     def method_name(self, text: str) -> str:
         """Return the name under which a representation that the user typed is known here.

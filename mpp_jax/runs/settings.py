@@ -23,6 +23,8 @@ from mpp_jax.runs.vectors import atoms_of
 from mpp_jax.storage.bundle import check_place
 
 CONFIG = "config.json"
+SECONDS = "seconds.json"
+"""Seconds by stage over all calls of a run (`mpp_jax.progress.Watcher.keep_in`)."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,9 @@ def check_run_folder(out: Path) -> None:
     """
     check_place(out)
     ours = any((out / part).is_dir() for part in ("codebook", "encodings"))
-    # Hidden names are what a killed run may leave behind, and the settings are written first.
-    theirs = out.is_dir() and any(p.name[0] != "." and p.name != CONFIG for p in out.iterdir())
+    # Hidden names are what a killed run may leave behind, and these files are written first.
+    first = (CONFIG, SECONDS)
+    theirs = out.is_dir() and any(p.name[0] != "." and p.name not in first for p in out.iterdir())
     if theirs and not ours:
         raise ValueError(f"{out}: not empty, and no earlier run; give a new folder")
 

@@ -8,14 +8,16 @@ Layout::
     FOLDER/arrays/         an orbax checkpoint of a nested dict of NumPy arrays; none if it is empty
 
 Whatever is changed afterwards is found: the arrays by their checksums, the record by its seal.
-Version 1, which is read as well, had no seal.
+Version 1, which is read as well, with a note, had no seal.
 
 Leaves are NumPy arrays, so a bundle opens on any number and kind of devices. A folder is written
 beside its place and moved there when it is whole.
 """
 
+import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,9 @@ RECORD = "record.json"
 CHECKSUMS = "arrays.sha256"
 OWN = (RECORD, CHECKSUMS, "arrays", "config.json")
 """Names that a bundle has from this program; what else lies in its folder is carried over."""
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class BundleError(ValueError):
@@ -146,6 +151,16 @@ def file_checksums(folder: Path) -> str:
     return "".join(f"{digest}  {folder.name}/{name}\n" for name, digest in digests.items())
 
 
+@functools.cache
+def _note_unsealed(place: Path, what: str) -> None:
+    """Say once that a record of version 1 is taken as it is."""
+    _LOG.warning(
+        "%s: of an earlier version of this program, without a seal, so a change to it would not be "
+        "found; make the %s anew to have one",
+        *(place, what),
+    )
+
+
 def _read_record(folder: Path, kind: str, *, trusted: bool = False) -> dict[str, Any]:
     """Read a record; a trusted one need not fit its seal, for it is only to be replaced."""
     what = kind.removeprefix("mpp-jax-")
@@ -167,4 +182,6 @@ def _read_record(folder: Path, kind: str, *, trusted: bool = False) -> dict[str,
     sealed = version != 1 or "seal" in record
     if sealed and not trusted and record.get("seal") != seal(record):
         raise BundleError(f"{place}: damaged (it was changed after writing); make it anew")
+    if not sealed and not trusted:
+        _note_unsealed(place, what)
     return record

@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import os
 import re
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -18,7 +17,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mpp_jax.files import (
-    expanded,
+    CACHE_VARIABLE,
+    cache_folder,
     file_digest,
     full_disk_named,
     is_full,
@@ -28,45 +28,9 @@ from mpp_jax.files import (
 from mpp_jax.nets.weight_files import WeightPlace
 from mpp_jax.weights.source import WeightsError
 
-CACHE_VARIABLE = "MPP_JAX_CACHE"
 MAX_DOWNLOAD_BYTES = 2 << 30
 BLOCK = 1 << 16
 USER_AGENT = "mpp-jax"
-
-
-def cache_folder() -> Path:
-    """Return where downloads and imported networks are kept, whether or not it is there.
-
-    ``$MPP_JAX_CACHE``, or the platform's place for caches; for a user without a home, a folder of
-    theirs among the temporary files.
-
-    Raises:
-        ValueError: a chosen folder in a home that there is not; a temporary folder of this name
-            that is another user's.
-    """
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return expanded(chosen)
-    stated, usual = {
-        "win32": (os.environ.get("LOCALAPPDATA"), "AppData/Local"),
-        "darwin": (None, "Library/Caches"),
-    }.get(sys.platform, (os.environ.get("XDG_CACHE_HOME"), ".cache"))
-    if stated:
-        return Path(stated) / "mpp_jax"
-    try:
-        return Path.home() / usual / "mpp_jax"
-    except RuntimeError:  # neither HOME nor an entry among the users
-        return _without_home()
-
-
-def _without_home() -> Path:
-    # Not by `tempfile`, which looks for a place by writing: there may be none, and no need of one.
-    temporary = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(temporary) / f"mpp_jax-{user}"
-    with contextlib.suppress(FileNotFoundError):
-        if folder.lstat().st_uid != user:  # networks found there would be another user's
-            raise ValueError(f"{folder}: is another user's; set {CACHE_VARIABLE} to a folder")
-    return folder
 
 
 def cached_path(place: WeightPlace, folder: Path | None = None) -> Path:

@@ -1,7 +1,7 @@
-"""Digests of the files in a folder, remembered as long as size, time and inode stay the same.
+"""Digests of weight files, remembered as long as size, time and inode stay the same.
 
-They are kept in ``digests.json`` in the folder, where it can be written: what `list_weights` asks
-for again and again need not be read again. Whoever uses a file reads and checks all of it.
+They are kept in ``digests.json`` in the cache folder, where it can be written: what `list_weights`
+asks for again and again need not be read again. Whoever uses a file reads and checks all of it.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ SETTLED_SECONDS = 2.0
 
 
 class Digests:
-    """What is known of the files in one folder.
+    """What is known of weight files; those of one name are told apart by size, time and inode.
 
     Attributes:
-        folder: the folder, whether or not it is there.
+        folder: where it is kept, whether or not it is there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class Digests:
         self._new = False
 
     def of(self, path: Path, algorithm: str) -> str:
-        """Return the digest of a file in the folder.
+        """Return the digest of a file.
 
         Raises:
             OSError: it is not there or cannot be read.

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from mpp_jax.checkpoint import check_devices
+from mpp_jax.files import cache_folder
 from mpp_jax.nets.dtypes import arithmetic
 from mpp_jax.nets.network import Network, prepare
 from mpp_jax.nets.registry import DEFAULT_NETWORK, get_spec
 from mpp_jax.nets.sift_spec import SIFT_SPEC
 from mpp_jax.nets.spec import NetSpec, PoolingMode
-from mpp_jax.weights.cache import cache_folder, fetch
+from mpp_jax.remote.mirror import local_file
+from mpp_jax.weights.cache import fetch
 from mpp_jax.weights.convert import Audit, Converted, convert
 from mpp_jax.weights.formats import read_weights
 from mpp_jax.weights.forms_file import tuned_forms
@@ -98,7 +100,7 @@ def load_audited(
     dtype, precision = arithmetic(dtype, precision)
     if layer is not None:
         spec.index(layer)
-    path = default_file(name) if weights is None else Path(weights)
+    path = default_file(name) if weights is None else local_file(weights)
     converted, sha256 = read_converted(path, spec, layer)
     return as_network(converted, sha256, dtype, precision), converted.audit
 

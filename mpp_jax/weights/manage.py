@@ -4,10 +4,10 @@ import dataclasses
 import os
 from pathlib import Path
 
-from mpp_jax.files import file_digest
+from mpp_jax.files import cache_folder, file_digest
 from mpp_jax.nets.registry import NETWORKS, get_spec
 from mpp_jax.nets.weight_files import DIGEST_LENGTHS, WeightPlace
-from mpp_jax.weights.cache import cache_folder, cached_path, fetch
+from mpp_jax.weights.cache import cached_path, fetch
 from mpp_jax.weights.convert import Audit, convert
 from mpp_jax.weights.digests import Digests
 from mpp_jax.weights.fit import fit
@@ -70,7 +70,7 @@ def list_weights(folder: Path | None = None) -> list[dict[str, str]]:
                     "network": network,
                     "state": "packaged",
                     "path": str(packaged),
-                    "digest": f"sha256:{file_digest(packaged)}",
+                    "digest": f"sha256:{digests.of(packaged, 'sha256')}",
                     "note": "part of the package, trained on pictures made by formula",
                     "url": "",
                 }

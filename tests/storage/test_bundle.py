@@ -72,7 +72,7 @@ def test_a_changed_entry_is_found_and_the_file_named(place, change) -> None:
     assert read_bundle(place, KIND)[1]["scales"] == [1, 2, 3]
 
 
-def test_a_record_without_a_seal_is_one_of_version_1(place) -> None:
+def test_a_record_without_a_seal_is_one_of_version_1(place, caplog) -> None:
     record = json.loads((place / "record.json").read_text())
     assert record["version"] == 2
     del record["seal"]
@@ -81,7 +81,9 @@ def test_a_record_without_a_seal_is_one_of_version_1(place) -> None:
         read_bundle(place, KIND)
     old = record | {"version": 1}
     (place / "record.json").write_text(json.dumps(old, indent=1))
-    assert read_bundle(place, KIND)[1] == old
+    assert read_bundle(place, KIND)[1] == read_bundle(place, KIND)[1] == old
+    [note] = caplog.messages  # once
+    assert "of an earlier version of this program, without a seal" in note
     (place / "record.json").write_text(json.dumps(old | {"seal": "0" * 64}))
     with pytest.raises(BundleError, match="it was changed after writing"):
         read_bundle(place, KIND)

@@ -5,20 +5,22 @@ import os
 
 import pytest
 
-from mpp_jax.weights import digests, list_weights
+from mpp_jax.weights import digests, list_weights, verify_weights
 from mpp_jax.weights.digests import NAME, Digests
 from mpp_jax.weights.places import PLACES
 
 PLACE = PLACES["vgg16"]
+PACKAGED = "caffenet_mini.safetensors"
 
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """Collect the names of the files that are read to be hashed."""
+    """Collect the names of the files that are read to be hashed, but for the package's own."""
     names, digest = [], digests.file_digest
 
     def counted(path, algorithm):
-        names.append(path.name)
+        if path.name != PACKAGED:
+            names.append(path.name)
         return digest(path, algorithm)
 
     monkeypatch.setattr(digests, "file_digest", counted)
@@ -63,7 +65,7 @@ def test_a_file_that_was_just_written_is_not_remembered(cached, hashed):
     for _ in range(2):
         state(cached.parent)
     assert len(hashed) == 2
-    assert not (cached.parent / NAME).exists()
+    assert list(json.loads((cached.parent / NAME).read_text())) == [f"sha256:{PACKAGED}"]
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1]", '{"sha256:x": 3}', '{"a": [1, 2]}', "\x00"])
@@ -89,3 +91,15 @@ def test_what_is_remembered(cached):
     about = cached.stat()
     entry = [about.st_size, about.st_mtime_ns, about.st_ino, digest]
     assert json.loads((cached.parent / NAME).read_text()) == {f"sha1:{cached.name}": entry}
+
+
+def test_verifying_never_trusts_the_memory(cached):
+    """A change that leaves size, time and inode is not seen by the list, but by `verify`."""
+    state(cached.parent)
+    about = cached.stat()
+    before = verify_weights(cached).sha256
+    with cached.open("r+b") as file:
+        file.write(b"1")
+    os.utime(cached, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert cached.stat().st_mtime_ns == about.st_mtime_ns
+    assert verify_weights(cached).sha256 == digests.file_digest(cached, "sha256") != before

@@ -1,0 +1,1 @@
+"""What lies elsewhere: files at object stores and web servers, and copies of folders there."""
