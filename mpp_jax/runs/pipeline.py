@@ -201,7 +201,7 @@ def encode_dataset(
             f"{len(writer.changed)} pictures changed since they were encoded ({writer.changed[0]} "
             "for one); they are encoded again"
         )
-    todo, total = writer.remaining, len(dataset.items)
+    todo, total = writer.remaining, writer.total
     with (
         writer,
         watcher.stage("encode pictures"),

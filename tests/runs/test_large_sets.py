@@ -212,14 +212,14 @@ def test_folds_without_a_gram_matrix(labelled):
 
 
 def test_sets_that_are_too_small_for_folds(store):
-    items = [i for i in store.all_items if i.split == "train"]
-    few = [next(i for i in items if i.labels == (0,)), *[i for i in items if i.labels != (0,)]]
-    store.all_items = tuple(few)
+    items = store.items("train")
+    of_first = np.flatnonzero(items.only_labels() == 0)
+    store.all_items = items[np.delete(np.arange(len(items)), of_first[1:])]
     for svm, asked in ((Svm(c="auto"), "--c auto"), (Svm(probabilities=True), "--probabilities")):
         message = f"'class 0' has too few .* for folds .{asked}.: 1, wanted"
         with pytest.raises(DataError, match=message):
             pipeline.train(store, {}, made_of(svm), watcher=Listener())
-    store.all_items = tuple(items[:6])
+    store.all_items = items[:6]
     with pytest.raises(DataError, match="6 training pictures are too few for 7 folds"):
         pipeline.train(store, {}, made_of(Svm(c="auto", folds=7)), watcher=Listener())
 
