@@ -4,8 +4,7 @@ Each stage reads what the stage before wrote, so that `run` and the single comma
 bytes. Read this file first; every step is one call into the module that does it.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from mpp_jax import metrics as measures
 from mpp_jax.config import Run
-from mpp_jax.data import DataError, Dataset, Item, Skipped, decodable
+from mpp_jax.data import DataError, Dataset, Skipped, decodable
 from mpp_jax.data.dataset import listed_classes
 from mpp_jax.data.features import Features
 from mpp_jax.describe.dense import describer
@@ -35,18 +34,13 @@ from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
 from mpp_jax.runs.settings import check_contrast, check_features, check_folds
+from mpp_jax.runs.shards import Encoding, blocks
 from mpp_jax.runs.solvers import Problem, plan_training
 from mpp_jax.runs.training import train_method
-from mpp_jax.runs.vectors import atoms_of, code_of, encode_from, recipes_of
+from mpp_jax.runs.vectors import atoms_of, code_of, recipes_of
 from mpp_jax.stats.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
 from mpp_jax.svm import SVMInfo, svm_scores
-
-
-def _blocks(items: Sequence[Item], shard_of: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Group items by shard and split: batches never reach beyond, whichever stage asks for them."""
-    for _, block in itertools.groupby(items, key=lambda item: (shard_of(item), item.split)):
-        yield list(block)
 
 
 def fit(
@@ -100,7 +94,7 @@ def fit(
             if on_skip is not None:
                 on_skip(entry.path, entry.reason)
 
-        for block in _blocks(items, lambda item: place[item.id] // SHARD_SIZE):
+        for block in blocks(items, lambda item: place[item.id] // SHARD_SIZE):
             for batch in activations.describe(contents.watched(block), wants, skip):
                 where = np.array([place[block[i].id] if i >= 0 else -1 for i in batch.index])
                 for source, sample in samples.items():
@@ -178,7 +172,7 @@ def encode_dataset(
     atoms = atoms_of(config)
     check_methods(atoms, codebooks=codebooks, scales=config.pyramid.scales)
     external = check_features(dataset, config, features or {})
-    computed = tuple(atom for atom in atoms if not atom.external)
+    encoding = Encoding(network, codebooks, config, activations, external, contents)
     writer = StoreWriter(
         folder,
         dataset,
@@ -207,20 +201,8 @@ def encode_dataset(
         watcher.stage("encode pictures"),
         watcher.bar(total, "encode", "picture", initial=total - len(todo)) as bar,
     ):
-        for block in _blocks(todo, writer.shard_of):
-
-            def skip(entry: Skipped, block: list[Item] = block) -> None:
-                writer.skip(block[entry.position], entry.reason)
-                bar.update(1)
-
-            watched = contents.watched(block)
-            for index, vectors in encode_from(
-                activations, network, watched, codebooks, config, computed, on_skip=skip
-            ):
-                items = [block[i] for i in index]
-                vectors |= {name: part.of(items) for name, part in external.items()}
-                writer.put(items, vectors, contents.read(items))
-                bar.update(len(items))
+        for block in blocks(todo, writer.shard_of):
+            encoding.block(block, writer, bar.update)
     return Store.open(folder)
 
 
