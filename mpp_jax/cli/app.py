@@ -17,11 +17,14 @@ from mpp_jax.cli.options import (
     plugin_option,
     pooling_option,
     quiet_option,
+    read_shard,
     scales_option,
+    store_dtype_option,
     svm_options,
     weights_option,
 )
 from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
+from mpp_jax.cli.store_commands import merge, verify
 from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
@@ -58,6 +61,7 @@ def main() -> None:
 @click.option("--out", required=True, type=PATH, help="Folder for everything that is made.")
 @fit_options
 @pooling_option
+@store_dtype_option
 @plugin_option
 @extra_options
 @svm_options
@@ -118,9 +122,18 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
     is_flag=True,
     help="Add pictures that the encodings in OUT lack; DATA may hold nothing but them.",
 )
+@click.option(
+    "--shard",
+    callback=read_shard,
+    metavar="I/N",
+    help="Encode only the I-th of N parts (1/N to N/N), each into a folder of its own, without "
+    "knowing of the others; `merge` joins them. In a Slurm array 1-N: "
+    "--shard $SLURM_ARRAY_TASK_ID/N --out part-$SLURM_ARRAY_TASK_ID.",
+)
 @weights_option
 @devices_option
 @pooling_option
+@store_dtype_option
 @plugin_option
 @extra_options
 @data_options
@@ -133,13 +146,16 @@ def encode(
     weights: str | None,
     pooling: tuple[str, ...] | None,
     append: bool,
+    shard: tuple[int, int] | None,
+    store_dtype: Any,
     quiet: bool,
     **options: Any,
 ) -> int:
     """Encode the pictures of DATA into vectors on disk.
 
-    OUT holds manifest.json and shard-*.npy files that NumPy alone can read. An interrupted
-    encoding goes on where it stopped. Scales, layer and sizes are the codebook's. DATA may lack
+    OUT holds manifest.json, and shards with a record each: shard-*.npy and shard-*.json, which
+    NumPy and a JSON reader alone can read. An interrupted encoding goes on where it stopped, and
+    does again what was damaged since. Scales, layer and sizes are the codebook's. DATA may lack
     training pictures (a folder with test/ alone) or labels (a folder of pictures, for `search`).
 
     Finished encodings follow DATA: pictures that were replaced are encoded again, those that are
@@ -149,6 +165,8 @@ def encode(
     from mpp_jax.cli import opening, stages
     from mpp_jax.cli.console import Console
 
+    if append and shard is not None:
+        raise click.UsageError("--append adds to whole encodings: merge the parts of --shard first")
     console = Console(quiet)
     extras = opening.open_extras(options)
     opening.check_outside(data, out, extras.cache)
@@ -162,6 +180,8 @@ def encode(
         pooling=pooling,
         extras=extras,
         append=append,
+        shard=shard,
+        store_dtype=store_dtype,
     )
 
 
@@ -272,5 +292,5 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     return run_demo(job, console)
 
 
-for command in (predict, confidence, search, geometry, weights):
+for command in (predict, confidence, search, geometry, merge, verify, weights):
     main.add_command(command)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from mpp_jax.config import AUTO, Dtype, Run, preset, with_fidelity
+from mpp_jax.config import AUTO, Dtype, Run, StoreDtype, preset, with_fidelity
 from mpp_jax.nets.registry import DEFAULT_NETWORK
 
 PATH = click.Path(path_type=Path)
@@ -69,6 +69,18 @@ def read_cost(
     if not 0 < cost < float("inf"):
         raise click.BadParameter(f"{text!r}: give a positive number, or auto")
     return cost
+
+
+def read_shard(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    """Read "i/n", i from 1 to n."""
+    if text is None:
+        return None
+    first, _, last = text.partition("/")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise click.BadParameter(f"{text!r}: write it as 1/4, from 1/4 to 4/4")
+    return int(first), int(last)
 
 
 def read_file(
@@ -159,6 +171,12 @@ data_options = _options(
         type=click.IntRange(min=0),
         help="Of splits, limits, the descriptor sample and the mixture.",
     ),
+)
+store_dtype_option = click.option(
+    "--store-dtype",
+    type=click.Choice(get_args(StoreDtype)),
+    help="In which vectors are stored: float16 halves them on disk, and reading gives float32. "
+    "[default: float32]",
 )
 network_option = click.option(
     "--network", default=DEFAULT_NETWORK, show_default=True, help="See `weights list`."
@@ -318,6 +336,7 @@ _PLACES = {
     "pooling": ("", "pooling"),
     "seed": ("", "seed"),
     "dtype": ("", "dtype"),
+    "store_dtype": ("", "store_dtype"),
 }
 """Where in a configuration each option belongs: (part, setting)."""
 

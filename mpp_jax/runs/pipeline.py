@@ -141,6 +141,7 @@ def encode_dataset(
     activations: ActivationSource | None = None,
     contents: Contents | None = None,
     append: bool = False,
+    part: tuple[int, int] | None = None,
     watcher: Watcher | None = None,
 ) -> Store:
     """Encode all pictures into a store, resuming an unfinished one of the same settings.
@@ -159,6 +160,7 @@ def encode_dataset(
         activations: where they come from; None for the network itself.
         contents: the digests of pictures that were read already; None for a new one.
         append: whether pictures that the store lacks join it.
+        part: (i, n) for every n-th shard from the i-th on alone, i = 1..n.
         watcher: is shown how far the work is; None for a new one.
 
     Raises:
@@ -184,9 +186,11 @@ def encode_dataset(
         | {"features": {name: part.sha256 for name, part in external.items()}}
         | ({"activations": activations.rounded} if activations.rounded else {}),
         shard_size=SHARD_SIZE,
+        dtype=config.store_dtype,
         mended=decodable,
         content=contents.now,
         append=append,
+        part=part,
     )
     for note in writer.notes:
         watcher.say(f"{folder}: {note}")
@@ -203,7 +207,7 @@ def encode_dataset(
     ):
         for block in blocks(todo, writer.shard_of):
             encoding.block(block, writer, bar.update)
-    return Store.open(folder)
+    return Store.open(folder, part=part is not None)
 
 
 def train(

@@ -114,11 +114,12 @@ class Store:
         self._checked: set[str] = set()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, part: bool = False) -> Self:
         """Open a finished store.
 
         Args:
             path: its folder.
+            part: whether it may be but a part, which has its own pictures alone.
 
         Raises:
             StoreError: no store, another format, a damaged head or record, unfinished, or but a
@@ -129,7 +130,7 @@ class Store:
         if head["version"] == 1:
             head, held = read_version_1(folder, head)
         else:
-            if "part" in head:
+            if "part" in head and not part:
                 i, n = head["part"]
                 raise StoreError(
                     f"{folder}: part {i} of {n} of a store; `mpp-jax merge` joins the parts"

@@ -112,3 +112,22 @@ def list_digest(items: Iterable[StoredItem], classes: Sequence[str]) -> str:
 def joint_list_digest(digests: Iterable[str]) -> str:
     """Return the digest of a store's whole list from those of its shards, in their order."""
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def by_shard(items: Sequence[StoredItem]) -> dict[int, list[StoredItem]]:
+    """Return items by shard, in their order."""
+    shards: dict[int, list[StoredItem]] = {}
+    for item in items:
+        shards.setdefault(item.shard, []).append(item)
+    return shards
+
+
+def list_entries(
+    items: Sequence[StoredItem], classes: Sequence[str], least: int = 0
+) -> dict[str, Any]:
+    """Return what a head says of the whole list; there are ``least`` shards or more."""
+    blocks = by_shard(items)
+    shards = max(least, 1 + max(blocks, default=-1))
+    digests = (list_digest(blocks.get(shard, ()), classes) for shard in range(shards))
+    entries = {"items": len(items), "shards": shards}
+    return entries | {"list_sha256": joint_list_digest(digests)}

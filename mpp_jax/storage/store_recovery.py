@@ -18,7 +18,12 @@ from mpp_jax.storage.store_format import (
     settings_digest,
 )
 from mpp_jax.storage.store_reading import Held, own_shards
-from mpp_jax.storage.store_records import joint_list_digest, list_digest, read_record
+from mpp_jax.storage.store_records import (
+    by_shard,
+    joint_list_digest,
+    list_digest,
+    read_record,
+)
 
 
 class Resumed(NamedTuple):
@@ -31,14 +36,6 @@ class Resumed(NamedTuple):
 
     stored: list[StoredItem]
     kept: set[int]
-
-
-def by_shard(items: Sequence[StoredItem]) -> dict[int, list[StoredItem]]:
-    """Return items by shard, in their order."""
-    shards: dict[int, list[StoredItem]] = {}
-    for item in items:
-        shards.setdefault(item.shard, []).append(item)
-    return shards
 
 
 def resumed(

@@ -29,8 +29,8 @@ from mpp_jax.storage.store_format import (
 )
 from mpp_jax.storage.store_list import take_up
 from mpp_jax.storage.store_reading import Held, dimensions, own_shards, read_held
-from mpp_jax.storage.store_records import joint_list_digest, list_digest, record_bytes
-from mpp_jax.storage.store_recovery import by_shard, rebuilt_head, resumed, with_lost_pictures
+from mpp_jax.storage.store_records import by_shard, list_digest, list_entries, record_bytes
+from mpp_jax.storage.store_recovery import rebuilt_head, resumed, with_lost_pictures
 from mpp_jax.storage.store_shard import ShardTask, ShardWriter, checked
 
 SHARD_SIZE: Final = 256
@@ -139,7 +139,7 @@ class StoreWriter:
         self.notes: tuple[str, ...] = ()
         self._dimensions: dict[str, int | None] = {}
         if part is not None:
-            self._head |= {"part": list(part), **_list_entries(whole, dataset.classes)}
+            self._head |= {"part": list(part), **list_entries(whole, dataset.classes)}
             own = own_shards(self._head)
             whole = [item for item in whole if item.shard in own]
             dataset = replace(dataset, items=tuple(self._items[item.id] for item in whole))
@@ -329,14 +329,14 @@ class StoreWriter:
         A reader notices, by the digest of the list, when a process was killed between.
 
         Args:
-            head: the one that is there; empty for none.
+            head: the one that is there; empty for none, and without a seal if it was rebuilt.
             held: what the records say; None without any.
             kept: shards whose arrays stay.
         """
         blocks, classes = by_shard(self._stored), self._head["classes"]
         if "part" not in self._head:
-            self._head |= _list_entries(self._stored, classes, head.get("shards", 0))
-        if {k: v for k, v in head.items() if k != "seal"} != self._head:
+            self._head |= list_entries(self._stored, classes, head.get("shards", 0))
+        if self._head | {"seal": head.get("seal")} != head:
             write_file(self.path / MANIFEST, sealed(self._head))
         before = {} if held is None else by_shard(held.items)
         for shard in own_shards(self._head):
@@ -377,14 +377,3 @@ def _check(
         raise ValueError(f"part must be (i, n) with 1 <= i <= n, got {part}")
     if part is not None and append:
         raise ValueError("append: to a whole store; merge the parts first")
-
-
-def _list_entries(
-    items: Sequence[StoredItem], classes: Sequence[str], least: int = 0
-) -> dict[str, Any]:
-    """Return what a head says of the whole list; there are ``least`` shards or more."""
-    blocks = by_shard(items)
-    shards = max(least, 1 + max(blocks, default=-1))
-    digests = (list_digest(blocks.get(shard, ()), classes) for shard in range(shards))
-    entries = {"items": len(items), "shards": shards}
-    return entries | {"list_sha256": joint_list_digest(digests)}
