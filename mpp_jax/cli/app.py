@@ -166,7 +166,7 @@ def encode(
     from mpp_jax.cli.console import Console
 
     if append and shard is not None:
-        raise click.UsageError("--append adds to whole encodings: merge the parts of --shard first")
+        raise ValueError("--append adds to whole encodings: merge the parts of --shard first")
     console = Console(quiet)
     extras = opening.open_extras(options)
     opening.check_outside(data, out, extras.cache)

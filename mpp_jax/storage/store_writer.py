@@ -349,7 +349,8 @@ class StoreWriter:
                 continue
             files = held.files.get(shard, {}) if held is not None and shard in kept else {}
             record = record_bytes(shard, self._settings, block, classes, files)
-            write_file(self.path / record_name(shard), record)
+            # Nothing is lost with a record that names no files: the data have its list.
+            write_file(self.path / record_name(shard), record, durable=bool(files))
 
 
 def _state(item: StoredItem) -> tuple[Any, ...]:
