@@ -75,7 +75,7 @@ def main() -> None:
 )
 @quiet_option
 @faces_user
-def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
+def run(data: str, out: Path, maps: int, memory: float | None, quiet: bool, **options: Any) -> int:
     """Do everything, from the pictures in DATA to a report.
 
     Writes DIR/report.html, DIR/metrics.json, DIR/codebook, DIR/encodings and DIR/model, and
@@ -87,7 +87,8 @@ def run(data: str, out: Path, maps: int, quiet: bool, **options: Any) -> int:
     from mpp_jax.cli.opening import open_job
 
     console = Console(quiet)
-    return stages.run(open_job(data, out, options, console), console, maps=maps)
+    job = open_job(data, out, options, console)
+    return stages.run(job, console, maps=maps, memory=memory)
 
 
 @main.command(epilog=DATA_HELP)
@@ -195,7 +196,12 @@ def encode(
 @quiet_option
 @faces_user
 def train(
-    store: Path, out: Path, pooling: tuple[str, ...] | None, quiet: bool, **options: Any
+    store: Path,
+    out: Path,
+    pooling: tuple[str, ...] | None,
+    memory: float | None,
+    quiet: bool,
+    **options: Any,
 ) -> int:
     """Train one-versus-rest SVMs on the encodings in STORE.
 
@@ -206,7 +212,7 @@ def train(
     from mpp_jax.cli.console import Console
 
     given = {name: value for name, value in options.items() if value is not None}
-    return stages.train(store, out, Console(quiet), methods=pooling, svm=given)
+    return stages.train(store, out, Console(quiet), methods=pooling, svm=given, memory=memory)
 
 
 @main.command()

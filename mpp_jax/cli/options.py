@@ -322,6 +322,13 @@ svm_options = _options(
         "such matrix. auto takes the first for which there is memory, and says so. "
         "[default: auto]",
     ),
+    click.option(
+        "--memory",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="GB",
+        help="Memory that training may take, by which --solver auto chooses. [default: what is "
+        "free]",
+    ),
 )
 
 

@@ -53,13 +53,16 @@ from mpp_jax.storage.bundle import check_place
 from mpp_jax.storage.store import Store
 
 
-def run(job: Job, console: Console, *, maps: int = 0) -> int:
-    """Fit, encode, train, evaluate, report; with confidence maps of some pictures."""
+def run(job: Job, console: Console, *, maps: int = 0, memory: float | None = None) -> int:
+    """Fit, encode, train, evaluate, report; with confidence maps of some pictures.
+
+    Training takes ``memory`` GB at most; None for what is free.
+    """
     with exclusive(job.out):
-        return _run(job.settled(), console, maps)
+        return _run(job.settled(), console, maps, memory)
 
 
-def _run(job: Job, console: Console, maps: int) -> int:
+def _run(job: Job, console: Console, maps: int, memory: float | None) -> int:
     check_run_folder(job.out)
     check_results_place(job.out)
     check_evaluable(job)
@@ -86,7 +89,8 @@ def _run(job: Job, console: Console, maps: int) -> int:
     skips = [(name, f"while the codebook was fitted: {reason}") for name, reason in skips]
     skips = known + skips + _dataset_skips(job.data)
     try:
-        model = _train(store, codebooks, made, job.config.pooling, job.out / "model", console)
+        methods, place = job.config.pooling, job.out / "model"
+        model = _train(store, codebooks, made, methods, place, console, memory)
         write_config(job.out, model.provenance)  # with the solver that was taken
         gallery = None
         if maps:
@@ -211,8 +215,12 @@ def train(
     *,
     methods: tuple[str, ...] | None = None,
     svm: Mapping[str, Any] = MappingProxyType({}),
+    memory: float | None = None,
 ) -> int:
-    """Train SVMs on stored encodings; settings of ``svm`` replace those of the store."""
+    """Train SVMs on stored encodings; settings of ``svm`` replace those of the store.
+
+    Training takes ``memory`` GB at most; None for what is free.
+    """
     opened = Store.open(store)
     codebooks, made = open_codebooks_of(opened)
     config = made.config
@@ -220,8 +228,9 @@ def train(
         names = dict.fromkeys(made.method_name(method) for method in methods)
         config = replace(config, pooling=tuple(names))
     config = replace(config, svm=replace(config.svm, **svm))
+    made = replace(made, config=config)
     with exclusive(out):
-        _train(opened, codebooks, replace(made, config=config), config.pooling, out, console)
+        _train(opened, codebooks, made, config.pooling, out, console, memory)
     console.print_table()
     return DONE
 
@@ -233,9 +242,11 @@ def _train(
     methods: tuple[str, ...],
     out: Path,
     console: Console,
+    memory: float | None,
 ) -> Model:
     check_place(out, MODEL)
-    model, infos = pipeline.train(store, codebooks, made, methods, watcher=console)
+    most = None if memory is None else int(memory * 10**9)
+    model, infos = pipeline.train(store, codebooks, made, methods, watcher=console, memory=most)
     for method, info in infos.items():
         trained = model.trained[method]
         if trained.folds is not None:
