@@ -1,4 +1,4 @@
-"""What storing vectors in float16 costs: accuracy, cosines and bytes, on a finished run's encodings.
+"""What storing vectors in float16 costs: accuracy, cosines, bytes, on a finished run's encodings.
 
     mpp-jax run shared/data/scene15 --network caffenet_mini --scales 1-3 --out OUT
     python experiments/store_dtype.py OUT/encodings

@@ -150,7 +150,7 @@ class StoreWriter:
         blocks = by_shard(self._stored)
         self.tasks: dict[int, ShardTask] = {
             shard: ShardTask(
-                self.path,
+                self.path.absolute(),
                 shard,
                 self._settings,
                 tuple(self._head["classes"]),
