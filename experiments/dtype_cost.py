@@ -191,26 +191,6 @@ def figure(scores: np.ndarray, data: Dataset) -> float:
     return lab.figures(scores, data)["top1"]
 
 
-def paired(one: np.ndarray, other: np.ndarray, data: Dataset) -> dict[str, float]:
-    """Return the difference of two figures and its 95% interval by paired bootstrap.
-
-    Args:
-        one: (N, L) scores.
-        other: (N, L) scores of the same test pictures.
-        data: whose they are.
-    """
-    if not data.multi_label:
-        return lab.paired_bootstrap(one, other, data)
-    targets, rng = data.targets("test"), np.random.default_rng(0)
-    drawn = []
-    for _ in range(1000):
-        rows = rng.integers(0, len(targets), len(targets))
-        pair = (metrics.mean_average_precision(s[rows], targets[rows]) for s in (one, other))
-        drawn.append(next(pair) - next(pair))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return {"difference": figure(one, data) - figure(other, data), "low": low, "high": high}
-
-
 def cosines(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
     """Return the smallest, the lowest hundredth and the mean of the cosines of unit vectors.
 
@@ -275,7 +255,10 @@ def compare(job: Job, names: list[str]) -> tuple[list[dict[str, Any]], dict[str,
             if book == "shared":
                 given["crossed"] = np.asarray(svm_scores(machines[method], found["test"]))
             for how, values in given.items():
-                facts = {"figure": figure(values, data), **paired(values, scores[method], data)}
+                facts = {
+                    "figure": figure(values, data),
+                    **lab.paired_bootstrap(values, scores[method], data),
+                }
                 if how != "crossed":
                     facts["cosine"] = cosines(found, base["shared", method])
                 rows.append(row(dtype, how, method, facts))

@@ -61,9 +61,9 @@ class Watcher:
         self.waits: dict[str, dict[str, float]] = {}
 
     def say(self, text: str) -> None:
-        """Print a line about progress or settings."""
+        """Print a line about progress or settings, above a bar that is open."""
         if not self.quiet:
-            print(printable(text), file=sys.stderr)
+            tqdm.write(printable(text), file=sys.stderr)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1] / "mpp_jax"
 ROOMS = (
     *("config", "numerics", "devices", "files", "checkpoint", "progress", "memory", "metrics"),
+    *("intervals",),
     *("data", "stats", "encoders", "svm", "nets", "weights", "describe", "pooling"),
     *("storage", "runs", "maps", "report", "cli", "sklearn_api", "__main__"),
 )

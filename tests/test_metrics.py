@@ -63,6 +63,40 @@ def test_against_definition_and_scikit_learn(seed, n):
     assert average_precision(scores, targets, "area")[0] == pytest.approx(peer)
 
 
+def voc_eval_cls(out, gt):
+    """``VOCevalcls.m`` of the VOC 2007 development kit, line by line.
+
+    MATLAB's sort is stable; ignored examples (gt = 0) stay in the list and count as neither; max
+    skips NaN (0 / 0 above the first that counts). Recalls are compared as whole numbers of tenths.
+    """
+    si = sorted(range(len(out)), key=lambda i: -out[i])
+    tp = np.cumsum([gt[i] > 0 for i in si])
+    fp = np.cumsum([gt[i] < 0 for i in si])
+    prec = [t / (t + f) if t + f else -np.inf for t, f in zip(tp, fp, strict=True)]
+    rec = [10 * t for t in tp]
+    ap = 0.0
+    for t in range(11):
+        p = [q for q, r in zip(prec, rec, strict=True) if r >= t * tp[-1]]
+        ap += max(p, default=0) / 11
+    return ap
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 25), st.integers(1, 5))
+def test_the_development_kit_with_ties(seed, n, levels):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, levels, n).astype(np.float32)
+    targets = rng.choice([-1, 0, 1], n)
+    targets[rng.integers(n)] = 1
+    wanted = voc_eval_cls(scores.tolist(), targets.tolist())
+    assert average_precision(scores, targets)[0] == pytest.approx(wanted, abs=1e-12)
+    # Area: precision at the rank of each positive, equals in the order of the list.
+    ranked = targets[np.argsort(-scores, kind="stable")]
+    ranked = ranked[ranked != 0]
+    at = [np.mean(ranked[: r + 1] > 0) for r in np.flatnonzero(ranked > 0)]
+    assert average_precision(scores, targets, "area")[0] == pytest.approx(np.mean(at))
+
+
 def test_ignored_examples_leave_the_ranking():
     scores = np.array([[0.9], [0.8], [0.7]])
     assert average_precision(scores, [[0], [1], [-1]])[0] == 1.0

@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from mpp_jax import __version__
+from mpp_jax.cli.compare_command import compare
+from mpp_jax.cli.data_commands import data as data_group
 from mpp_jax.cli.errors import OneLineErrors, faces_user
 from mpp_jax.cli.options import (
     PATH,
@@ -17,22 +19,26 @@ from mpp_jax.cli.options import (
     plugin_option,
     pooling_option,
     quiet_option,
-    read_shard,
     scales_option,
-    store_dtype_option,
+    seeds_option,
     svm_options,
     weights_option,
 )
 from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
 from mpp_jax.cli.store_commands import merge, verify
+from mpp_jax.cli.store_options import memory_option, shard_option, store_dtype_option
 from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
 DATA is a folder with train/<class>/* and test/<class>/*; or a folder of class folders (split by
---test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME; or an
+--test-fraction with --seed); or a CSV list with rows path,label[;label],split; or tfds:NAME, a
+prepared set of TensorFlow Datasets (see `mpp-jax data list`), read without TensorFlow; or an
 unpacked archive as it is published: voc:PATH (a year's folder), mit67:PATH, flowers102:PATH,
 caltech101:PATH or scene15:PATH.
-A list may have a header, then its columns stand in any order; ?label is unclear and not counted.
+A list may have a header, then its columns stand in any order. In a list ?label says that it is
+unclear whether the picture shows this class: it counts neither for nor against it, in training and
+in test (as "difficult" of PASCAL VOC), for example: a.jpg,cat;?dog,train
+`mpp-jax data show DATA` prints what is in it; with --list FILE it writes any DATA as such a list.
 """
 
 
@@ -73,22 +79,34 @@ def main() -> None:
     type=click.IntRange(min=0),
     help="Test pictures that the report shows with confidence maps.",
 )
+@seeds_option
 @quiet_option
 @faces_user
-def run(data: str, out: Path, maps: int, memory: float | None, quiet: bool, **options: Any) -> int:
+def run(
+    data: str, out: Path, maps: int, seeds: tuple[int, ...] | None, quiet: bool, **options: Any
+) -> int:
     """Do everything, from the pictures in DATA to a report.
 
     Writes DIR/report.html, DIR/metrics.json, DIR/codebook, DIR/encodings and DIR/model, and
     config.json in each, from which --config repeats it. Given again after an interruption, it goes
-    on where it stopped.
+    on where it stopped. DIR/scores.npz keeps what every test picture scored, 4 bytes for each
+    method, picture and class, so that `compare` can judge runs on the same pictures. With --seeds,
+    DIR/seed-N is what DIR is otherwise, and DIR/metrics.json (mean results, deviation) and
+    DIR/report.html are about all of them.
     """
-    from mpp_jax.cli import stages
+    from mpp_jax.cli import opening, stages
     from mpp_jax.cli.console import Console
-    from mpp_jax.cli.opening import open_job
 
     console = Console(quiet)
-    job = open_job(data, out, options, console)
-    return stages.run(job, console, maps=maps, memory=memory)
+    if seeds is None:
+        return stages.run(opening.open_job(data, out, options, console), console, maps=maps)
+    from mpp_jax.cli.seeds import run_seeds
+
+    given = click.get_current_context().get_parameter_source("seed")
+    if given is click.core.ParameterSource.COMMANDLINE:
+        raise ValueError("give --seed or --seeds, not both")
+    jobs = opening.open_jobs(data, out, options, seeds, console)
+    return run_seeds(jobs, out, console, maps=maps)
 
 
 @main.command(epilog=DATA_HELP)
@@ -123,14 +141,7 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
     is_flag=True,
     help="Add pictures that the encodings in OUT lack; DATA may hold nothing but them.",
 )
-@click.option(
-    "--shard",
-    callback=read_shard,
-    metavar="I/N",
-    help="Encode only the I-th of N parts (1/N to N/N), each into a folder of its own, without "
-    "knowing of the others; `merge` joins them. In a Slurm array 1-N: "
-    "--shard $SLURM_ARRAY_TASK_ID/N --out part-$SLURM_ARRAY_TASK_ID.",
-)
+@shard_option
 @weights_option
 @devices_option
 @pooling_option
@@ -189,6 +200,7 @@ def encode(
 @main.command()
 @click.argument("store", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder for the model.")
+@memory_option
 @pooling_option
 @plugin_option
 @svm_options
@@ -218,13 +230,13 @@ def train(
 @main.command()
 @click.argument("model", type=PATH)
 @click.argument("store", type=PATH)
-@click.option("--out", required=True, type=PATH, help="Folder for metrics.json and report.html.")
+@click.option("--out", required=True, type=PATH, help="For metrics.json, scores.npz, report.html.")
 @click.option("--data", help="Where the pictures are, for the report's thumbnails.")
 @click.option(
     "--scores",
     metavar="FILE",
-    help="Also write every test picture's scores: FILE.npz (methods, ids, classes, scores, "
-    "targets) or FILE.csv (method,id,CLASS...) of all representations; or FOLDER/, for the VOC "
+    help="Also write every test picture's scores there: FILE.npz (methods, ids, classes, scores, "
+    "targets), FILE.csv (method,id,CLASS...) of all representations; or FOLDER/, for the VOC "
     "development kit, comp1_cls_test_<class>.txt with lines 'id score', of the first one.",
 )
 @data_options
@@ -298,5 +310,5 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     return run_demo(job, console)
 
 
-for command in (predict, confidence, search, geometry, merge, verify, weights):
+for command in (compare, predict, confidence, search, geometry, merge, verify, weights, data_group):
     main.add_command(command)

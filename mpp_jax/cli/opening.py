@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,9 +153,16 @@ def open_extras(options: dict[str, Any]) -> Extras:
     return Extras(read, options["cache"])
 
 
-def open_job(data: str, out: Path, options: dict[str, Any], console: Console) -> Job:
-    """Open everything that a command of DATA works on, what is checked in a moment first."""
+def open_job(
+    data: str, out: Path, options: dict[str, Any], console: Console, *, seed: int | None = None
+) -> Job:
+    """Open everything that a command of DATA works on, what is checked in a moment first.
+
+    ``seed`` stands above that of the options and of their file.
+    """
     config = read_config(options)
+    if seed is not None:
+        config, options["seed"] = replace(config, seed=seed), seed
     extras = open_extras(options)
     parse_all(config.pooling, (*config.features, *extras.features))
     get_spec(options["network"])
@@ -163,3 +171,22 @@ def open_job(data: str, out: Path, options: dict[str, Any], console: Console) ->
     # Last, for it may have to be downloaded.
     network = open_network(options["network"], options["weights"], config.dtype, console)
     return Job(dataset, network, config, out, options["weights"], extras)
+
+
+def open_jobs(
+    data: str, out: Path, options: dict[str, Any], seeds: Sequence[int], console: Console
+) -> list[Job]:
+    """Open a job for each seed, in a folder of its own; one network, and what the seed draws."""
+    first = open_job(data, out, options, console, seed=seeds[0])
+    quiet = Console(quiet=True)
+    return [
+        replace(
+            first,
+            data=open_data(data, options | {"seed": seed}, quiet)
+            if seed != seeds[0]
+            else first.data,
+            config=replace(first.config, seed=seed),
+            out=out / f"seed-{seed}",
+        )
+        for seed in seeds
+    ]

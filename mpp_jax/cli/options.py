@@ -1,14 +1,13 @@
 """Options of the command line, and how their texts become settings. Nothing heavy is imported."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
-from mpp_jax.config import AUTO, Dtype, Run, StoreDtype, preset, with_fidelity
+from mpp_jax.config import AUTO, Dtype, Run, preset, with_fidelity
 from mpp_jax.nets.registry import DEFAULT_NETWORK
 
 PATH = click.Path(path_type=Path)
@@ -36,7 +35,13 @@ def read_names(context: click.Context, parameter: click.Parameter, text: str | N
     if text is None:
         return None
     # At the commas outside parentheses; what the names mean is read where jax is loaded.
-    parts = re.split(r",(?![^()]*\))", "".join(text.lower().split()))
+    parts, depth = [""], 0
+    for letter in "".join(text.lower().split()):
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
     names = tuple(part for part in parts if part)
     if not names:
         raise click.BadParameter("name at least one representation")
@@ -71,16 +76,20 @@ def read_cost(
     return cost
 
 
-def read_shard(
+def read_seeds(
     context: click.Context, parameter: click.Parameter, text: str | None
-) -> tuple[int, int] | None:
-    """Read "i/n", i from 1 to n."""
+) -> tuple[int, ...] | None:
+    """Read a number of seeds, "3" for 0, 1 and 2, or the seeds themselves, "0,4"."""
     if text is None:
         return None
-    first, _, last = text.partition("/")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise click.BadParameter(f"{text!r}: write it as 1/4, from 1/4 to 4/4")
-    return int(first), int(last)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r}: give how many seeds, 3, or which, 0,1,4")
+    numbers = [int(part) for part in parts]
+    seeds = tuple(range(numbers[0]) if len(numbers) == 1 else numbers)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise click.BadParameter(f"{text!r}: give one seed or more, each once")
+    return seeds
 
 
 def read_file(
@@ -128,8 +137,9 @@ pooling_option = click.option(
     metavar="NAMES",
     help="Representations, comma-separated; the first one headlines. fc7, ap1, ap10, ap50, avg, "
     "nfk, csf, mpp, mpp-entropy, mop, fv1..fv7, vlad, bow, sv, gmp, cov, max, gem, ifk; of another "
-    "layer as mpp(pool5), on a spatial grid as mpp+sp or mpp+sp1x1_2x2, stacked as mpp+avg; the "
-    "paper's MPP(Alex-FC7,Pool5)+SP is understood. "
+    "layer as mpp(pool5), on a spatial grid as mpp+sp or mpp+sp1x1_2x2, stacked as mpp+avg; best "
+    "is the stack of ap10, avg and mpp, or best(a,b,c) of others, that does best on held-out folds "
+    "of the training pictures; the paper's MPP(Alex-FC7,Pool5)+SP is understood. "
     f"[default: {','.join(Run().pooling)}]",
 )
 data_options = _options(
@@ -169,14 +179,18 @@ data_options = _options(
         default=0,
         show_default=True,
         type=click.IntRange(min=0),
-        help="Of splits, limits, the descriptor sample and the mixture.",
+        help="Of splits, limits, the descriptor sample, PCA, the mixture and folds.",
     ),
 )
-store_dtype_option = click.option(
-    "--store-dtype",
-    type=click.Choice(get_args(StoreDtype)),
-    help="In which vectors are stored: float16 halves them on disk, and reading gives float32. "
-    "[default: float32]",
+seeds_option = click.option(
+    "--seeds",
+    callback=read_seeds,
+    metavar="N|LIST",
+    help="Run with several seeds, 3 (for 0, 1 and 2) or 0,1,4, each into OUT/seed-N, and report "
+    "mean and deviation. What --seed governs changes, all of it: where DATA has its own split, the "
+    "codebook alone, so fc7, avg and others without one have deviation 0 (but for --c auto and "
+    "--solver primal, which draw too). Activations are computed once, and kept in half of the free "
+    "memory or in --cache; where they do not fit, it is said, and what that costs.",
 )
 network_option = click.option(
     "--network", default=DEFAULT_NETWORK, show_default=True, help="See `weights list`."
@@ -321,13 +335,6 @@ svm_options = _options(
         "them by blocks for the same Gram matrix (N x N), primal reads mini-batches and needs no "
         "such matrix. auto takes the first for which there is memory, and says so. "
         "[default: auto]",
-    ),
-    click.option(
-        "--memory",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="GB",
-        help="Memory that training may take, by which --solver auto chooses. [default: what is "
-        "free]",
     ),
 )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from mpp_jax.report.map_examples import map_gallery
 from mpp_jax.report.map_section import MapGallery
 from mpp_jax.report.metrics_json import write_metrics
 from mpp_jax.report.page import check_results_place, write_report
-from mpp_jax.report.scores import ScoresPlace
+from mpp_jax.report.scores import ScoresPlace, scores_of_run
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.fitted_on import check_same_run
@@ -53,27 +53,36 @@ from mpp_jax.storage.bundle import check_place
 from mpp_jax.storage.store import Store
 
 
-def run(job: Job, console: Console, *, maps: int = 0, memory: float | None = None) -> int:
-    """Fit, encode, train, evaluate, report; with confidence maps of some pictures.
+class Shared(NamedTuple):
+    """What several runs on the same pictures share.
 
-    Training takes ``memory`` GB at most; None for what is free.
+    Attributes:
+        activations: keeps what was computed.
+        contents: the digests of pictures as they were read.
     """
+
+    activations: ActivationSource
+    contents: Contents
+
+
+def run(job: Job, console: Console, *, maps: int = 0, shared: Shared | None = None) -> int:
+    """Fit, encode, train, evaluate, report; with confidence maps of some pictures."""
     with exclusive(job.out):
-        return _run(job.settled(), console, maps, memory)
+        return _run(job.settled(), console, maps, shared)
 
 
-def _run(job: Job, console: Console, maps: int, memory: float | None) -> int:
+def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     check_run_folder(job.out)
     check_results_place(job.out)
     check_evaluable(job)
     check_features(job.data, job.config, job.extras.features)
-    made, activations, contents = job.made, _watched(job, console), Contents()
+    made, (activations, contents) = job.made, shared or Shared(watched(job, console), Contents())
     codebooks: Codebooks = {}
     skips: Skips = []
     if recipes_of(job.config):
         check_same_run(job.out, made, job.data, contents)
         fitting = activations
-        if job.extras.cache is None:
+        if job.extras.cache is None and shared is None:
             later = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
             activations = cache = MemoryCache(activations, job.config.cache_bytes, later)
             fitting = cache.recorder
@@ -89,8 +98,7 @@ def _run(job: Job, console: Console, maps: int, memory: float | None) -> int:
     skips = [(name, f"while the codebook was fitted: {reason}") for name, reason in skips]
     skips = known + skips + _dataset_skips(job.data)
     try:
-        methods, place = job.config.pooling, job.out / "model"
-        model = _train(store, codebooks, made, methods, place, console, memory)
+        model = _train(store, codebooks, made, job.config.pooling, job.out / "model", console)
         write_config(job.out, model.provenance)  # with the solver that was taken
         gallery = None
         if maps:
@@ -104,7 +112,8 @@ def _run(job: Job, console: Console, maps: int, memory: float | None) -> int:
     return console.skipped(skips)
 
 
-def _watched(job: Job, console: Console) -> ActivationSource:
+def watched(job: Job, console: Console) -> ActivationSource:
+    """Return where a job's activations come from; say so, and how they are computed."""
     if job.extras.cache is not None:
         console.say(f"activations: kept in and taken from {job.extras.cache}")
     if jax.default_backend() != "cpu":
@@ -123,7 +132,7 @@ def fit(job: Job, console: Console) -> int:
         names = ", ".join(job.config.pooling)
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
     with exclusive(job.out):
-        _, skips = codebooks_or_fit(job, job.out, _watched(job, console), Contents(), console)
+        _, skips = codebooks_or_fit(job, job.out, watched(job, console), Contents(), console)
     console.print_table()
     return console.skipped(skips + _dataset_skips(job.data))
 
@@ -161,7 +170,7 @@ def encode(
     if data.split("train") and other and not append:
         console.say(f"note: {codebook} was fitted to other training pictures than these")
     with exclusive(out):
-        activations = _watched(job, console)
+        activations = watched(job, console)
         store = _encode(
             job, out, codebooks, activations, Contents(), console, append=append, part=shard
         )
@@ -242,14 +251,14 @@ def _train(
     methods: tuple[str, ...],
     out: Path,
     console: Console,
-    memory: float | None,
+    memory: float | None = None,
 ) -> Model:
     check_place(out, MODEL)
     most = None if memory is None else int(memory * 10**9)
     model, infos = pipeline.train(store, codebooks, made, methods, watcher=console, memory=most)
     for method, info in infos.items():
         trained = model.trained[method]
-        if trained.folds is not None:
+        if trained.folds is not None or trained.candidates is not None:
             console.say(f"svm {method}: {trained.summary()}")
         gap, worst = float(np.max(info.relative_gap)), int(np.max(info.iterations))
         note = "" if info.converged.all() else " (iteration limit reached)"
@@ -307,7 +316,7 @@ def _evaluate(
     skips: Skips,
     gallery: MapGallery | None = None,
 ) -> dict[str, np.ndarray]:
-    """Write metrics and report; return the scores (N, L) of every method."""
+    """Write scores, metrics and report; return the scores (N, L) of every method."""
     with console.stage("evaluate"):
         scores = pipeline.score(model, store, watcher=console)
         table = pipeline.results(scores, store)
@@ -328,6 +337,8 @@ def _evaluate(
         },
     }
     sources = {item.id: item.source for item in pictures.items} if pictures is not None else {}
+    kept, ids = scores_of_run(out), [item.id for item in store.items("test")]
+    kept.write(scores, ids, store.classes, store.targets("test"), model.primary)
     write_metrics(out, metrics)
     report = write_report(
         out,
@@ -336,7 +347,7 @@ def _evaluate(
         method=model.primary,
         labels=store.targets("test") if store.multi_label else store.labels("test"),
         scores=scores,
-        test_paths=[sources.get(item.id, item.id) for item in store.items("test")],
+        test_paths=[sources.get(name, name) for name in ids],
         maps=gallery,
     )
     console.print_table()
@@ -344,6 +355,7 @@ def _evaluate(
     console.say(results_table(table))
     if unjudged := [c for c, value in table[model.primary]["per_class"].items() if value is None]:
         console.say(f"{listed_classes(unjudged)} without test pictures: in no mean")
+    console.wrote("scores", kept.path)
     console.wrote("metrics", out / "metrics.json")
     console.wrote("report", report)
     return scores

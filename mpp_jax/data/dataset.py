@@ -7,8 +7,8 @@ nor on other items, and a limit of 5 keeps a subset of what a limit of 10 keeps.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -27,10 +27,12 @@ class Box(NamedTuple):
     Attributes:
         name: its class.
         place: (ymin, xmin, ymax, xmax) as shares of the picture's height and width, as in TFDS.
+        difficult: whether it is hard to see, as PASCAL VOC marks such objects.
     """
 
     name: str
     place: tuple[float, float, float, float]
+    difficult: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Dataset:
         multi_label: whether a picture may carry any number of labels.
         warnings: inputs that were left out, one line each; a run should end with exit status 1.
         notes: facts worth printing, one line each.
+        unclear: classes that no picture surely shows, and the ids of those of which it is unclear;
+            only of sets that need not be trained on, which may join others that have the class.
     """
 
     name: str
@@ -87,12 +91,30 @@ class Dataset:
     multi_label: bool = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unclear: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def split(self, split: str) -> tuple[Item, ...]:
         """Return the items of ``"train"`` or ``"test"``, in order."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
         return tuple(item for item in self.items if item.split == split)
+
+    def joining(self, classes: Collection[str]) -> "Dataset":
+        """Return the set with those of its `unclear` classes that a set which it joins has."""
+        known = [name for name in self.unclear if name in classes]
+        items = [
+            replace(
+                item,
+                ignored=item.ignored
+                + tuple(
+                    label
+                    for label, name in enumerate(known, len(self.classes))
+                    if item.id in self.unclear[name]
+                ),
+            )
+            for item in self.items
+        ]
+        return replace(self, classes=(*self.classes, *known), items=tuple(items))
 
     def targets(self, split: str) -> np.ndarray:
         """Return ``(N, L)`` float32: +1 present, -1 absent, 0 ignored."""
@@ -186,13 +208,24 @@ def make_dataset(
             "add training pictures, or take the class out of test"
         )
     used = sorted(count["train"].keys() | count["test"].keys())
-    empty = [classes[label] for label in range(len(classes)) if label not in used]
+    unclear: dict[str, frozenset[str]] = {}
+    if not to_train:
+        for label in sorted({label for item in items for label in item.ignored} - {*used}):
+            unclear[classes[label]] = frozenset(i.id for i in items if label in i.ignored)
+    empty = [
+        name for label, name in enumerate(classes) if label not in used and name not in unclear
+    ]
     warnings = list(warnings)
     if empty:
         warnings.append(f"{listed_classes(empty)} without any picture, left out")
     if to_train and not used:
         raise DataError(f"{name}: no picture carries a label")
     notes = list(notes)
+    if unclear:
+        notes.append(
+            f"{listed_classes(list(unclear))} unclear wherever named: counts where these pictures "
+            "join others that show it"
+        )
     untested = [classes[label] for label in used if label not in count["test"]]
     if untested and count["test"]:
         notes.append(f"{listed_classes(untested)} without test pictures: in no mean of the test")
@@ -212,6 +245,7 @@ def make_dataset(
         multi_label=multi_label,
         warnings=tuple(warnings),
         notes=tuple(notes),
+        unclear=unclear,
     )
 
 

@@ -100,6 +100,40 @@ def decode_picture(path_or_bytes: PictureSource, *, max_side: int = MAX_SIDE) ->
         return _decode(file, name, max_side)
 
 
+def header_oddities(path_or_bytes: PictureSource) -> tuple[str, ...]:
+    """Return what is unusual about a picture file, without decoding it.
+
+    Args:
+        path_or_bytes: the file, or its whole content.
+
+    Returns:
+        Each in a word or two: another format than JPEG and PNG, another mode than RGB, several
+        frames, turned by EXIF, longer than `MAX_SIDE`.
+
+    Raises:
+        DecodeError: as for `decode_picture`, where the header tells.
+    """
+    name = _display_name(path_or_bytes)
+    with ExitStack() as stack:
+        stack.enter_context(reading_reported(name))
+        stack.enter_context(_pillow_settings())
+        file: BinaryIO = (
+            io.BytesIO(path_or_bytes)
+            if isinstance(path_or_bytes, bytes)
+            else stack.enter_context(open_picture(path_or_bytes))
+        )
+        stack.enter_context(_reported(name, file, None))
+        picture = stack.enter_context(_opened(file))
+        unusual = {
+            f"format {picture.format}": picture.format not in ("JPEG", "PNG", "MPO"),
+            f"mode {picture.mode}": picture.mode != "RGB",
+            "several frames": picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1,
+            "turned by EXIF": _orientation(picture) in _UPRIGHT,
+            f"reduced to {MAX_SIDE} pixels": max(picture.size) > MAX_SIDE,
+        }
+    return tuple(what for what, so in unusual.items() if so)
+
+
 def _decode(file: BinaryIO, name: str, max_side: int) -> np.ndarray:
     layout = Layout.read(file)
     if layout is not None and (reason := layout.lacking):

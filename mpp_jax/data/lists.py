@@ -11,11 +11,15 @@ A row is ``path,label[;label],split``; the file is UTF-8, with or without a byte
 * **split**: ``train`` or ``test``. Rows of ``val`` (``valid``, ``validation``, ``dev``) are left
   out, with a note: they are neither.
 
+`write_list` writes any set of picture files so; ``mpp-jax data show DATA --list FILE`` does it.
+
 A header line is optional. With one, which has ``path`` and one of ``label``, ``labels`` and
 ``split`` in it, columns may stand in any order; one without a name (the index that pandas writes)
 is passed over, and others are ignored with a note.
 """
 
+import csv
+import io
 import os
 import re
 from collections import Counter
@@ -24,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from mpp_jax.data.dataset import SPLITS, DataError, Dataset, Item, make_dataset
+from mpp_jax.files import write_file
 
 _WANTED = "path,label[;label],split"
 _VALIDATION = ("val", "valid", "validation", "dev")
@@ -88,6 +93,46 @@ def open_list(path: Path, *, to_train: bool = True) -> Dataset:
     return make_dataset(
         path.stem, classes, items, multi_label=multi_label, notes=notes, to_train=to_train
     )
+
+
+def write_list(dataset: Dataset, path: Path) -> None:
+    """Write a set as a list, which reads as the same pictures, labels, unclear labels and splits.
+
+    Ids become the paths: relative ones of what lies below the list's folder, else absolute ones.
+    A multi-label set of which every picture happens to have just one label reads as single-label.
+
+    Args:
+        dataset: of picture files; boxes are not written.
+        path: the list.
+
+    Raises:
+        DataError: a picture that is no file, or a name that a list cannot hold.
+        OSError: it cannot be written.
+    """
+    for name in dataset.classes:
+        if ";" in name or name.startswith("?") or name != name.strip() or not name:
+            raise DataError(
+                f"{path}: a list cannot hold class {name!r}: no ';', no '?' in front, no outer "
+                "spaces; rename it"
+            )
+    text = io.StringIO()
+    table = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    table.writerow(("path", "label", "split"))
+    folder = path.absolute().parent
+    for item in dataset.items:
+        if item.path is None:
+            raise DataError(f"{path}: picture {item.id!r} is no file, so a list cannot name it")
+        place = item.path.absolute()
+        place = place.relative_to(folder) if place.is_relative_to(folder) else place
+        labels = [dataset.classes[label] for label in item.labels]
+        labels += [f"?{dataset.classes[label]}" for label in item.ignored]
+        table.writerow((place.as_posix(), ";".join(labels), item.split))
+    try:
+        content = text.getvalue().encode()
+    except UnicodeEncodeError as error:
+        where = error.object[max(error.start - 20, 0) : error.start + 1]
+        raise DataError(f"{path}: a name is no UTF-8 text ({where!r})") from error
+    write_file(path, content)
 
 
 def _picture(place: Path, parents: dict[str, str]) -> tuple[str, str]:

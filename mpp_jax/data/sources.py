@@ -41,7 +41,8 @@ def open_dataset(
     * ``voc:PATH``, ``flowers102:PATH`` (`mpp_jax.data.voc`, `mpp_jax.data.flowers102`),
       ``mit67:PATH``, ``caltech101:PATH`` and ``scene15:PATH`` (`mpp_jax.data.official`): archives
       as they are published, unpacked, read in place.
-    * ``tfds:NAME[:CONFIG]``, prepared data, read without TensorFlow (`mpp_jax.data.tfds_source`).
+    * ``tfds:NAME[:CONFIG]``, prepared data, read without TensorFlow (`mpp_jax.data.tfds_source`);
+      ``mpp-jax data prepare`` prepares the archives (`mpp_jax.data.published_tfds`).
 
     Files of a class folder are found at any depth, also through links (`mpp_jax.data.folders`).
     Hidden files and what operating systems leave behind (``Thumbs.db``, ``.DS_Store``) are ignored.

@@ -10,13 +10,17 @@ it so::
 Features: ``image`` with ``label`` (single label) or ``labels`` (multi-label). Where there is
 ``labels_no_difficult`` beside ``labels`` (PASCAL VOC), a class that a picture has only as
 "difficult" is *ignored* for that picture.
-``objects`` with ``bbox`` and ``label`` (PASCAL VOC again) become the items' boxes.
+``objects`` with ``bbox`` and ``label`` (PASCAL VOC again) become the items' boxes; where a picture
+has labels and no objects, its boxes are unknown.
 
 Splits: ``test`` is test, and ``train`` and ``validation`` together are training. Where there is no
 ``test``, or its labels are withheld (-1), ``validation`` is test; where there is neither, a seeded,
 stratified part of ``train`` is.
 
-Pictures stay encoded here: the package's own decode rule applies to their bytes.
+Pictures stay encoded here: the package's own decode rule applies to their bytes. TFDS's own ``voc``
+and ``oxford_flowers102`` are read as they are. The sets of `mpp_jax.data.published_tfds` carry the
+names and the order that pictures have in their official layout (``id``, ``index``), so that
+``tfds:voc2007`` and ``voc:PATH`` are the same set.
 """
 
 import os
@@ -28,6 +32,7 @@ from typing import Any
 
 from mpp_jax.data.content import DecodeError
 from mpp_jax.data.dataset import Box, DataError, Dataset, Item, make_dataset, stratified_test_ids
+from mpp_jax.data.published import SETS
 from mpp_jax.files import expanded
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+|\d+\.\*\.\*")
@@ -56,7 +61,7 @@ def open_tfds(
         split_test: which are test.
 
     Returns:
-        The dataset; ids are ``<tfds split>/<record number>``.
+        The dataset; ids are ``<tfds split>/<record number>``, or the records' own (``id``).
 
     Raises:
         DataError: not prepared, another file format, or features that are no classification.
@@ -67,7 +72,7 @@ def open_tfds(
     multi_label = label == "labels"
     if split_train is not None or split_test is not None:
         chosen_splits = {"train": split_train or "train", "test": split_test or "test"}
-        items, said = _chosen(builder, chosen_splits, image, label, f"tfds:{name}")
+        items, said = _chosen(builder, chosen_splits, image, f"tfds:{name}")
         return make_dataset(
             f"{title} ({said})",
             classes,
@@ -76,8 +81,9 @@ def open_tfds(
             notes=[said],
             to_train=to_train,
         )
+    order: dict[str, int] = {}
     parts = {
-        split: _items(builder, split, image, label, title)
+        split: _items(builder, split, image, title, order)
         for split in ("train", "validation", "test")
         if split in builder.info.splits
     }
@@ -96,7 +102,7 @@ def open_tfds(
         if test is not None:
             notes.append("no labelled split 'test', 'validation' is test")
     elif "validation" in parts and train:
-        train = train + parts["validation"]
+        train = sorted(train + parts["validation"], key=lambda item: order.get(item.id, 0))
         notes.append("'train' and 'validation' together are training")
     if test is None:
         groups: dict[int, list[str]] = {}
@@ -111,14 +117,14 @@ def open_tfds(
         )
     items = [replace(item, split="train") for item in train]
     items += [replace(item, split="test") for item in test]
+    if ignored := sum(len(item.ignored) for item in items):
+        notes.append(f"{ignored:,} times a picture has a class only as 'difficult': ignored for it")
     return make_dataset(
         title, classes, items, multi_label=multi_label, notes=notes, to_train=to_train
     )
 
 
-def _chosen(
-    builder: Any, splits: dict[str, str], image: str, label: str, spec: str
-) -> tuple[list[Item], str]:
+def _chosen(builder: Any, splits: dict[str, str], image: str, spec: str) -> tuple[list[Item], str]:
     """Return the items of splits that the user named, and a note.
 
     Raises:
@@ -136,7 +142,7 @@ def _chosen(
             if part in taken:
                 raise DataError(f"{spec}: split {part!r} is named twice ({taken[part]}, {side})")
             taken[part] = side
-            found = _items(builder, part, image, label, spec)
+            found = _items(builder, part, image, spec, {})
             if any(_withheld(item) for item in found):
                 raise DataError(f"{spec}: split {part!r} has pictures without label (-1)")
             items += [replace(item, split=side) for item in found]
@@ -188,6 +194,8 @@ def _tfds_name(name: str) -> str:
 def _preparation(name: str) -> str:
     if name == "clutter":
         return "prepare it with: python -m mpp_jax.data.clutter_tfds"
+    if known := [entry.name for entry in SETS.values() if entry.tfds == name]:
+        return f"prepare it with: mpp-jax data prepare {known[0]} --archive PATH"
     return (
         'prepare it with: python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{_tfds_name(name)}', file_format='array_record').download_and_prepare()\" "
@@ -221,19 +229,29 @@ def _class_names(feature: Any) -> Sequence[str]:
     return [str(name) for name in feature.names]
 
 
-def _items(builder: Any, split: str, image: str, label: str, title: str) -> list[Item]:
+def _items(builder: Any, split: str, image: str, title: str, order: dict[str, int]) -> list[Item]:
+    """Return the pictures of a split; ``order`` is left the places that their records state."""
     import tensorflow_datasets as tfds
 
+    names = _box_names(builder)
+    items = []
     try:
         source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
-        names = _box_names(builder)
-        return [
-            replace(
-                _item(f"{split}/{n:06d}", source[n], partial(_bytes, source, n, image)),
-                boxes=None if names is None else partial(_boxes, source, n, names),
+        for number in range(len(source)):
+            example = source[number]
+            own = example.get("id")
+            item = _item(
+                f"{split}/{number:06d}" if own is None else _text(own),
+                example,
+                partial(_bytes, source, number, image),
             )
-            for n in range(len(source))
-        ]
+            if names is not None and (
+                len(example["objects"]["label"]) or not (item.labels or item.ignored)
+            ):
+                item = replace(item, boxes=partial(_boxes, source, number, names))
+            if "index" in example:
+                order[item.id] = int(example["index"])
+            items.append(item)
     except NotImplementedError as error:
         kind = builder.info.file_format.value
         raise DataError(
@@ -245,6 +263,11 @@ def _items(builder: Any, split: str, image: str, label: str, title: str) -> list
         ) from error
     except Exception as error:  # damaged record files raise almost anything
         raise DataError(f"{title}: split {split!r} cannot be read: {_first_line(error)}") from error
+    return items
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _item(identity: str, example: Any, read: Any) -> Item:
@@ -273,9 +296,12 @@ def _box_names(builder: Any) -> Sequence[str] | None:
 def _boxes(source: Any, number: int, names: Sequence[str]) -> tuple[Box, ...]:
     objects = source[number]["objects"]
     places = [tuple(float(share) for share in box) for box in objects["bbox"]]
+    difficult = objects.get("is_difficult", [False] * len(places))
     return tuple(
-        Box(names[int(label)], (top, left, bottom, right))
-        for label, (top, left, bottom, right) in zip(objects["label"], places, strict=True)
+        Box(names[int(label)], (top, left, bottom, right), bool(hard))
+        for label, (top, left, bottom, right), hard in zip(
+            objects["label"], places, difficult, strict=True
+        )
     )
 
 

@@ -340,10 +340,11 @@ def _objects(content: bytes) -> _Objects:
         top, left, bottom, right = (
             _number(entry, f"bndbox/{side}") for side in ("ymin", "xmin", "ymax", "xmax")
         )
-        place = ((top - 1) / height, (left - 1) / width, bottom / height, right / width)
+        shares = ((top - 1) / height, (left - 1) / width, bottom / height, right / width)
         # Some official boxes end a pixel outside.
-        clipped = [min(max(share, 0.0), 1.0) for share in place]
-        boxes.append(Box(name, (clipped[0], clipped[1], clipped[2], clipped[3])))
+        clipped = [min(max(share, 0.0), 1.0) for share in shares]
+        place = (clipped[0], clipped[1], clipped[2], clipped[3])
+        boxes.append(Box(name, place, state == IGNORED))
     return _Objects(states, tuple(boxes))
 
 

@@ -99,7 +99,7 @@ class Recorder:
     ) -> Iterator[Described]:
         """Yield what is wanted of pictures; see `ActivationSource`."""
         keeping = self.cache.room > 0
-        both = _union(wants, self.cache.later) if keeping else wants
+        both = union(wants, self.cache.later) if keeping else wants
         for described in self.cache.source.describe(items, both, on_skip):
             if keeping:
                 self.cache.offer(items, both, described)
@@ -112,7 +112,8 @@ def _holds(had: Wanted | None, want: Wanted) -> bool:
     return set(want.scales) <= set(had.scales) and set(want.crops) <= set(had.crops)
 
 
-def _union(one: Wants, other: Wants) -> Wants:
+def union(one: Wants, other: Wants) -> Wants:
+    """Return what either wants."""
     nothing = Wanted(())
     union = {}
     for source in dict.fromkeys((*one, *other)):

@@ -7,7 +7,7 @@ other encoders in their place; `notation` reads "MPP(Alex-FC7,Pool5)+SP"; `batch
 from mpp_jax.describe.dense import Activations, Crops
 from mpp_jax.pooling import codings, variants
 from mpp_jax.pooling.batched import check_methods, encode, pool, pool_picture
-from mpp_jax.pooling.notation import Atom, canonical, parse, parse_all
+from mpp_jax.pooling.notation import Atom, candidates, canonical, members, parse, parse_all
 from mpp_jax.pooling.plugins import load_plugin
 from mpp_jax.pooling.protocol import (
     POOLINGS,
@@ -26,12 +26,14 @@ __all__ = [
     "Crops",
     "Evidence",
     "Pooling",
+    "candidates",
     "canonical",
     "check_methods",
     "codings",
     "encode",
     "get_pooling",
     "load_plugin",
+    "members",
     "parse",
     "parse_all",
     "pool",

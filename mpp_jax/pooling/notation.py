@@ -8,6 +8,9 @@
     mpp+avg             finished representations stacked (and L2-normalised)
     mpp+dsfl            stacked with features that were computed elsewhere
     nfk(sift), or ifk   of dense SIFT descriptors
+    best                whichever stack of ap10, avg and mpp does best in cross-validation of the
+                        training pictures (`mpp_jax.runs.choosing`); best(fc7,mpp,mpp(pool5)) of
+                        others
 
 Case does not matter, and a layer may carry the network's name as in the paper's tables,
 "MPP(Alex-FC7,Pool5)+SP", "MPP(CNNS-FC7,FC8)", "Alex-FC7" (the plain activation).
@@ -26,12 +29,18 @@ from mpp_jax.pooling.protocol import POOLINGS, Pooling, get_pooling
 
 PAPER_GRID = "sp1x1_3x1"
 ALIASES = {"ifk": f"nfk({SIFT})"}
+BEST = "best"
+MEMBERS = ("ap10", "avg", "mpp")
+"""What "best" stacks: one crop's view, the mean over places, and what stands out at some places."""
+MOST_MEMBERS = 5
 
 Cell = tuple[float, float, float, float]
 
 _GRID = re.compile(r"sp(\d+x\d+(?:_\d+x\d+)*)?")
 _STORED = re.compile(r"(.+)-(sp\d+x\d+(?:_\d+x\d+)*)")
 _TERM = re.compile(r"([^()+,]+)(?:\(([^()+]+)\))?")
+_BEST = re.compile(rf"{BEST}(?:\((.+)\))?")
+_MEMBER = re.compile(r"(?:[^(),]|\([^()]*\))+")
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ def grid_cells(grid: str) -> tuple[Cell, ...]:
 
 
 def parse(text: str, external: Collection[str] = (), own: str | None = None) -> tuple[Atom, ...]:
-    """Return the atoms that a representation stacks, in order.
+    """Return the atoms that a representation stacks, in order; of "best" all that it may stack.
 
     Args:
         text: as in this module's docstring.
@@ -97,6 +106,8 @@ def parse(text: str, external: Collection[str] = (), own: str | None = None) -> 
     Raises:
         ValueError: bad notation, an unknown variant, or one stacked with itself.
     """
+    if chosen := members(text):
+        return parse_all(chosen, external, own)
     atoms: list[Atom] = []
     term: list[Atom] = []
     for part in text.lower().split("+"):
@@ -115,6 +126,37 @@ def parse(text: str, external: Collection[str] = (), own: str | None = None) -> 
     if len(set(atoms)) != len(atoms):
         raise ValueError(f"pooling: {text!r} stacks a representation with itself")
     return tuple(atoms)
+
+
+def members(text: str) -> tuple[str, ...]:
+    """Return what "best" or "best(a,b)" may stack; nothing of any other representation.
+
+    Raises:
+        ValueError: one member alone, more than `MOST_MEMBERS`, or one that is itself a choice.
+    """
+    found = _BEST.fullmatch(text.strip().lower())
+    if found is None:
+        return ()
+    if found[1] is None:
+        return MEMBERS
+    given = tuple(dict.fromkeys(name.strip() for name in _MEMBER.findall(found[1])))
+    if not 2 <= len(given) <= MOST_MEMBERS or any(_BEST.fullmatch(name) for name in given):
+        raise ValueError(
+            f"pooling: {text!r}: name two to {MOST_MEMBERS} different representations to choose "
+            "among, as in best(fc7,avg,mpp)"
+        )
+    return given
+
+
+def candidates(text: str, external: Collection[str], own: str) -> dict[str, tuple[Atom, ...]]:
+    """Return what "best" chooses among, the atoms of each by name: all stacks, the shortest first.
+
+    Arguments are those of `parse`; of other representations there is none.
+    """
+    chosen = members(text)
+    every = (itertools.combinations(chosen, n) for n in range(1, len(chosen) + 1))
+    stacks = (parse("+".join(part), external, own) for part in itertools.chain(*every))
+    return {format_atoms(atoms, own): atoms for atoms in stacks}
 
 
 def parse_all(
@@ -174,6 +216,10 @@ def canonical(text: str, spec: NetSpec, own: str, external: Collection[str] = ()
     Raises:
         ValueError: as `parse`, or a network or layer that the run does not have.
     """
+    if chosen := members(text):
+        names = tuple(canonical(name, spec, own, external) for name in chosen)
+        parse("+".join(names), external, own)  # no two of them share a part
+        return BEST if names == MEMBERS else f"{BEST}({','.join(names)})"
     atoms = [
         atom if atom.layer in (None, SIFT) else replace(atom, layer=_resolve(atom.layer, spec))
         for atom in parse(text, external)

@@ -126,12 +126,13 @@ def _boxed(examples: Iterable[MapExample]) -> bool:
 
 def _styles(boxes: Iterable[Box]) -> tuple[tuple[str, str], ...]:
     styles = []
-    for name, (top, left, bottom, right) in boxes:
+    for box in boxes:
+        top, left, bottom, right = box.place
         place: Mapping[str, float] = {
             "top": top,
             "left": left,
             "width": right - left,
             "height": bottom - top,
         }
-        styles.append((name, ";".join(f"{key}:{value:.2%}" for key, value in place.items())))
+        styles.append((box.name, ";".join(f"{key}:{value:.2%}" for key, value in place.items())))
     return tuple(styles)

@@ -15,27 +15,30 @@ from mpp_jax.report import figures
 from mpp_jax.report.figures import PictureSource
 from mpp_jax.report.map_section import MapGallery, map_rows
 from mpp_jax.report.metrics_json import checked_metrics, is_metrics, write_text
+from mpp_jax.report.scores import scores_of_run
 
 MAKER = '<meta name="generator" content="mpp-jax">'
 """What a page of ours says of itself, so that only such a one is written over."""
 
 
 def check_results_place(folder: Path) -> None:
-    """Raise unless metrics and report may be written to a folder: none there, or ours.
+    """Raise unless metrics, scores and report may be written to a folder: none there, or ours.
 
     Raises:
-        ValueError: a ``metrics.json`` or ``report.html`` of somebody else.
+        ValueError: a ``metrics.json``, ``scores.npz`` or ``report.html`` of somebody else.
     """
     page, metrics = folder / "report.html", folder / "metrics.json"
-    theirs = [page] if page.exists() and not _is_ours(page) else []
+    theirs = [page] if page.exists() and not is_page(page) else []
     theirs += [metrics] if metrics.exists() and not is_metrics(metrics) else []
+    scores_of_run(folder).check((), ())
     if theirs:
         raise ValueError(
             f"{theirs[0]}: is there already, and was not made by this program; give another --out"
         )
 
 
-def _is_ours(page: Path) -> bool:
+def is_page(page: Path) -> bool:
+    """Return whether a file is a page of this program."""
     try:
         with page.open("rb") as file:
             return MAKER.encode() in file.read(4096)
@@ -103,10 +106,11 @@ def write_report(
     else:
         page |= figures.confusion(class_names, labels, arrays[method])
         page |= figures.galleries(class_names, labels, arrays[method], thumbnails)
-    return write_text(Path(out_dir) / "report.html", _render(page))
+    return write_text(Path(out_dir) / "report.html", render("report.html.jinja", page))
 
 
-def _render(page: Mapping[str, Any]) -> str:
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """Return a page: a template of ours, filled."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -117,7 +121,7 @@ def _render(page: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"percent": figures.percent, "duration": figures.duration}
-    return environment.get_template("report.html.jinja").render(page)
+    return environment.get_template(template).render(page)
 
 
 def _checked_arrays(

@@ -1,8 +1,9 @@
-"""Every test picture's scores in a file, for other programs.
+"""Every test picture's scores in a file: for other programs, and for comparisons of runs.
 
 * ``FILE.npz``, for NumPy (no pickles): ``methods (M,)``, ``ids (N,)`` and ``classes (L,)`` text,
   ``scores (M, N, L)`` float32, the model's first representation first, ``targets (N, L)`` int8:
-  +1 present, -1 absent, 0 ignored; and ``format``.
+  +1 present, -1 absent, 0 ignored; and ``format``. A run keeps its own as ``scores.npz``: 4 bytes
+  for each method, picture and class (3.2 MB for 8 methods, 5,000 pictures and 20 classes).
 * ``FILE.csv``: a header ``method,id,CLASS...``, then a row for each method and picture. Numbers are
   the shortest that read back as the same float32.
 * a folder: what the development kit of PASCAL VOC reads (``VOCevalcls.m``),
@@ -23,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from mpp_jax.storage.bundle import check_place
 
 FORMAT: Final = "mpp-jax-scores"
 RECORD: Final = f"{FORMAT}.json"
+SCORES: Final = "scores.npz"
+"""Of a run or an evaluation, beside its ``metrics.json``."""
 _HEAD = ["method", "id"]
 
 
@@ -86,7 +89,7 @@ class ScoresPlace:
         if theirs:
             raise ValueError(
                 f"{theirs[0]}: is there already, and was not made by this program; give another "
-                "--scores"
+                "place"
             )
 
     def write(
@@ -128,6 +131,51 @@ class ScoresPlace:
             "targets": targets.astype(np.int8),
         }
         write_file(self.path, lambda file: np.savez(file, **held))  # type: ignore[arg-type]
+
+
+class Scores(NamedTuple):
+    """What a ``FILE.npz`` holds.
+
+    Attributes:
+        ids: of the N test pictures.
+        classes: names of the L classes.
+        scores: method -> (N, L) float32.
+        targets: (N, L) int8 in {-1, 0, +1}, 0 = ignored.
+    """
+
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    scores: dict[str, np.ndarray]
+    targets: np.ndarray
+
+
+def scores_of_run(folder: Path) -> ScoresPlace:
+    """Return where a run keeps its scores."""
+    return ScoresPlace(folder / SCORES, ".npz")
+
+
+def read_scores(file: Path) -> Scores:
+    """Read a ``FILE.npz`` back.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged, or something else.
+    """
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
+            if str(held["format"]) != FORMAT:
+                raise ValueError(f"of format {held['format']}")
+            methods, values, targets = held["methods"], held["scores"], held["targets"]
+            ids, classes = (tuple(map(str, held[name])) for name in ("ids", "classes"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file}: no scores that can be read ({error})") from error
+    shape = (len(methods), len(ids), len(classes))
+    if values.shape != shape or targets.shape != shape[1:]:
+        raise ValueError(f"{file}: its arrays do not fit each other; run `evaluate` again")
+    scores = {str(name): part for name, part in zip(methods, values, strict=True)}
+    return Scores(ids, classes, scores, targets)
 
 
 def kit_ids(ids: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -235,7 +283,7 @@ def _foreign(folder: Path, names: Sequence[str]) -> list[Path]:
 
 def _is_npz(file: Path) -> bool:
     try:
-        with np.load(file, allow_pickle=False) as held:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
             return "format" in held and str(held["format"]) == FORMAT
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         return False

@@ -28,8 +28,9 @@ from mpp_jax.describe.extraction import (
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.memory import available_device_memory, available_memory
 from mpp_jax.nets import Network
-from mpp_jax.pooling import check_methods
+from mpp_jax.pooling import check_methods, members
 from mpp_jax.progress import Watcher
+from mpp_jax.runs.choosing import Choice, choose
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
@@ -255,16 +256,25 @@ def train(
                 "and give a new one"
             )
     check_contrast(store.classes, targets)
-    check_folds(store.classes, targets, config.svm)
+    check_folds(store.classes, targets, config.svm, methods)
     problem = Problem(len(targets), max(map(store.dimension, methods)), len(store.classes))
     free = available_memory() if memory is None else memory
     plan = plan_training(problem, config.svm, free, available_device_memory())
     watcher.say(plan.reason)
     made = replace(made, config=replace(config, svm=replace(config.svm, solver=plan.solver)))
     machines, key = {}, jax.random.key(config.seed)
+    choices: dict[str, Choice] = {}
     with watcher.stage("train SVMs"):
-        for method in watcher.bar(methods, "train", "method"):
-            machines[method] = train_method(store, method, targets, config.svm, plan, key, watcher)
+        for asked in filter(members, methods):
+            choice = choose(store, asked, targets, config, plan, key, watcher)
+            choices[choice.name] = choice
+            methods = tuple(choice.name if name == asked else name for name in methods)
+        for method in watcher.bar(dict.fromkeys(methods), "train", "method"):
+            one = train_method(store, method, targets, config.svm, plan, key, watcher)
+            if method in choices:
+                trained = replace(one.trained, candidates=choices[method].candidates)
+                one = one._replace(trained=trained)
+            machines[method] = one
     model = Model(
         made,
         codebooks,

@@ -16,7 +16,8 @@ from mpp_jax.describe.extraction import ActivationSource, Extractor
 from mpp_jax.files import write_file
 from mpp_jax.nets import Network
 from mpp_jax.nets.dtypes import dtype_name, resolve_dtype
-from mpp_jax.pooling import canonical, check_methods
+from mpp_jax.pooling import canonical, check_methods, members
+from mpp_jax.pooling.notation import BEST
 from mpp_jax.runs.provenance import Provenance
 from mpp_jax.runs.vectors import atoms_of
 from mpp_jax.storage.bundle import check_place
@@ -126,19 +127,22 @@ def check_contrast(classes: Sequence[str], targets: np.ndarray) -> None:
             )
 
 
-def check_folds(classes: Sequence[str], targets: np.ndarray, svm: Svm) -> None:
+def check_folds(
+    classes: Sequence[str], targets: np.ndarray, svm: Svm, methods: Sequence[str]
+) -> None:
     """Raise where a class is too small to be held out in folds; targets are (N, L).
 
     Raises:
         DataError: the class is named.
     """
-    if not svm.cross_validated:
+    reasons = {
+        "--c auto": svm.c == AUTO,
+        "--probabilities": svm.probabilities,
+        f"--pooling {BEST}": any(map(members, methods)),
+    }
+    asked = " and ".join(name for name, wanted in reasons.items() if wanted)
+    if not asked:
         return
-    asked = " and ".join(
-        name
-        for name, wanted in (("--c auto", svm.c == AUTO), ("--probabilities", svm.probabilities))
-        if wanted
-    )
     for sign, what in ((1, ""), (-1, " of other classes")):
         for name, column in zip(classes, targets.T, strict=True):
             count = int((np.sign(column) == sign).sum())
@@ -169,7 +173,7 @@ def check_evaluable(job: Job) -> None:
         )
     targets = job.data.targets("train")
     check_contrast(job.data.classes, targets)
-    check_folds(job.data.classes, targets, job.config.svm)
+    check_folds(job.data.classes, targets, job.config.svm, job.config.pooling)
 
 
 def check_run_folder(out: Path) -> None:

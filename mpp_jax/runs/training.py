@@ -74,6 +74,35 @@ class Folds:
     scores: tuple[tuple[float | None, ...], ...]
     mean: tuple[float | None, ...]
 
+    @property
+    def best(self) -> float:
+        """The highest mean."""
+        return max(mean for mean in self.mean if mean is not None)
+
+    @classmethod
+    def of(cls, judged: CrossValidation, multi_label: bool) -> Self:
+        """Return what is kept of a cross-validation."""
+
+        def plain(value: float) -> float | None:
+            return None if np.isnan(value) else float(value)
+
+        return cls(
+            "map11" if multi_label else "top1",
+            tuple(map(float, judged.cs)),
+            tuple(tuple(map(plain, row)) for row in judged.values),
+            tuple(map(plain, judged.mean)),
+        )
+
+    @classmethod
+    def from_dict(cls, held: Mapping[str, Any]) -> Self:
+        """Read one from JSON values.
+
+        Raises:
+            KeyError, TypeError: entries that are missing or of another form.
+        """
+        scores = tuple(map(tuple, held["scores"]))
+        return cls(held["metric"], tuple(held["cs"]), scores, tuple(held["mean"]))
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -85,20 +114,36 @@ class Trained:
         relative_gap: the largest of the classes' certified duality gaps; None where it is not
             finite.
         folds: the cross-validation; None without one.
+        candidates: by representation, the cross-validation of those that it was chosen among; None
+            for one that was named.
     """
 
     solver: str
     c: float
     relative_gap: float | None
     folds: Folds | None = None
+    candidates: Mapping[str, Folds] | None = None
 
     def summary(self) -> str:
         """Return C and what the held-out folds say of it, in one line for people."""
+        return "; ".join(filter(None, (self._of_c(), self._of_candidates())))
+
+    def _of_candidates(self) -> str:
+        if self.candidates is None:
+            return ""
+        first = next(iter(self.candidates.values()))
+        shown = (f"{name} {_per_cent(folds.best)}" for name, folds in self.candidates.items())
+        return (
+            f"chosen by the mean {_title(first.metric)} of {len(first.scores[0])} held-out folds, "
+            f"%: {', '.join(shown)}"
+        )
+
+    def _of_c(self) -> str:
         if self.folds is None:
             return f"C {self.c:g}"
         tried, means, count = self.folds.cs, self.folds.mean, len(self.folds.scores[0])
-        name = "top-1" if self.folds.metric == "top1" else "mAP11"
-        shown = ("-" if mean is None else f"{100 * mean:.2f}" for mean in means)
+        name = _title(self.folds.metric)
+        shown = map(_per_cent, means)
         each = ", ".join(f"{text} at {c:g}" for c, text in zip(tried, shown, strict=True))
         edge = len(tried) > 1 and self.c in (tried[0], tried[-1])
         note = " (at the edge of what was tried)" if edge else ""
@@ -106,7 +151,11 @@ class Trained:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {**self.__dict__, "folds": None if self.folds is None else {**self.folds.__dict__}}
+        values = {**self.__dict__, "folds": None if self.folds is None else {**self.folds.__dict__}}
+        among = values.pop("candidates")
+        if among is not None:
+            values["candidates"] = {name: {**folds.__dict__} for name, folds in among.items()}
+        return values
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -115,12 +164,11 @@ class Trained:
         Raises:
             KeyError, TypeError: entries that are missing or of another form.
         """
-        held = record["folds"]
-        folds = None
-        if held is not None:
-            scores = tuple(map(tuple, held["scores"]))
-            folds = Folds(held["metric"], tuple(held["cs"]), scores, tuple(held["mean"]))
-        return cls(record["solver"], record["c"], record["relative_gap"], folds)
+        held, among = record["folds"], record.get("candidates")
+        folds = None if held is None else Folds.from_dict(held)
+        if among is not None:
+            among = {name: Folds.from_dict(entry) for name, entry in among.items()}
+        return cls(record["solver"], record["c"], record["relative_gap"], folds, among)
 
 
 class Machines(NamedTuple):
@@ -168,7 +216,7 @@ def train_method(
         gram = gram_matrix(vectors, resident_bytes=plan.resident_bytes)
     judged, c = None, svm.c
     if svm.cross_validated:
-        judged = _cross_validate(store, vectors, gram, targets, svm, plan, key, watcher)
+        judged = cross_validate(store, vectors, gram, targets, svm, plan, key, watcher)
         c = judged.best_c if svm.c == AUTO else svm.c
     assert c != AUTO
     if gram is None:
@@ -193,7 +241,7 @@ def train_method(
             max_iterations=svm.max_iterations,
         )
     gap = float(np.max(info.relative_gap))
-    folds = None if judged is None else _folds(judged, store.multi_label)
+    folds = None if judged is None else Folds.of(judged, store.multi_label)
     trained = Trained(plan.solver, c, gap if math.isfinite(gap) else None, folds)
     platt = None
     if svm.probabilities and judged is not None:
@@ -201,7 +249,7 @@ def train_method(
     return Machines(machines, info, trained, platt)
 
 
-def _cross_validate(
+def cross_validate(
     store: Store,
     vectors: Vectors,
     gram: Any,
@@ -211,6 +259,18 @@ def _cross_validate(
     key: jax.Array,
     watcher: Watcher,
 ) -> CrossValidation:
+    """Judge each C that comes into question on held-out folds of the training pictures.
+
+    Args:
+        store: of whose pictures they are.
+        vectors: (N, D), read where there is no Gram matrix.
+        gram: (N, N) of them; None for the way by mini-batches.
+        targets: (N, L).
+        svm: settings.
+        plan: the way, see `mpp_jax.runs.solvers`.
+        key: of folds, and of the order of examples where that matters.
+        watcher: hears of fits that take long.
+    """
     cs: Sequence[float] = svm.cs if svm.c == AUTO else (svm.c,)
     metric = mean_average_precision if store.multi_label else accuracy_metric
     if gram is not None:
@@ -243,13 +303,9 @@ def _advance(bar: Any) -> None:
     bar.update(1)
 
 
-def _folds(judged: CrossValidation, multi_label: bool) -> Folds:
-    def plain(value: float) -> float | None:
-        return None if np.isnan(value) else float(value)
+def _title(metric: str) -> str:
+    return "top-1" if metric == "top1" else "mAP11"
 
-    return Folds(
-        "map11" if multi_label else "top1",
-        tuple(map(float, judged.cs)),
-        tuple(tuple(map(plain, row)) for row in judged.values),
-        tuple(map(plain, judged.mean)),
-    )
+
+def _per_cent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

@@ -95,6 +95,9 @@ def take_up(
     _check_kept(folder, header, dataset, kept)
     classes = tuple(dataset.classes)
     if kept:
+        dataset = dataset.joining(header["classes"])
+        items = {item.id: item for item in dataset.items}
+        added = [items[item.id] for item in added]
         classes = tuple(dict.fromkeys((*header["classes"], *dataset.classes)))
     position = {name: number for number, name in enumerate(classes)}
     of_store = [position.get(name) for name in header["classes"]]

@@ -39,6 +39,7 @@ def test_parts_as_commands_equal_the_run(done: Finished, tmp_path: Path) -> None
     for key in ("data", "network", "weights_sha256", "config", "results", "pictures"):
         assert metrics[key] == done.metrics[key], key
     assert result.stdout.splitlines() == [
+        f"scores: {out / 'scores.npz'}",
         f"metrics: {out / 'metrics.json'}",
         f"report: {out / 'report.html'}",
     ]
@@ -56,7 +57,7 @@ def test_run_says_what_it_does_and_quiet_does_not(done: Finished, tmp_path: Path
     data = tiny(tmp_path / "data")
     loud = ok("run", data, "--out", tmp_path / "a", *EASY, "--weights", done.weights)
     quiet = ok("run", data, "--out", tmp_path / "b", *EASY, "--weights", done.weights, "--quiet")
-    places = ("encodings", "model", "metrics.json", "report.html")
+    places = ("encodings", "model", "scores.npz", "metrics.json", "report.html")
     for result, out in ((loud, tmp_path / "a"), (quiet, tmp_path / "b")):
         assert [line.split(": ")[1] for line in result.stdout.splitlines()] == [
             str(out / place) for place in places

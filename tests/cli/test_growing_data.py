@@ -190,6 +190,21 @@ def test_corrected_labels_reach_a_finished_store(done: Finished, tmp_path: Path)
     assert changed == ["manifest.json", "shard-00000.json"]
 
 
+def test_an_unclear_class_of_a_new_list_is_that_of_the_store(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    """Also where no picture of the new list surely shows it; other such classes are not known."""
+    table, store = tmp_path / "list.csv", tmp_path / "store"
+    new = shutil.copy(data / "test/red/00.png", tmp_path / "new.png")
+    ok(*encode_command(data, store, done))
+    table.write_text(f"{new},blue;?red;?violet,train\n")
+    said = ok(*encode_command(table, store, done), "--append").stderr
+    assert "classes 'red', 'violet' unclear wherever named" in said
+    grown = Store.open(store)
+    assert grown.classes == ("blue", "green", "red")
+    np.testing.assert_array_equal(grown.targets("train")[-1], [1, -1, 0])
+
+
 def test_rounded_and_other_activations_do_not_mix(
     done: Finished, data: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from mpp_jax.metrics import (
     mean_class_accuracy,
     top1_accuracy,
 )
-from mpp_jax.report.scores import RECORD
+from mpp_jax.report.scores import RECORD, read_scores
 
 EASY = ["--network", "toy", "--scales", "1", "--pooling", "avg"]
 pytestmark = pytest.mark.usefixtures("toy_known")
@@ -118,9 +118,25 @@ def test_arrays_give_the_figures_again(done: Finished, tmp_path: Path) -> None:
         assert mean_average_precision(scores, targets) == again["map11"]
         per_class = dict(zip(arrays["classes"], class_accuracies(scores, labels), strict=True))
         assert per_class == again["per_class"]
+    # The run and the evaluation keep the same beside their metrics.
+    for folder in (done.out, tmp_path / "e"):
+        kept = read_scores(folder / "scores.npz")
+        assert kept.ids == tuple(arrays["ids"])
+        assert kept.classes == done.dataset.classes
+        np.testing.assert_array_equal(kept.targets, targets)
+        assert list(kept.scores) == list(arrays["methods"])
+        for values, again in zip(kept.scores.values(), arrays["scores"], strict=True):
+            np.testing.assert_array_equal(values, again)
     content = file.read_bytes()
     ok(*evaluate(done.out, tmp_path / "e"), "--scores", file)
     assert file.read_bytes() == content  # no time, host or path inside
+
+
+def test_scores_of_somebody_else_are_not_written_over(done: Finished, tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    np.savez(tmp_path / "e/scores.npz", scores=np.zeros(3))
+    line = refused(*evaluate(done.out, tmp_path / "e"))
+    assert "e/scores.npz: is there already, and was not made by this program" in line
 
 
 def test_rows_give_the_figures_again(done: Finished, tmp_path: Path) -> None:

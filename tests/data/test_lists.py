@@ -11,7 +11,7 @@ from helpers.data_folders import mistake, touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpp_jax.data import DecodeError, decode_picture, open_dataset
+from mpp_jax.data import DataError, Dataset, DecodeError, Item, decode_picture, lists, open_dataset
 from mpp_jax.data.lists import _csv
 
 # --- lists ---------------------------------------------------------------------------------------
@@ -168,12 +168,51 @@ def test_unclear_labels_are_ignored_ones(tmp_path):
     np.testing.assert_array_equal(data.targets("train"), [[1, 0], [-1, 1]])
     np.testing.assert_array_equal(data.targets("test"), [[0, 0]])
     # Written as it was read, it is read as it was.
-    again = ""
-    for item in data.items:
-        labels = [data.classes[label] for label in item.labels]
-        labels += [f"?{data.classes[label]}" for label in item.ignored]
-        again += f"{item.id},{';'.join(labels)},{item.split}\n"
-    assert open_dataset(write_list(tmp_path, again)) == data
+    lists.write_list(data, tmp_path / "list.csv")
+    assert '"p/1.jpg","cat;?dog","train"' in (tmp_path / "list.csv").read_text()
+    assert open_dataset(tmp_path / "list.csv") == data
+
+
+def test_any_set_of_files_is_written_as_a_list(tmp_path):
+    names = ['p/a,"b" \n.jpg', " outer spaces ", "p/path", "elsewhere/ü.jpg"]
+    touch(tmp_path, *names)
+    classes = ('say "x", y', "label", "Ärger\nor not")
+    items = [
+        Item(name, labels, split, path=tmp_path / name, ignored=ignored)
+        for name, labels, ignored, split in zip(
+            names,
+            ((0, 1), (2,), (), (0,)),
+            ((), (0, 1), (2,), ()),
+            ("train", "train", "train", "test"),
+            strict=True,
+        )
+    ]
+    file = tmp_path / "p" / "written.csv"
+    data = Dataset("written", classes, tuple(items), multi_label=True)
+    lists.write_list(data, file)
+    again = open_dataset(file)
+    assert [i.id for i in again.items] == [
+        *('a,"b" \n.jpg', f"{tmp_path}/ outer spaces ", "path", f"{tmp_path}/elsewhere/ü.jpg")
+    ]
+    for one, wanted in zip(again.items, items, strict=True):
+        assert one.path.samefile(wanted.path)
+        for mine, theirs in ((one.labels, wanted.labels), (one.ignored, wanted.ignored)):
+            assert {again.classes[i] for i in mine} == {classes[i] for i in theirs}
+        assert one.split == wanted.split
+
+
+@pytest.mark.parametrize("name", ["a;b", "?a", " a", ""])
+def test_names_that_a_list_cannot_hold(tmp_path, name):
+    item = Item("1.jpg", (0,), "train", path=tmp_path / "1.jpg")
+    file = tmp_path / "list.csv"
+    with pytest.raises(DataError, match="a list cannot hold class"):
+        lists.write_list(Dataset("x", (name,), (item,)), file)
+    with pytest.raises(DataError, match="is no file, so a list cannot name it"):
+        lists.write_list(Dataset("x", ("a",), (Item("1", (0,), "train"),)), file)
+    odd = Item("1.jpg", (0,), "train", path=tmp_path / "\udcff.jpg")
+    with pytest.raises(DataError, match="no UTF-8 text"):
+        lists.write_list(Dataset("x", ("a",), (odd,)), file)
+    assert not file.exists()
 
 
 def test_a_class_that_is_only_unclear_is_left_out(tmp_path):
@@ -181,6 +220,17 @@ def test_a_class_that_is_only_unclear_is_left_out(tmp_path):
     assert data.classes == ("cat",)
     assert data.items[0].ignored == ()
     assert "class 'dog' without any picture" in data.warnings[0]
+
+
+def test_an_unclear_class_stays_for_those_whom_the_list_joins(tmp_path):
+    rows = "p/1.jpg,cat;?dog,train\np/2.jpg,cat;?dog;?cow,test\np/3.jpg,cat,test\n"
+    data = open_dataset(write_list(tmp_path, rows), to_train=False)
+    assert data.classes == ("cat",)
+    assert data.warnings == ()
+    assert data.notes[0].startswith("classes 'cow', 'dog' unclear wherever named")
+    joined = data.joining(("bird", "dog", "cat"))
+    assert joined.classes == ("cat", "dog")
+    assert [item.ignored for item in joined.items] == [(1,), (1,), ()]
 
 
 # --- columns and splits --------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_boxes_are_shares_of_whole_pixels(year):
     assert first.boxes is not None
     assert first.boxes() == (
         Box("cat", (0.0, 0.0, 10 / 40, 12 / 24)),
-        Box("train", (10 / 40, 0.0, 20 / 40, 12 / 24)),
+        Box("train", (10 / 40, 0.0, 20 / 40, 12 / 24), difficult=True),
     )
     shutil.rmtree(year / "Annotations")
     assert open_dataset(f"voc:{year}").items[0].boxes is None

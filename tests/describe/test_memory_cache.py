@@ -1,58 +1,25 @@
 """What a first pass kept is what a second one would have computed, and is given out once."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from helpers.toy import memory_dataset, picture, toy_network
+from helpers.activations import Counting, by_picture, same
+from helpers.toy import memory_dataset, picture
 
-from mpp_jax.config import Pyramid
 from mpp_jax.data import Item
-from mpp_jax.describe.extraction import Described, Extractor, Wanted, Wants
+from mpp_jax.describe.extraction import Wanted, Wants
 from mpp_jax.describe.memory_cache import MemoryCache
 
-NETWORK, PYRAMID = toy_network(), Pyramid((0, 1, 2))
 FIRST: Wants = {"default": Wanted((0, 1, 2))}
 LATER: Wants = {"default": Wanted((0, 2), ((5, True),)), "conv1": Wanted((1,))}
-
-
-class Counting:
-    """A source that notes how many pictures it was asked for."""
-
-    def __init__(self, **pyramid: Any) -> None:
-        self.source = Extractor(NETWORK, replace(PYRAMID, **pyramid))
-        self.asked: list[int] = []
-
-    def describe(self, items: Sequence[Item], wants: Wants, on_skip: Any) -> Iterator[Described]:
-        self.asked.append(len(items))
-        return self.source.describe(items, wants, on_skip)
 
 
 @pytest.fixture(scope="module")
 def items() -> tuple[Item, ...]:
     rng = np.random.default_rng(3)
     return memory_dataset([picture(rng, (90, 90, 200), 40 + i, 50) for i in range(6)]).items
-
-
-def by_picture(batches: Iterator[Described]) -> dict[int, list[np.ndarray]]:
-    """The arrays of each picture, by its position."""
-    found = {}
-    for described in batches:
-        leaves = [np.asarray(x) for x in jax.tree.leaves(described.sources) if x.ndim == 3]
-        for row, position in enumerate(described.index):
-            if position >= 0:
-                found[int(position)] = [leaf[row] for leaf in leaves]
-    return found
-
-
-def same(one: dict[int, list[np.ndarray]], other: dict[int, list[np.ndarray]]) -> None:
-    assert one.keys() == other.keys()
-    for position, arrays in one.items():
-        for mine, theirs in zip(arrays, other[position], strict=True):
-            np.testing.assert_array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize("batch", [0, 4])

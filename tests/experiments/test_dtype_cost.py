@@ -97,8 +97,8 @@ def test_some_classes_of_many() -> None:
     assert 1 <= len(fewer.split("test")) <= 2
     rng = np.random.default_rng(1)
     one, other = rng.normal(size=(2, 4, 2))
-    found = dtype_cost.paired(one, other, data)
+    found = dtype_cost.lab.paired_bootstrap(one, other, data)
     figures = [mean_average_precision(s, data.targets("test")) for s in (one, other)]
     assert found["difference"] == pytest.approx(figures[0] - figures[1])
     assert found["low"] <= found["difference"] <= found["high"]
-    assert dtype_cost.paired(one, one, data) == {"difference": 0, "low": 0, "high": 0}
+    assert dtype_cost.lab.paired_bootstrap(one, one, data) == {"difference": 0, "low": 0, "high": 0}

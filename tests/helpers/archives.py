@@ -1,5 +1,8 @@
-"""Archives in their official layouts, small: folders as the tar files unpack."""
+"""Archives in their official layouts, small: folders as they unpack, and the files themselves."""
 
+import shutil
+import tarfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -108,3 +111,55 @@ def write_flowers(root: Path, labels: Sequence[int] = (1, 2, 77, 1, 2, 77, 1, 2,
 def save_mat(place: Path, **arrays: np.ndarray) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     scipy.io.savemat(place, arrays, do_compression=True)
+
+
+def write_caltech(root: Path) -> Path:
+    """Two classes of 32 pictures, and the folder that is no class."""
+    folder = root / "101_ObjectCategories"
+    for number, name in enumerate(("Faces", "BACKGROUND_Google", "accordion")):
+        jpeg(folder / name / "image_0001.jpg", (60 * number, 90, 10))
+        for other in range(2, 33):
+            place = folder / name / f"image_{other:04d}.jpg"
+            shutil.copy(folder / name / "image_0001.jpg", place)
+    return root
+
+
+def write_scene15(root: Path) -> Path:
+    """A divided copy: three classes, two training pictures and one test picture of each."""
+    for name in ("coast", "forest", "street"):
+        for split, numbers in (("train", (1, 2)), ("test", (3,))):
+            for number in numbers:
+                jpeg(root / split / name / f"image_{number:04d}.jpg", (70 * number, 9, 9), "L")
+    return root
+
+
+def pack(file: Path, root: Path, *names: str) -> Path:
+    """Pack what lies below a folder (or these names in it) into a .tar, .tgz or .zip file."""
+    found = names or [path.name for path in sorted(root.iterdir())]
+    if file.suffix == ".zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in found:
+                for path in (root / name, *sorted((root / name).rglob("*"))):
+                    archive.write(path, path.relative_to(root))
+        return file
+    with tarfile.open(file, "w:gz" if file.suffix in (".tgz", ".gz") else "w") as tar:
+        for name in found:
+            tar.add(root / name, name)
+    return file
+
+
+def pack_voc(root: Path) -> tuple[Path, Path]:
+    """Write the two archives of VOC 2007, of trainval and of test, below a folder."""
+    year = write_voc(root / "whole")
+    devkit = year.parent.parent
+    files = []
+    for kept, others in (("trainval", ("test",)), ("test", ("train", "val", "trainval"))):
+        names = [name for name, (splits, _) in VOC.items() if kept in splits]
+        paths = [year / "JPEGImages" / f"{name}.jpg" for name in names]
+        paths += [year / "Annotations" / f"{name}.xml" for name in names]
+        lists = sorted((year / "ImageSets" / "Main").iterdir())
+        paths += [place for place in lists if place.stem.rpartition("_")[2] not in others]
+        file = root / f"{kept}.tar"
+        pack(file, devkit, *(path.relative_to(devkit).as_posix() for path in paths))
+        files.append(file)
+    return files[0], files[1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpp_jax.report import scores as module
-from mpp_jax.report.scores import RECORD, ScoresPlace, kit_ids
+from mpp_jax.report.scores import RECORD, ScoresPlace, kit_ids, read_scores
 
 SCORES = {"fc7": np.float32([[1, 2], [3, 4]]), "mpp": np.float32([[0.1, -1e-9], [1e20, 3]])}
 TARGETS = np.array([[1, -1], [0, 1]])
@@ -34,6 +34,26 @@ def test_numbers_read_back_as_they_were(tmp_path: Path) -> None:
         assert list(held["methods"]) == ["mpp", "fc7"]
         np.testing.assert_array_equal(held["scores"], [SCORES["mpp"], SCORES["fc7"]])
         np.testing.assert_array_equal(held["targets"], TARGETS)
+
+
+def test_arrays_are_read_back(tmp_path: Path) -> None:
+    write(f"{tmp_path}/s.npz")
+    found = read_scores(tmp_path / "s.npz")
+    assert (found.ids, found.classes) == (tuple(IDS), ("cat", "dog"))
+    assert list(found.scores) == ["mpp", "fc7"]
+    np.testing.assert_array_equal(found.scores["fc7"], SCORES["fc7"])
+    np.testing.assert_array_equal(found.targets, TARGETS)
+    with pytest.raises(FileNotFoundError):
+        read_scores(tmp_path / "none.npz")
+    held = dict(np.load(tmp_path / "s.npz"))
+    content = (tmp_path / "s.npz").read_bytes()
+    np.savez(tmp_path / "short.npz", **held | {"ids": held["ids"][:1]})
+    np.savez(tmp_path / "other.npz", **held | {"format": np.array("x")})
+    (tmp_path / "cut.npz").write_bytes(content[:-30])
+    (tmp_path / "flipped.npz").write_bytes(content.replace(np.float32(4).tobytes(), b"abcd"))
+    for name in ("short", "other", "cut", "flipped"):
+        with pytest.raises(ValueError, match=f"{name}.npz"):
+            read_scores(tmp_path / f"{name}.npz")
 
 
 def test_names_of_any_bytes(tmp_path: Path) -> None:

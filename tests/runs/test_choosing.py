@@ -1,0 +1,130 @@
+"""The stack that does best on the training pictures is chosen, by folds, and recorded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers.toy_cli import EASY, ok, refused, tiny
+from helpers.toy_run import Finished, quiet
+
+from mpp_jax.config import AUTO, Svm
+from mpp_jax.numerics import stack_unit_vectors
+from mpp_jax.pooling import candidates, canonical, members, parse
+from mpp_jax.runs.choosing import choose, stacked_gram
+from mpp_jax.runs.model import open_model
+from mpp_jax.runs.solvers import Plan
+from mpp_jax.svm import accuracy_metric, cross_validate_svm, gram_matrix
+
+pytestmark = pytest.mark.usefixtures("toy_known")
+KEY = jax.random.key(3)
+
+
+def test_what_is_chosen_among():
+    names = ["ap10", "avg", "mpp", "ap10+avg", "ap10+mpp", "avg+mpp", "ap10+avg+mpp"]
+    found = candidates("best", (), "fc7")
+    assert list(found) == names
+    assert all(found[name] == parse(name) for name in names)
+    assert parse("best") == parse("ap10+avg+mpp")
+    assert list(candidates("best(mpp, mpp(pool5)+sp)", (), "fc7")) == [
+        *("mpp", "mpp(pool5)+sp", "mpp+mpp(pool5)+sp")
+    ]
+    assert members("mpp+avg") == ()
+    assert candidates("mpp", (), "fc7") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("best(mpp)", "name two to 5 different representations"),
+        ("best(mpp,mpp)", "name two to 5"),
+        ("best(fc7,ap10,ap50,avg,nfk,mpp)", "name two to 5"),
+        ("best(fc7,best)", "name two to 5"),
+        ("best+mpp", "no variant .best."),
+        ("best(mpp,mpp+avg)", "stacks a representation with itself"),
+        ("best(mpp,other)", "no variant"),
+    ],
+)
+def test_no_choice(text, message, done: Finished):
+    with pytest.raises(ValueError, match=message):
+        canonical(text, done.network.spec, "fire2")
+
+
+def test_names_are_settled(done: Finished):
+    spec = done.network.spec
+    assert canonical(" BEST", spec, "fire2") == "best"
+    assert canonical("best(ap10,avg,mpp(Fire2))", spec, "fire2") == "best"
+    assert canonical("best(fc7,mpp(conv1))", spec, "fire2") == "best(fc7,mpp(conv1))"
+
+
+def test_the_gram_matrix_of_a_stack():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(9, d)).astype(np.float32) for d in (4, 7, 5)]
+    parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+    parts[0][2] = parts[1][4] = 0
+    for part in parts:
+        part[6] = 0  # in all of them
+    wanted = gram_matrix(stack_unit_vectors(parts))
+    got = stacked_gram([gram_matrix(part) for part in parts])
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    np.testing.assert_array_equal(stacked_gram([wanted]), wanted)
+
+
+@pytest.mark.parametrize(("solver", "c"), [("gram", 10.0), ("gram", AUTO), ("primal", 10.0)])
+def test_the_best_on_held_out_folds(done: Finished, solver, c):
+    store, made = done.store, done.model.provenance
+    targets = store.targets("train")
+    svm = Svm(c=c, folds=3, cs=(0.1, 10.0))
+    config = replace(made.config, svm=svm)
+    plan = Plan(solver, "as asked", 3 * targets.shape[1], 1 << 20)
+    found = choose(store, "best(fc7,avg,mpp)", targets, config, plan, KEY, quiet())
+    assert len(found.candidates) == 7
+    cs = svm.cs if c == AUTO else (c,)
+    for name, folds in found.candidates.items():
+        vectors = store.vectors(name, "train")
+        wanted = cross_validate_svm(
+            gram_matrix(vectors), targets, cs, 3, key=KEY, metric=accuracy_metric
+        )
+        assert folds.cs == cs
+        np.testing.assert_allclose(folds.mean, wanted.mean, atol=0.07)  # a picture of a fold
+        if solver == "gram":
+            np.testing.assert_allclose(folds.mean, wanted.mean)
+    highest = max(folds.best for folds in found.candidates.values())
+    first = next(name for name, folds in found.candidates.items() if folds.best == highest)
+    assert found.name == first
+
+
+def test_a_run_trains_and_tests_the_chosen_one(done: Finished, tmp_path: Path):
+    data, out = tiny(tmp_path / "data", train=6), tmp_path / "out"
+    options = ("--weights", done.weights, "--pooling", "best(fc7,avg),fc7", "--folds", "3")
+    result = ok("run", data, "--out", out, *EASY, *options)
+    metrics = json.loads((out / "metrics.json").read_text())
+    chosen = next(iter(metrics["results"]))
+    assert set(metrics["results"]) == {chosen, "fc7"}
+    entry = metrics["training"][chosen]
+    assert set(entry["candidates"]) == {"fc7", "avg", "fc7+avg"}
+    means = {name: folds["mean"][0] for name, folds in entry["candidates"].items()}
+    assert means[chosen] == max(means.values())
+    assert metrics["config"]["pooling"] == ["best(fc7,avg)", "fc7"]
+    said = "chosen by the mean top-1 of 3 held-out folds, %: fc7 "
+    assert said in result.stderr
+    assert said in (out / "report.html").read_text()
+    model = open_model(out / "model")
+    assert model.primary == chosen
+    assert json.loads(json.dumps(model.trained[chosen].to_dict())) == entry
+    again = ok("run", data, "--out", out, *EASY, *options)
+    assert "train" in again.stderr
+    assert json.loads((out / "metrics.json").read_text())["results"] == metrics["results"]
+    ok("train", out / "encodings", "--out", tmp_path / "model", "--pooling", "best(avg,fc7)")
+    picture = next(data.rglob("*.png"))
+    assert chosen == open_model(out / "model").method()
+    assert "red" in ok("predict", out / "model", picture).stdout
+
+
+def test_too_few_pictures_for_folds(done: Finished, tmp_path: Path):
+    data = tiny(tmp_path / "data", train=1)
+    options = ("--weights", done.weights, "--pooling", "best(fc7,avg)")
+    text = refused("run", data, "--out", tmp_path / "out", *EASY, *options)
+    assert "too few training pictures for folds (--pooling best)" in text
