@@ -148,6 +148,7 @@ def with_lost_pictures(
     if not lost:
         return tuple(items)
     there = {item.id for item in items}
+    dataset = dataset.joining(head["classes"]) if append else dataset  # as `take_up` does
     candidates = [item for item in dataset.items if item.id not in there]
     number = len(dataset.items) if "part" in head else head["items"]
     found: dict[int, list[StoredItem]] = {shard: [] for shard in lost}
@@ -161,14 +162,17 @@ def with_lost_pictures(
         )
         pending = replace(StoredItem.pending(item, shard), labels=labels, ignored=ignored)
         found[shard].append(pending)
-    if append:
+    # Data that hold all that is known hold what is not: then it does not matter which it is.
+    given = {item.id for item in dataset.items}
+    whole = len(candidates) >= number - len(items)
+    whole = whole and all(item.id in given or item.status == "removed" for item in items)
+    if append and not whole:
         digests = dict(held.lists)
         digests |= {s: list_digest(block, held.classes) for s, block in found.items()}
         if joint_list_digest(digests[s] for s in own_shards(head)) != head["list_sha256"]:
             raise StoreError(
                 f"{folder}: the record of shard {lost[0]} is missing or damaged, and the data "
-                "given do not have just its pictures; give the data that hold them, without "
-                "--append"
+                "given do not have just its pictures; give all data together"
             )
     items += [item for block in found.values() for item in block]
     return tuple(sorted(items, key=lambda item: item.shard))

@@ -1,5 +1,6 @@
 """Stores that grow: new pictures in shards of their own, whatever else happened."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -109,6 +110,40 @@ def test_interrupted_it_goes_on_to_the_same_bytes(finished, tmp_path):
         writer.put(part, vectors_of(part), known(part))
     append(finished, grown())
     same_files(finished, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "shard-00004.json", "shard-00006.json"])
+def test_killed_while_the_list_grows(finished, tmp_path, monkeypatch, name):
+    encoded(tmp_path / "whole")
+    append(tmp_path / "whole", grown())
+    real = os.replace
+
+    def dies(source, target):
+        if str(target).endswith(name):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        writer_of(finished, grown(), append=True, content=content_of())
+    monkeypatch.undo()
+    append(finished, grown())
+    same_files(finished, tmp_path / "whole")
+
+
+def test_a_lost_record_of_pictures_that_the_data_lack(finished):
+    (finished / "shard-00001.json").unlink()
+    new = Dataset("new", ("a",), (Item("n.jpg", (0,), "test"),))
+    line = refusal(writer_of, finished, new, append=True, content=content_of())
+    assert "the record of shard 1 is missing or damaged, and the data given do not have" in line
+    few = without(grown(), "train/001.jpg")  # of another shard
+    line = refusal(writer_of, finished, few, append=True, content=content_of())
+    assert "give all data together" in line
+    append(finished, grown())
+    store = Store.open(finished)
+    assert sorted(store.all_items.ids) == sorted(item.id for item in grown().items)
+    items = store.items("train")
+    np.testing.assert_array_equal(store.vectors("mpp", "train"), vectors_of(items)["mpp"])
 
 
 def test_the_same_name_with_another_content_is_refused(finished):
