@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dtype_cost import cosines, figure, paired
+from dtype_cost import cosines, figure
+from lab import paired_bootstrap
 from machine import provenance
 
 from mpp_jax.data import Dataset, Item
@@ -90,7 +91,7 @@ def compare(store: Store, folder: Path) -> dict[str, Any]:
         rows[method] = {
             "float32": figure(whole, data),
             "float16": figure(other, data),
-            "float16_minus_float32": paired(other, whole, data),
+            "float16_minus_float32": paired_bootstrap(other, whole, data),
             "cosine": cosines(*vectors),
             "largest_change_of_a_score": float(np.abs(other - whole).max()),
         }
