@@ -80,3 +80,9 @@ def test_float16_halves_the_store_and_is_read_as_float32(done: Finished, tmp_pat
     line = refused("evaluate", model, done.out / "encodings", "--out", tmp_path / "results")
     assert 'store_dtype was "float16", now "float32"' in line
     ok("evaluate", model, half, "--out", tmp_path / "results")
+
+
+def test_training_is_told_how_much_memory_there_is(done: Finished, tmp_path: Path) -> None:
+    store = done.out / "encodings"
+    train = ["train", store, "--pooling", "avg", "--memory", "0.5", "--out", tmp_path / "model"]
+    assert "(500 MB free)" in ok(*train).stderr
