@@ -18,7 +18,7 @@ from mpp_jax.files import file_digest
 from mpp_jax.nets import NETWORKS, random_network
 from mpp_jax.nets.spec import Conv, Fire, NetSpec, Pool, Preprocessing
 from mpp_jax.storage.bundle import CHECKSUMS, RECORD, BundleError, read_bundle
-from mpp_jax.storage.store_format import MANIFEST
+from mpp_jax.storage.store_records import RECORD as SHARD_RECORD
 
 TINY = NetSpec(
     name="tiny",
@@ -220,10 +220,11 @@ def records(root: Path) -> Counter[tuple[str, ...]]:
             found[where, "bundle"] += 1
         try:
             record = json.loads(path.read_text())
-            if path.name == MANIFEST:
-                done = [item for item in record["items"] if item["status"] == "done"]
-                found.update((where, item["id"]) for item in done)
-                rows = Counter((item["shard"], item["row"]) for item in done)
+            if record.get("format") == SHARD_RECORD:
+                pairs = zip(record["ids"], record["rows"], record["statuses"], strict=True)
+                done = [(name, row) for name, row, status in pairs if status == "done"]
+                found.update((where, name) for name, _ in done)
+                rows = Counter((record["shard"], row) for _, row in done)
                 found.update((where, f"row {row}") for row in rows.elements() if rows[row] > 1)
             elif "pictures" in record and "rows" in record:
                 found.update((where, picture) for picture in record["pictures"])

@@ -13,6 +13,7 @@ Resampling = Literal["bilinear", "bicubic"]
 Rounding = Literal["ceil", "round"]
 L2 = Literal["none", "before", "both"]
 Dtype = Literal["auto", "float32", "tf32", "bfloat16"]
+StoreDtype = Literal["float32", "float16"]
 Solver = Literal["auto", "gram", "streamed", "primal"]
 AUTO: Final = "auto"
 
@@ -151,6 +152,7 @@ class Run:
         cache_bytes: training descriptors kept between fitting and encoding, at most; what does not
             fit is extracted a second time.
         features: names of representations that are read from files.
+        store_dtype: in which vectors are stored; they are read as float32.
     """
 
     pyramid: Pyramid = field(default_factory=Pyramid)
@@ -162,6 +164,7 @@ class Run:
     fidelity: Fidelity = "paper"
     cache_bytes: int = 4 * 2**30
     features: tuple[str, ...] = ()
+    store_dtype: StoreDtype = "float32"
 
     def __post_init__(self) -> None:
         if not self.pooling or len(set(self.pooling)) != len(self.pooling):
@@ -171,6 +174,7 @@ class Run:
                 f"seed and cache_bytes must be 0 or more, got {self.seed} and {self.cache_bytes}"
             )
         _check_choice("dtype", self.dtype, Dtype)
+        _check_choice("store_dtype", self.store_dtype, StoreDtype)
         _check_choice("fidelity", self.fidelity, Fidelity)
 
     @property

@@ -120,12 +120,15 @@ def seal(entries: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
-def write_file(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
+def write_file(
+    path: Path, content: bytes | Callable[[BinaryIO], Any], *, durable: bool = True
+) -> None:
     """Write a file whole: beside its place, to the disk, then renamed.
 
     Args:
         path: where; its folder exists.
         content: the bytes, or a function that writes them to an open file.
+        durable: whether to wait for the disk; without, the file may be torn when the power fails.
 
     Raises:
         OSError: it cannot be written; what was there before is untouched. A full disk is told by
@@ -139,7 +142,8 @@ def write_file(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
             else:
                 content(file)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -26,6 +26,8 @@ from mpp_jax.cli.options import (
 )
 from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
 from mpp_jax.cli.places import PLACE
+from mpp_jax.cli.store_commands import merge, verify
+from mpp_jax.cli.store_options import memory_option, shard_option, store_dtype_option
 from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
@@ -72,6 +74,7 @@ def main() -> None:
 @click.option("--out", required=True, type=PLACE, help="Folder for everything that is made.")
 @fit_options
 @pooling_option
+@store_dtype_option
 @plugin_option
 @extra_options
 @svm_options
@@ -147,9 +150,11 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
     is_flag=True,
     help="Add pictures that the encodings in OUT lack; DATA may hold nothing but them.",
 )
+@shard_option
 @weights_option
 @devices_option
 @pooling_option
+@store_dtype_option
 @plugin_option
 @extra_options
 @data_options
@@ -163,13 +168,16 @@ def encode(
     weights: str | None,
     pooling: tuple[str, ...] | None,
     append: bool,
+    shard: tuple[int, int] | None,
+    store_dtype: Any,
     quiet: bool,
     **options: Any,
 ) -> int:
     """Encode the pictures of DATA into vectors on disk.
 
-    OUT holds manifest.json and shard-*.npy files that NumPy alone can read. An interrupted
-    encoding goes on where it stopped. Scales, layer and sizes are the codebook's. DATA may lack
+    OUT holds manifest.json, and shards with a record each: shard-*.npy and shard-*.json, which
+    NumPy and a JSON reader alone can read. An interrupted encoding goes on where it stopped, and
+    does again what was damaged since. Scales, layer and sizes are the codebook's. DATA may lack
     training pictures (a folder with test/ alone) or labels (a folder of pictures, for `search`).
 
     Finished encodings follow DATA: pictures that were replaced are encoded again, those that are
@@ -179,6 +187,8 @@ def encode(
     from mpp_jax.cli import opening, stages
     from mpp_jax.cli.console import Console
 
+    if append and shard is not None:
+        raise ValueError("--append adds to whole encodings: merge the parts of --shard first")
     console = Console(quiet)
     extras = opening.open_extras(options)
     opening.check_outside(data, out, extras.cache)
@@ -192,12 +202,15 @@ def encode(
         pooling=pooling,
         extras=extras,
         append=append,
+        shard=shard,
+        store_dtype=store_dtype,
     )
 
 
 @main.command()
 @click.argument("store", type=PLACE)
 @click.option("--out", required=True, type=PLACE, help="Folder for the model.")
+@memory_option
 @pooling_option
 @plugin_option
 @svm_options
@@ -206,7 +219,12 @@ def encode(
 @quiet_option
 @faces_user
 def train(
-    store: Path, out: Path, pooling: tuple[str, ...] | None, quiet: bool, **options: Any
+    store: Path,
+    out: Path,
+    pooling: tuple[str, ...] | None,
+    memory: float | None,
+    quiet: bool,
+    **options: Any,
 ) -> int:
     """Train one-versus-rest SVMs on the encodings in STORE.
 
@@ -217,7 +235,7 @@ def train(
     from mpp_jax.cli.console import Console
 
     given = {name: value for name, value in options.items() if value is not None}
-    return stages.train(store, out, Console(quiet), methods=pooling, svm=given)
+    return stages.train(store, out, Console(quiet), methods=pooling, svm=given, memory=memory)
 
 
 @main.command()
@@ -305,5 +323,5 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     return run_demo(job, console)
 
 
-for command in (compare, predict, confidence, search, geometry, weights, data_group):
+for command in (compare, predict, confidence, search, geometry, merge, verify, weights, data_group):
     main.add_command(command)

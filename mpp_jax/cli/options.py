@@ -353,6 +353,7 @@ _PLACES = {
     "pooling": ("", "pooling"),
     "seed": ("", "seed"),
     "dtype": ("", "dtype"),
+    "store_dtype": ("", "store_dtype"),
 }
 """Where in a configuration each option belongs: (part, setting)."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from mpp_jax.cli.codebook_stage import codebooks_or_fit
 from mpp_jax.cli.console import DONE, Console, Skips, made_with, results_table
 from mpp_jax.cli.opening import open_network
+from mpp_jax.config import StoreDtype
 from mpp_jax.data import Dataset
 from mpp_jax.data.dataset import listed_classes
 from mpp_jax.describe.batches import plan
@@ -148,13 +149,22 @@ def encode(
     pooling: tuple[str, ...] | None = None,
     extras: Extras = NOTHING,
     append: bool = False,
+    shard: tuple[int, int] | None = None,
+    store_dtype: StoreDtype | None = None,
 ) -> int:
-    """Encode pictures into vectors on disk, with saved codebooks; ``append`` adds new ones."""
+    """Encode pictures into vectors on disk, with saved codebooks.
+
+    With ``append`` new ones are added; with ``shard`` (i, n) only the i-th of n parts is encoded.
+    """
     codebooks, made = load_codebooks(codebook)
     weights = made.find_weights(weights)
     network = open_network(made.network, weights, made.config.dtype, console)
     made.check_network(network)
-    chosen = replace(made.config, pooling=pooling or made.config.pooling)
+    chosen = replace(
+        made.config,
+        pooling=pooling or made.config.pooling,
+        store_dtype=store_dtype or made.config.store_dtype,
+    )
     job = Job(data, network, chosen, out, weights, extras).settled()
     config, here = job.config, job.made
     check_methods(atoms_of(config), codebooks=codebooks, scales=config.pyramid.scales)
@@ -163,8 +173,12 @@ def encode(
         console.say(f"note: {codebook} was fitted to other training pictures than these")
     with exclusive(out):
         activations = watched(job, console)
-        store = _encode(job, out, codebooks, activations, Contents(), console, append=append)
+        store = _encode(
+            job, out, codebooks, activations, Contents(), console, append=append, part=shard
+        )
     console.print_table()
+    if shard is not None:
+        console.say(f"part {shard[0]} of {shard[1]}; `mpp-jax merge` joins them when all are done")
     console.say(f"encodings of {made_with(here.network, here.weights_sha256)}")
     console.wrote("encodings", out)
     return console.skipped(_store_skips(store) + _dataset_skips(data))
@@ -179,6 +193,7 @@ def _encode(
     console: Console,
     *,
     append: bool = False,
+    part: tuple[int, int] | None = None,
 ) -> Store:
     """Encode into a store, and put beside it what made it."""
     store = pipeline.encode_dataset(
@@ -191,6 +206,7 @@ def _encode(
         activations=activations,
         contents=contents,
         append=append,
+        part=part,
         watcher=console,
     )
     made = job.made
@@ -210,8 +226,12 @@ def train(
     *,
     methods: tuple[str, ...] | None = None,
     svm: Mapping[str, Any] = MappingProxyType({}),
+    memory: float | None = None,
 ) -> int:
-    """Train SVMs on stored encodings; settings of ``svm`` replace those of the store."""
+    """Train SVMs on stored encodings; settings of ``svm`` replace those of the store.
+
+    Training takes ``memory`` GB at most; None for what is free.
+    """
     opened = Store.open(store)
     codebooks, made = open_codebooks_of(opened)
     config = made.config
@@ -219,8 +239,9 @@ def train(
         names = dict.fromkeys(made.method_name(method) for method in methods)
         config = replace(config, pooling=tuple(names))
     config = replace(config, svm=replace(config.svm, **svm))
+    made = replace(made, config=config)
     with exclusive(out):
-        _train(opened, codebooks, replace(made, config=config), config.pooling, out, console)
+        _train(opened, codebooks, made, config.pooling, out, console, memory)
     console.print_table()
     return DONE
 
@@ -232,9 +253,11 @@ def _train(
     methods: tuple[str, ...],
     out: Path,
     console: Console,
+    memory: float | None = None,
 ) -> Model:
     check_place(out, MODEL)
-    model, infos = pipeline.train(store, codebooks, made, methods, watcher=console)
+    most = None if memory is None else int(memory * 10**9)
+    model, infos = pipeline.train(store, codebooks, made, methods, watcher=console, memory=most)
     for method, info in infos.items():
         trained = model.trained[method]
         if trained.folds is not None or trained.candidates is not None:

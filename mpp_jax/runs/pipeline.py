@@ -4,8 +4,7 @@ Each stage reads what the stage before wrote, so that `run` and the single comma
 bytes. Read this file first; every step is one call into the module that does it.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from mpp_jax import metrics as measures
 from mpp_jax.config import Run
-from mpp_jax.data import DataError, Dataset, Item, Skipped, decodable
+from mpp_jax.data import DataError, Dataset, Skipped, decodable
 from mpp_jax.data.dataset import listed_classes
 from mpp_jax.data.features import Features
 from mpp_jax.describe.dense import describer
@@ -30,24 +29,19 @@ from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.memory import available_device_memory, available_memory
 from mpp_jax.nets import Network
 from mpp_jax.pooling import check_methods, members
-from mpp_jax.progress import DISK, Watcher, waiting
+from mpp_jax.progress import Watcher
 from mpp_jax.runs.choosing import Choice, choose
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
 from mpp_jax.runs.settings import check_contrast, check_features, check_folds
+from mpp_jax.runs.shards import Encoding, blocks
 from mpp_jax.runs.solvers import Problem, plan_training
 from mpp_jax.runs.training import train_method
-from mpp_jax.runs.vectors import atoms_of, code_of, encode_from, recipes_of
+from mpp_jax.runs.vectors import atoms_of, code_of, recipes_of
 from mpp_jax.stats.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
 from mpp_jax.svm import SVMInfo, svm_scores
-
-
-def _blocks(items: Sequence[Item], shard_of: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Group items by shard and split: batches never reach beyond, whichever stage asks for them."""
-    for _, block in itertools.groupby(items, key=lambda item: (shard_of(item), item.split)):
-        yield list(block)
 
 
 def fit(
@@ -102,7 +96,7 @@ def fit(
             if on_skip is not None:
                 on_skip(entry.path, entry.reason)
 
-        for block in _blocks(items, lambda item: place[item.id] // SHARD_SIZE):
+        for block in blocks(items, lambda item: place[item.id] // SHARD_SIZE):
             for batch in activations.describe(contents.watched(block), wants, skip):
                 where = np.array([place[block[i].id] if i >= 0 else -1 for i in batch.index])
                 for source, sample in samples.items():
@@ -149,6 +143,7 @@ def encode_dataset(
     activations: ActivationSource | None = None,
     contents: Contents | None = None,
     append: bool = False,
+    part: tuple[int, int] | None = None,
     watcher: Watcher | None = None,
 ) -> Store:
     """Encode all pictures into a store, resuming an unfinished one of the same settings.
@@ -167,6 +162,7 @@ def encode_dataset(
         activations: where they come from; None for the network itself.
         contents: the digests of pictures that were read already; None for a new one.
         append: whether pictures that the store lacks join it.
+        part: (i, n) for every n-th shard from the i-th on alone, i = 1..n.
         watcher: is shown how far the work is; None for a new one.
 
     Raises:
@@ -180,7 +176,7 @@ def encode_dataset(
     atoms = atoms_of(config)
     check_methods(atoms, codebooks=codebooks, scales=config.pyramid.scales)
     external = check_features(dataset, config, features or {})
-    computed = tuple(atom for atom in atoms if not atom.external)
+    encoding = Encoding(network, codebooks, config, activations, external, contents)
     writer = StoreWriter(
         folder,
         dataset,
@@ -192,9 +188,11 @@ def encode_dataset(
         | {"features": {name: part.sha256 for name, part in external.items()}}
         | ({"activations": activations.rounded} if activations.rounded else {}),
         shard_size=SHARD_SIZE,
+        dtype=config.store_dtype,
         mended=decodable,
         content=contents.now,
         append=append,
+        part=part,
     )
     for note in writer.notes:
         watcher.say(f"{folder}: {note}")
@@ -203,29 +201,15 @@ def encode_dataset(
             f"{len(writer.changed)} pictures changed since they were encoded ({writer.changed[0]} "
             "for one); they are encoded again"
         )
-    todo, total = writer.remaining, len(dataset.items)
+    todo, total = writer.remaining, writer.total
     with (
         writer,
         watcher.stage("encode pictures"),
         watcher.bar(total, "encode", "picture", initial=total - len(todo)) as bar,
     ):
-        for block in _blocks(todo, writer.shard_of):
-
-            def skip(entry: Skipped, block: list[Item] = block) -> None:
-                writer.skip(block[entry.position], entry.reason)
-                bar.skip(entry.path, entry.reason)
-                bar.update(1)
-
-            watched = contents.watched(block)
-            for index, vectors in encode_from(
-                activations, network, watched, codebooks, config, computed, on_skip=skip
-            ):
-                items = [block[i] for i in index]
-                vectors |= {name: part.of(items) for name, part in external.items()}
-                with waiting(DISK):
-                    writer.put(items, vectors, contents.read(items))
-                bar.update(len(items))
-    return Store.open(folder)
+        for block in blocks(todo, writer.shard_of):
+            encoding.block(block, writer, bar.update, bar.skip)
+    return Store.open(folder, part=part is not None)
 
 
 def train(

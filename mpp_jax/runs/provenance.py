@@ -225,9 +225,11 @@ def check_store(store: Store, codebooks: Codebooks, made: Provenance) -> None:
     wanted = {
         "network": made.network,
         "weights_sha256": made.weights_sha256,
+        "store_dtype": made.config.store_dtype,
         **encoding_settings(made.config, made.code),
     }
     found = {key: store.manifest[key] for key in ("network", "weights_sha256")} | store.config
+    found["store_dtype"] = store.dtype
     features = found.pop("features", {})
     found.pop("activations", None)  # rounded or not: it matters within a store
     # A model may have been trained on some of the methods, and so of the code, alone.

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpp_jax.data.dataset import SPLITS
 from mpp_jax.storage.store import Store, StoredItem
 
 
@@ -35,13 +36,12 @@ def nearest(store: Store, method: str, queries: np.ndarray, top: int = 10) -> li
     if queries.ndim != 2 or queries.shape[1] != wanted:
         raise ValueError(f"queries must be (N, {wanted}) vectors of {method}, got {queries.shape}")
     directions = _unit(queries)
-    items: list[StoredItem] = []
+    items = {split: store.items(split) for split in SPLITS}
     # Only the best so far are kept: (N, <= top) similarities and positions among the items.
     best: np.ndarray = np.zeros((len(queries), 0), np.float32)
     place: np.ndarray = np.zeros((len(queries), 0), np.int64)
-    for split in ("train", "test"):
-        first = len(items)
-        items += store.items(split)
+    first = 0
+    for split in SPLITS:
         for chunk in store.iter_vectors(method, split):
             here = np.broadcast_to(
                 np.arange(first, first + len(chunk))[None, :], (len(queries), len(chunk))
@@ -52,15 +52,20 @@ def nearest(store: Store, method: str, queries: np.ndarray, top: int = 10) -> li
             best = np.take_along_axis(best, order, axis=1)
             place = np.take_along_axis(place, order, axis=1)
             first += len(chunk)
+    train = len(items["train"])
     return [
         [
-            Neighbour(items[i], min(max(float(value), -1.0), 1.0))
-            for i, value in zip(row, values, strict=True)
+            Neighbour(
+                items["train"][i] if i < train else items["test"][i - train],
+                min(max(float(value), -1.0), 1.0),
+            )
+            for i, value in zip(row.tolist(), values, strict=True)
         ]
         for row, values in zip(place, best, strict=True)
     ]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    return (vectors / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
+    # Summed in float64 without a copy of that type.
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64, casting="safe"))
+    return vectors / np.where(norms > 0, norms, 1).astype(np.float32)[:, None]

@@ -3,44 +3,40 @@
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
 from mpp_jax.data.dataset import Dataset, Item
-from mpp_jax.files import file_digest, remove_leftovers, write_file
+from mpp_jax.files import remove_leftovers, write_file
 from mpp_jax.storage.store_format import (
     FORMAT,
     MANIFEST,
-    NOT_FINITE,
+    SETTINGS,
     VERSION,
+    DamagedError,
     StoredItem,
     StoreError,
     differences,
-    read_manifest,
-    read_shard,
-    shard_name,
-    with_seal,
+    read_head,
+    record_name,
+    sealed,
+    settings_digest,
 )
 from mpp_jax.storage.store_list import take_up
+from mpp_jax.storage.store_reading import Held, dimensions, own_shards, read_held
+from mpp_jax.storage.store_records import by_shard, list_digest, list_entries, record_bytes
+from mpp_jax.storage.store_recovery import rebuilt_head, resumed, with_lost_pictures
+from mpp_jax.storage.store_shard import ShardTask, ShardWriter, checked
 
 SHARD_SIZE: Final = 256
 """Items of a shard unless told otherwise."""
 
 _METHOD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(\([A-Za-z0-9_.-]+\))?")
-
-
-class _Skip(NamedTuple):
-    """Why a picture has no vectors; what else than decoding failed, if so."""
-
-    reason: str
-    cause: str | None = None
 
 
 class StoreWriter:
@@ -57,14 +53,17 @@ class StoreWriter:
             for entry in batches.skipped:                    # what did not decode
                 writer.skip(block[entry.position], entry.reason)
 
-    A shard is written as soon as each of its items was put or skipped.
+    A shard is written as soon as each of its items was put or skipped. Other processes may write
+    shards too, each its own: ``tasks`` has what they need to know, and a task can be pickled.
 
     Attributes:
         path: the folder.
         remaining: items still to do when the store was opened: those of all incomplete shards.
+        tasks: those shards, by number (`mpp_jax.storage.store_shard`).
         shard_size: items of a shard.
         changed: ids of pictures whose content is not what was encoded; their shards remain to do.
         notes: what else the data have that the store had not, one line each (`store_list`).
+        total: pictures of the data that are to be in the store, or in this part of it.
     """
 
     def __init__(
@@ -78,11 +77,13 @@ class StoreWriter:
         codebook_sha256: str | None,
         config: Mapping[str, Any],
         shard_size: int = SHARD_SIZE,
+        dtype: str = "float32",
         mended: Callable[[Item], bool] = lambda item: False,
         content: Callable[[Item], str | None] = lambda item: None,
         append: bool = False,
+        part: tuple[int, int] | None = None,
     ) -> None:
-        """Create the folder and its manifest, or resume.
+        """Create the folder and its files, or resume.
 
         Args:
             path: folder of the store; new, empty, or a store of the very same configuration, of
@@ -95,30 +96,31 @@ class StoreWriter:
             codebook_sha256: hash of the codebook, where a method needs one.
             config: everything else that decides the vectors; JSON values (tuples become lists).
             shard_size: items of a shard: what an interruption loses at most.
+            dtype: of the stored vectors, "float32" or "float16".
             mended: whether a picture that an earlier run had to skip can be decoded now; a shard
                 with such a picture is done again.
             content: SHA-256 of a picture's content now, None where it cannot be had; a shard with
                 a picture that changed is done again.
             append: whether pictures that the store lacks join it, in shards of their own.
+            part: (i, n) for every n-th shard from the i-th, i = 1..n, in a folder of their own;
+                `mpp_jax.storage.store_merge` joins the parts.
 
         Raises:
             StoreError: the folder holds something else, or a store of another configuration (the
                 message names what differs) or of other pictures.
-            ValueError: a bad method name, repeated ids, or ``shard_size < 1``.
+            ValueError: a bad method name, dtype or part, repeated ids, or ``shard_size < 1``.
         """
-        if shard_size < 1:
-            raise ValueError(f"shard_size must be at least 1, got {shard_size}")
-        for method in methods:
-            if not _METHOD_NAME.fullmatch(method):
-                raise ValueError(f"bad method name {method!r}: use letters, digits, '_', '-', '.'")
-        if not methods or len(set(methods)) != len(methods):
-            raise ValueError(f"methods must be one or more different names, got {list(methods)}")
+        _check(methods, shard_size, dtype, part, append)
         self.path = Path(path)
         self.shard_size = shard_size
         self._items = {item.id: item for item in dataset.items}
         if len(self._items) != len(dataset.items):
             raise ValueError("the dataset has repeated item ids")
-        self._header: dict[str, Any] = {
+        whole = [
+            StoredItem.pending(item, number // shard_size)
+            for number, item in enumerate(dataset.items)
+        ]
+        self._head: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "dataset": dataset.name,
@@ -128,30 +130,46 @@ class StoreWriter:
             "weights_sha256": weights_sha256,
             "codebook_sha256": codebook_sha256,
             "config": json.loads(json.dumps(dict(config), allow_nan=False)),
-            "methods": dict.fromkeys(methods, None),
+            "methods": list(methods),
             "shard_size": shard_size,
+            "dtype": dtype,
         }
-        self._stored = [
-            StoredItem.pending(item, number // shard_size)
-            for number, item in enumerate(dataset.items)
-        ]
-        self._arrays: dict[str, str] = {}
-        self._digests: dict[str, str] = {}
+        self._settings = settings_digest(self._head)
         self.changed: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
-        # Finished, but of a shard that is not complete yet: vectors by method, or why none.
-        self._waiting: dict[int, dict[str, np.ndarray] | _Skip] = {}
+        self._dimensions: dict[str, int | None] = {}
+        if part is not None:
+            self._head |= {"part": list(part), **list_entries(whole, dataset.classes)}
+            own = own_shards(self._head)
+            whole = [item for item in whole if item.shard in own]
+            dataset = replace(dataset, items=tuple(self._items[item.id] for item in whole))
+        self.total = len(dataset.items)
+        self._stored = whole
         self._open_or_create(dataset, mended, content, append)
-        self._number = {item.id: number for number, item in enumerate(self._stored)}
-        pending = sorted(
-            (item for item in self._stored if item.status == "pending"), key=lambda i: i.shard
+        self._shards = {item.id: item.shard for item in self._stored}
+        blocks = by_shard(self._stored)
+        self.tasks: dict[int, ShardTask] = {
+            shard: ShardTask(
+                self.path.absolute(),
+                shard,
+                self._settings,
+                tuple(self._head["classes"]),
+                tuple(block),
+                tuple(methods),
+                dtype,
+            )
+            for shard, block in sorted(blocks.items())
+            if any(item.status == "pending" for item in block)
+        }
+        self.remaining: tuple[Item, ...] = tuple(
+            self._items[name] for task in self.tasks.values() for name in task.pending
         )
-        self.remaining: tuple[Item, ...] = tuple(self._items[item.id] for item in pending)
-        self._left = Counter(item.shard for item in pending)
+        self._stored = []  # from now on the shards' business
+        self._writers: dict[int, ShardWriter] = {}
 
     def shard_of(self, item: Item) -> int:
         """Return the number of the shard that a picture is or will be in."""
-        return self._stored[self._number[item.id]].shard
+        return self._shards[item.id]
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +181,7 @@ class StoreWriter:
         trace: TracebackType | None,
     ) -> None:
         # Complete shards are on disk already; an incomplete one is dropped by design.
-        self._waiting.clear()
+        self._writers.clear()
 
     def put(
         self,
@@ -181,73 +199,39 @@ class StoreWriter:
         Raises:
             ValueError: methods, shapes or items that do not fit.
         """
-        if set(vectors) != set(self._header["methods"]):
-            raise ValueError(f"vectors for {sorted(vectors)}, wanted {[*self._header['methods']]}")
-        arrays = {m: np.asarray(vectors[m], np.float32) for m in self._header["methods"]}
-        for method, array in arrays.items():
-            dimension = self._header["methods"][method]
-            if (
-                array.ndim != 2
-                or len(array) != len(items)
-                or dimension not in (None, array.shape[1])
-            ):
-                wanted = (len(items), "D" if dimension is None else dimension)
-                raise ValueError(f"vectors[{method!r}] must be {wanted}, got {array.shape}")
-            self._header["methods"][method] = array.shape[1]
+        arrays = checked(len(items), vectors, self._head["methods"], self._dimensions)
+        rows: dict[int, list[int]] = {}
         for row, item in enumerate(items):
-            bad = [method for method, array in arrays.items() if not np.isfinite(array[row]).all()]
-            if bad:
-                reason = f"encoding is not finite ({', '.join(bad)})"
-                self._take(item.id, _Skip(reason, NOT_FINITE))
-            else:
-                if digests is not None and item.id in digests:
-                    self._digests[item.id] = digests[item.id]
-                self._take(item.id, {m: array[row].copy() for m, array in arrays.items()})
+            rows.setdefault(self._known(item), []).append(row)
+        for shard, wanted in rows.items():
+            some = [items[row] for row in wanted]
+            part = arrays if len(rows) == 1 else {m: array[wanted] for m, array in arrays.items()}
+            self._writer(shard, some[0]).put(some, part, digests)
+            self._close(shard)
 
     def skip(self, item: Item, reason: str) -> None:
         """Record that a picture could not be decoded, and why (one line)."""
-        self._take(item.id, _Skip(" ".join(reason.split()) or "unknown reason"))
+        shard = self._known(item)
+        self._writer(shard, item).skip(item, reason)
+        self._close(shard)
 
-    def _take(self, identity: str, value: dict[str, np.ndarray] | _Skip) -> None:
-        number = self._number.get(identity)
-        if number is None:
-            raise ValueError(f"no item {identity!r} in this store")
-        stored = self._stored[number]
-        if number in self._waiting or stored.status != "pending":
-            raise ValueError(f"item {identity!r} was finished before")
-        self._waiting[number] = value
-        self._left[stored.shard] -= 1
-        if not self._left[stored.shard]:
-            self._write_shard(stored.shard)
+    def _known(self, item: Item) -> int:
+        if item.id not in self._shards:
+            raise ValueError(f"no item {item.id!r} in this store")
+        return self._shards[item.id]
 
-    def _write_shard(self, shard: int) -> None:
-        numbers = sorted(n for n in self._waiting if self._stored[n].shard == shard)
-        values = [self._waiting.pop(number) for number in numbers]
-        encoded = [value for value in values if not isinstance(value, _Skip)]
-        for method in self._header["methods"] if encoded else ():
-            matrix = np.stack([value[method] for value in encoded])
-            name = shard_name(shard, method)
-            write_file(self.path / name, partial(np.save, arr=matrix))
-            self._arrays[name] = file_digest(self.path / name)
-        row = 0
-        for number, value in zip(numbers, values, strict=True):
-            stored = self._stored[number]
-            if isinstance(value, _Skip):
-                new = replace(stored, status="skipped", reason=value.reason, cause=value.cause)
-            else:
-                digest = self._digests.pop(stored.id, None)
-                new = replace(stored, status="done", row=row, sha256=digest)
-                row += 1
-            self._stored[number] = new
-        self._write_manifest()
+    def _writer(self, shard: int, item: Item) -> ShardWriter:
+        if shard not in self._writers:
+            if shard not in self.tasks:
+                raise ValueError(f"item {item.id!r} was finished before")
+            self._writers[shard] = ShardWriter(self.tasks[shard], self._dimensions)
+        return self._writers[shard]
 
-    def _write_manifest(self) -> None:
-        done = not any(item.status == "pending" for item in self._stored)
-        state = {"complete": done, "arrays": dict(sorted(self._arrays.items()))}
-        head = json.dumps(self._header | state, indent=1)
-        lines = ",\n".join("  " + json.dumps(item.record()) for item in self._stored)
-        text = f'{head[: -len(chr(10) + "}")]},\n "items": [\n{lines}\n ]\n}}\n'
-        write_file(self.path / MANIFEST, with_seal(text))
+    def _close(self, shard: int) -> None:
+        if self._writers[shard].complete:
+            del self._writers[shard], self.tasks[shard]
+
+    # ------------------------------------------------------------------------------ taking up
 
     def _open_or_create(
         self,
@@ -264,73 +248,71 @@ class StoreWriter:
             if self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir()):
                 raise StoreError(f"{self.path}: not empty and no store; give a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write_manifest()
+            self._write_list({}, None, set())
             return
-        header, stored = read_manifest(self.path)
-        found = differences(header, self._header)
+        head = self._head_there(len(dataset.items), append)
+        held = read_held(self.path, head)
+        self._dimensions = dimensions(self._head["methods"], held.files)
+        now = take_up(
+            self.path,
+            head | {"classes": held.classes},
+            with_lost_pictures(self.path, head, held, dataset, append=append),
+            dataset,
+            shard_size=self.shard_size,
+            append=append,
+            content=content,
+        )
+        self.changed, self.notes = now.changed, now.notes
+        self._head |= {
+            "dataset": now.dataset,
+            "classes": list(now.classes),
+            "multi_label": now.multi_label,
+        }
+        remove_leftovers(self.path, seconds=0)
+        self._stored, kept = resumed(
+            self.path,
+            now.stored,
+            held,
+            self._items,
+            lambda item: self._to_do(item, mended),
+            shard_size=self.shard_size,
+            shards=head["shards"],
+        )
+        self._write_list(head, held, kept)
+
+    def _head_there(self, pictures: int, append: bool) -> dict[str, Any]:
+        """Return the head of the store that is there, if it is one to go on with."""
+        try:
+            head = read_head(self.path)
+        except DamagedError as error:
+            head = rebuilt_head(self.path, self._head, pictures, error, append=append)
+        if head["version"] != VERSION:
+            raise StoreError(
+                f"{self.path}: of version {head['version']}, which is read but not written to; "
+                f"`mpp-jax merge {self.path} --out NEW` makes one of version {VERSION} of it, with "
+                "which encode goes on"
+            )
+        there, here = ({key: one[key] for key in SETTINGS} for one in (head, self._head))
+        found = differences(there, here)
         if found:
             raise StoreError(
                 f"{self.path}: made with another configuration: {'; '.join(found)}; "
                 "give a new folder or remove this one"
             )
-        size = self.shard_size
-        now = take_up(
-            self.path, header, stored, dataset, shard_size=size, append=append, content=content
-        )
-        self.changed, self.notes = now.changed, now.notes
-        pictures = {
-            "dataset": now.dataset,
-            "classes": list(now.classes),
-            "multi_label": now.multi_label,
-        }
-        self._header |= pictures | {"methods": header["methods"]}
-        self._stored = [*now.stored]
-        remove_leftovers(self.path, seconds=0)
-        self._resume(header.get("arrays", {}), mended)
-        if (tuple(self._stored), header) != (stored, header | pictures):
-            self._write_manifest()
-
-    def _resume(self, arrays: Mapping[str, str], mended: Callable[[Item], bool]) -> None:
-        """Take over what is as it was written; what is to be done again becomes pending.
-
-        A shard of which something is to be done again is made again as a whole, so that a store is
-        the same whatever happened to it, unless it holds what cannot be made again: then its
-        pictures that can be move to shards of their own.
-        """
-        moved: list[int] = []
-        for shard, numbers in self._by_shard().items():
-            block = [self._stored[number] for number in numbers]
-            there = [item for item in block if item.id in self._items]
-            absent = [i for i in block if i.id not in self._items and i.status != "removed"]
-            gone = [item for item in block if item.status == "removed" and item.row is not None]
-            rows = 1 + max((item.row for item in block if item.row is not None), default=-1)
-            methods = self._header["methods"].items() if rows else ()
-            files = [(method, shard_name(shard, method), size) for method, size in methods]
-            sound = all(
-                read_shard(self.path, shard, method, rows, dimension, arrays.get(name)) is not None
-                for method, name, dimension in files
+        parts = [one.get("part") for one in (head, self._head)]
+        if parts[0] != parts[1]:
+            named = ["all of it" if part is None else f"part {part[0]}/{part[1]}" for part in parts]
+            raise StoreError(
+                f"{self.path}: holds {named[0]} and is to hold {named[1]}; give each a folder of "
+                "its own, and `mpp-jax merge` when all are done"
             )
-            if absent and not sound:
-                raise StoreError(
-                    f"{self.path}: shard {shard} is missing or damaged, and the data given lack "
-                    f"{len(absent)} of its pictures ({absent[0].id} for one); give the data that "
-                    "hold them, or all together"
-                )
-            again = [item for item in there if self._to_do(item, mended)]
-            if sound:
-                # Digests of shards that an earlier version of this program wrote are added.
-                digests = {n: arrays.get(n) or file_digest(self.path / n) for _, n, _ in files}
-            if sound and (not again or absent or gone):
-                self._arrays |= digests
-                moved += [n for n in numbers if self._stored[n] in again]
-                continue
-            for number, item in zip(numbers, block, strict=True):
-                gone_too = item.status == "removed"
-                self._stored[number] = replace(item, row=None) if gone_too else item.begun_anew()
-        last = 1 + max((item.shard for item in self._stored), default=-1)
-        for place, number in enumerate(moved):
-            shard = last + place // self.shard_size
-            self._stored[number] = replace(self._stored[number].begun_anew(), shard=shard)
+        if parts[0] and head["list_sha256"] != self._head["list_sha256"]:
+            raise StoreError(
+                f"{self.path}: a part of {head['items']} pictures of {head['dataset']}, which are "
+                f"not the {self._head['items']} of {self._head['dataset']} (names, classes or "
+                "splits differ); give all parts the same data, or new folders"
+            )
+        return head
 
     def _to_do(self, item: StoredItem, mended: Callable[[Item], bool]) -> bool:
         """Return whether a picture that is there has to be encoded, for the first time or again."""
@@ -341,8 +323,58 @@ class StoreWriter:
             or (skipped and mended(self._items[item.id]))
         )
 
-    def _by_shard(self) -> dict[int, list[int]]:
-        shards: dict[int, list[int]] = {}
-        for number, item in enumerate(self._stored):
-            shards.setdefault(item.shard, []).append(number)
-        return shards
+    def _write_list(self, head: Mapping[str, Any], held: Held | None, kept: set[int]) -> None:
+        """Write the head and the records that are not as they were, in this order.
+
+        A reader notices, by the digest of the list, when a process was killed between.
+
+        Args:
+            head: the one that is there; empty for none, and without a seal if it was rebuilt.
+            held: what the records say; None without any.
+            kept: shards whose arrays stay.
+        """
+        blocks, classes = by_shard(self._stored), self._head["classes"]
+        if "part" not in self._head:
+            self._head |= list_entries(self._stored, classes, head.get("shards", 0))
+        if self._head | {"seal": head.get("seal")} != head:
+            write_file(self.path / MANIFEST, sealed(self._head))
+        before = {} if held is None else by_shard(held.items)
+        for shard in own_shards(self._head):
+            block, old = blocks.get(shard, []), before.get(shard, [])
+            if (
+                held is not None
+                and held.lists.get(shard) == list_digest(block, classes)
+                and [*map(_state, block)] == [*map(_state, old)]
+            ):
+                continue
+            files = held.files.get(shard, {}) if held is not None and shard in kept else {}
+            record = record_bytes(shard, self._settings, block, classes, files)
+            # Nothing is lost with a record that names no files: the data have its list.
+            write_file(self.path / record_name(shard), record, durable=bool(files))
+
+
+def _state(item: StoredItem) -> tuple[Any, ...]:
+    """Return what of an item is no business of the list."""
+    return item.status, item.row, item.reason, item.cause, item.sha256
+
+
+def _check(
+    methods: Sequence[str],
+    shard_size: int,
+    dtype: str,
+    part: tuple[int, int] | None,
+    append: bool,
+) -> None:
+    if shard_size < 1:
+        raise ValueError(f"shard_size must be at least 1, got {shard_size}")
+    for method in methods:
+        if not _METHOD_NAME.fullmatch(method):
+            raise ValueError(f"bad method name {method!r}: use letters, digits, '_', '-', '.'")
+    if not methods or len(set(methods)) != len(methods):
+        raise ValueError(f"methods must be one or more different names, got {list(methods)}")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be float32 or float16, got {dtype!r}")
+    if part is not None and not 1 <= part[0] <= part[1]:
+        raise ValueError(f"part must be (i, n) with 1 <= i <= n, got {part}")
+    if part is not None and append:
+        raise ValueError("append: to a whole store; merge the parts first")

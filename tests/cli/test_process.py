@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers import REPOSITORY, TESTS
+from helpers.store_samples import listed
 from helpers.toy_run import SHARD, Finished, finished_run, know_toy, store_bytes
 
 from mpp_jax.cli.app import main
-from mpp_jax.storage.store_format import read_manifest
 
 CLASSES = 15
 
@@ -97,7 +97,7 @@ def test_interrupt_keeps_complete_shards(
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted; what was done is kept, run the command again"
     (out / "paused").unlink()
-    _, kept = read_manifest(out / "encodings")
+    kept = listed(out / "encodings")
     assert [item.status for item in kept] == ["done"] * 16 + ["pending"] * 8
     shards = {path.name: path.read_bytes() for path in (out / "encodings").glob("shard-*")}
     assert len(shards) == 4  # two shards of two methods

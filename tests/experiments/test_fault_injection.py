@@ -10,10 +10,13 @@ import pytest
 
 
 def store(folder: Path, *rows: tuple[str, str, int]) -> None:
-    """Write a manifest of (id, status, row)."""
+    """Write a shard's record of (id, status, row)."""
     folder.mkdir(parents=True, exist_ok=True)
-    items = [{"id": i, "status": status, "shard": 0, "row": row} for i, status, row in rows]
-    (folder / "manifest.json").write_text(json.dumps({"items": items}))
+    columns = dict(
+        zip(("ids", "statuses", "rows"), map(list, zip(*rows, strict=True)), strict=True)
+    )
+    record = {"format": "mpp-jax-store-shard", "shard": 0, **columns}
+    (folder / "shard-00000.json").write_text(json.dumps(record))
 
 
 def test_one_bit_and_no_new_time(tmp_path: Path) -> None:
@@ -48,11 +51,11 @@ def test_lost_doubled_different(tmp_path: Path) -> None:
     assert row.lost == 1  # 2.png
     # 1.png is there twice; so are the rows of 0.png and 1.png
     assert row.doubled == 3
-    assert row.different == 2  # the manifest itself and the array
+    assert row.different == 2  # the record itself and the array
     assert [fault["kind"] for fault in row.faults] == ["lost", "doubled", "different"]
     assert all(fault["command"] == "run" for fault in row.faults)
 
-    besides = ("out/shard.npy", "out/manifest.json")
+    besides = ("out/shard.npy", "out/shard-00000.json")
     store(mine / "out", *rows)
     assert fault_injection.compare(mine, sound, fault_injection.Row(), besides)
 

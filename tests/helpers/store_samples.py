@@ -1,15 +1,18 @@
 """A small data set, vectors that depend on the picture alone, and stores of them."""
 
 import filecmp
+import hashlib
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mpp_jax.data import Dataset, Item
 from mpp_jax.storage.store import StoreError, StoreWriter
-from mpp_jax.storage.store_format import read_manifest
+from mpp_jax.storage.store_format import StoredItem, array_name, read_head, sealed
+from mpp_jax.storage.store_reading import read_held
 
 METHODS = ("fc7", "mpp")
 DIMENSIONS = {"fc7": 3, "mpp": 5}
@@ -65,13 +68,20 @@ def fill(writer: StoreWriter, stop_after: int | None = None, order=None) -> None
                 writer.put([item], vectors_of([item]))
 
 
+def listed(path) -> list[StoredItem]:
+    """Return the pictures of a store, finished or not, by its records."""
+    held = read_held(path, read_head(path))
+    assert not held.lost
+    return [*held.items]
+
+
 def skipped_of(path) -> list[tuple[str, str | None]]:
-    """Return (id, reason) of what was skipped, by the manifest, of a finished store or not."""
-    return [(item.id, item.reason) for item in read_manifest(path)[1] if item.status == "skipped"]
+    """Return (id, reason) of what was skipped."""
+    return [(item.id, item.reason) for item in listed(path) if item.status == "skipped"]
 
 
 def complete(path) -> bool:
-    return read_manifest(path)[0]["complete"]
+    return all(item.status != "pending" for item in listed(path))
 
 
 def same_files(one, two) -> None:
@@ -89,8 +99,70 @@ def refusal(function, *arguments, **options) -> str:
     return str(caught.value)
 
 
-def unsealed(text: str) -> str:
-    """A manifest as earlier versions wrote it: without digests of arrays and of itself."""
-    held = json.loads(text)
-    del held["seal"], held["arrays"]
-    return json.dumps(held)
+def rewritten(path, change) -> None:
+    """Change a sealed JSON file, and seal it again."""
+    entries = json.loads(path.read_text())
+    del entries["seal"]
+    change(entries)
+    path.write_bytes(sealed(entries))
+
+
+def known(items, version="1"):
+    """Digests of contents, as whoever read the pictures leaves them."""
+    return {item.id: digest(f"{version}{item.id}") for item in items}
+
+
+def content_of(version="1"):
+    return lambda item: digest(f"{version}{item.id}")
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+NEW = digest("new")
+
+
+def encoded(path, data=None, **changes):
+    """A finished store that knows its pictures' contents."""
+    writer = writer_of(path, data, content=content_of(), **changes)
+    writer.put(writer.remaining, vectors_of(writer.remaining), known(writer.remaining))
+    return writer
+
+
+def without(data, *ids, **changes):
+    return replace(data, items=tuple(i for i in data.items if i.id not in ids), **changes)
+
+
+def files_of(path):
+    return {name: (path / name).read_bytes() for name in os.listdir(path)}
+
+
+def as_version_1(path, *, first_programs: bool = False) -> None:
+    """Turn a store into what programs wrote before records; the first ones without digests."""
+    head, items = read_head(path), listed(path)
+    held = read_held(path, head)
+    arrays = {
+        array_name(shard, method): file.sha256
+        for shard, files in held.files.items()
+        for method, file in files.items()
+    }
+    optional = ("cause", "sha256")
+    entries = [{name: getattr(item, name) for name in StoredItem.__slots__} for item in items]
+    new = {"list_sha256", "shards", "seal", "dtype"}
+    manifest = {key: value for key, value in head.items() if key not in new} | {
+        "version": 1,
+        "methods": DIMENSIONS,
+        "complete": complete(path),
+        "arrays": arrays,
+        "items": [
+            {k: v for k, v in e.items() if v is not None or k not in optional} for e in entries
+        ],
+    }
+    for record in path.glob("shard-*.json"):
+        record.unlink()
+    if first_programs:
+        del manifest["arrays"]
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    else:
+        (path / "manifest.json").write_bytes(sealed(manifest))

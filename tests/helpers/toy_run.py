@@ -101,9 +101,9 @@ def _make(folder: Path) -> Finished:
 
 
 def store_bytes(folder: Path) -> dict[str, bytes]:
-    """Manifest and shards."""
-    files = [folder / "manifest.json", *sorted(folder.glob("shard-*.npy"))]
-    assert len(files) > 1
+    """Head, records and arrays."""
+    files = [folder / "manifest.json", *sorted(folder.glob("shard-*"))]
+    assert len(files) > 2
     return {file.name: file.read_bytes() for file in files}
 
 

@@ -14,6 +14,7 @@ from mpp_jax.data import DataError
 from mpp_jax.memory import available_memory
 from mpp_jax.progress import Watcher
 from mpp_jax.runs import pipeline, solvers
+from mpp_jax.runs.search import nearest
 from mpp_jax.runs.solvers import Problem, need, plan_training
 from mpp_jax.runs.training import StoredVectors
 from mpp_jax.storage.store import Store
@@ -212,19 +213,37 @@ def test_folds_without_a_gram_matrix(labelled):
 
 
 def test_sets_that_are_too_small_for_folds(store):
-    items = [i for i in store.all_items if i.split == "train"]
-    few = [next(i for i in items if i.labels == (0,)), *[i for i in items if i.labels != (0,)]]
-    store.all_items = tuple(few)
+    items = store.items("train")
+    of_first = np.flatnonzero(items.only_labels() == 0)
+    store.all_items = items[np.delete(np.arange(len(items)), of_first[1:])]
     for svm, asked in ((Svm(c="auto"), "--c auto"), (Svm(probabilities=True), "--probabilities")):
         message = f"'class 0' has too few .* for folds .{asked}.: 1, wanted"
         with pytest.raises(DataError, match=message):
             pipeline.train(store, {}, made_of(svm), watcher=Listener())
-    store.all_items = tuple(items[:6])
+    store.all_items = items[:6]
     with pytest.raises(DataError, match="6 training pictures are too few for 7 folds"):
         pipeline.train(store, {}, made_of(Svm(c="auto", folds=7)), watcher=Listener())
 
 
 # ------------------------------------------------------------------------------ memory
+
+
+def test_nothing_but_training_by_a_gram_matrix_holds_all_vectors(store, monkeypatch):
+    whole = store.vectors(METHOD, "test")
+
+    def refuse(*arguments):
+        raise AssertionError("all vectors at once")
+
+    monkeypatch.setattr(Store, "vectors", refuse)
+    for way in ("streamed", "primal"):
+        svm = Svm(c=1.0, solver=way)
+        model, _ = pipeline.train(store, {}, made_of(svm), watcher=Listener())
+    scores = pipeline.score(model, store, watcher=Listener())
+    assert scores[METHOD].shape == (20, 3)
+    found = nearest(store, METHOD, whole[:4], top=1)
+    assert [round(one.similarity, 5) for (one,) in found] == [1, 1, 1, 1]
+    assert [one.item.id for (one,) in found] == store.items("test").ids[:4]
+
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peaks are in kilobytes on Linux")
 

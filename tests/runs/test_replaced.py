@@ -44,8 +44,8 @@ def test_a_replaced_test_picture_has_its_shard_made_again(
     assert "1 pictures changed since they were encoded (test/red/01.png for one)" in again.stderr
     after = store_bytes(out / "encodings")
     assert [n for n in after if after[n] != before[n]] == [
-        "manifest.json",
         "shard-00002.avg.npy",
+        "shard-00002.json",
         "shard-00002.mpp.npy",
     ]
     ok(*command("run", data, tmp_path / "fresh", done))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.store_samples import listed
 from helpers.toy_run import (
     CONFIG,
     Finished,
@@ -19,7 +20,6 @@ from mpp_jax.cli import stages
 from mpp_jax.runs import pipeline, vectors
 from mpp_jax.runs.provenance import load_codebooks
 from mpp_jax.storage.store import Store, StoreError
-from mpp_jax.storage.store_format import read_manifest
 
 pytestmark = pytest.mark.usefixtures("toy_known")
 
@@ -52,7 +52,7 @@ def test_interrupted_run_goes_on(done: Finished, tmp_path: Path, room: int, pict
         with pytest.raises(KeyboardInterrupt):
             run(done, out, cache_bytes=room)
     book = tree_bytes(out / "codebook")
-    _, items = read_manifest(out / "encodings")
+    items = listed(out / "encodings")
     finished = [item for item in items if item.status == "done"]
     # Shards hold 8 train, 7 train and a test, 8 test pictures; training pictures come first.
     assert len(finished) == {5: 0, 10: 8, 20: 16}[pictures]

@@ -13,10 +13,11 @@ from helpers.store_samples import (
     complete,
     dataset,
     fill,
+    listed,
     refusal,
+    rewritten,
     same_files,
     skipped_of,
-    unsealed,
     vectors_of,
     writer_of,
 )
@@ -24,7 +25,6 @@ from helpers.store_samples import (
 from mpp_jax.data import Dataset, Item, canvas_batches
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.storage.store import Store
-from mpp_jax.storage.store_format import read_manifest
 
 
 @pytest.fixture
@@ -64,20 +64,25 @@ def test_everything_is_read_back(finished):
 
 
 def test_numpy_and_json_alone_can_read_it(finished):
-    manifest = json.loads((finished / "manifest.json").read_text())
-    assert manifest["format"] == "mpp-jax-store"
-    assert manifest["complete"] is True
-    assert manifest["methods"] == DIMENSIONS
-    for item in manifest["items"]:
-        if item["status"] == "skipped":
-            assert item["row"] is None
-            assert item["reason"] == BAD[item["id"]]
-            continue
-        assert item["reason"] is None
-        array = np.load(finished / f"shard-{item['shard']:05d}.mpp.npy")
-        np.testing.assert_array_equal(
-            array[item["row"]], vectors_of([Item(item["id"], (), "")])["mpp"][0]
-        )
+    head = json.loads((finished / "manifest.json").read_text())
+    assert head["format"] == "mpp-jax-store"
+    assert (head["version"], head["items"], head["shards"]) == (2, 13, 4)
+    assert head["methods"] == [*DIMENSIONS]
+    seen = []
+    for shard in range(head["shards"]):
+        record = json.loads((finished / f"shard-{shard:05d}.json").read_text())
+        array = np.load(finished / f"shard-{shard:05d}.mpp.npy")
+        assert [*array.shape] == [record["arrays"]["mpp"][key] for key in ("rows", "dimension")]
+        names = ("ids", "statuses", "rows", "reasons")
+        for name, status, row, reason in zip(*(record[n] for n in names), strict=True):
+            seen.append(name)
+            if status == "skipped":
+                assert (row, reason) == (None, BAD[name])
+                continue
+            assert (status, reason) == ("done", None)
+            want = vectors_of([Item(name, (), "")])["mpp"][0]
+            np.testing.assert_array_equal(array[row], want)
+    assert seen == [item.id for item in dataset().items]
     assert not [name for name in os.listdir(finished) if name.startswith(".")]
 
 
@@ -126,7 +131,7 @@ def test_a_shard_without_any_picture_has_no_files(tmp_path):
     writer = writer_of(tmp_path / "s")
     for item in writer.remaining[:4]:
         writer.skip(item, "bad\nline")
-    assert os.listdir(tmp_path / "s") == ["manifest.json"]
+    assert not [*(tmp_path / "s").glob("*.npy")]
     fill(writer_of(tmp_path / "s"))
     store = Store.open(tmp_path / "s")
     assert store.vectors("mpp", "train").shape == (3, 5)
@@ -201,22 +206,21 @@ def test_a_shard_with_a_mended_picture_is_done_again(finished, tmp_path):
 
 
 def test_vectors_that_were_not_finite_are_not_made_again(tmp_path):
-    """By the cause that the manifest holds, whatever the words of the reason."""
+    """By the cause that the record holds, whatever the words of the reason."""
     path = tmp_path / "s"
     writer = writer_of(path)
     made = vectors_of(writer.remaining)
     made["mpp"][3, 1] = np.nan
     writer.put(writer.remaining, made)
-    before = (path / "manifest.json").read_text()
-    records = {item["id"]: item for item in json.loads(before)["items"]}
-    assert [name for name, record in records.items() if "cause" in record] == ["train/003.jpg"]
-    assert records["train/003.jpg"]["cause"] == "encoding"
+    causes = {item.id: item.cause for item in listed(path) if item.cause}
+    assert causes == {"train/003.jpg": "encoding"}
     assert writer_of(path, mended=lambda item: True).remaining == ()
-    other = before.replace("encoding is not finite (mpp)", "NaN")
-    assert other != before
-    (path / "manifest.json").write_text(unsealed(other))
+    rewritten(path / "shard-00000.json", lambda record: record["reasons"].__setitem__(3, "NaN"))
     assert writer_of(path, mended=lambda item: True).remaining == ()
     assert Store.open(path).skipped[0].cause == "encoding"
+    rewritten(path / "shard-00000.json", lambda record: record["causes"].__setitem__(3, None))
+    again = writer_of(path, mended=lambda item: True)
+    assert [item.id for item in again.remaining] == [i.id for i in dataset().items[:4]]
 
 
 def test_the_cause_survives_resuming(tmp_path):
@@ -232,31 +236,13 @@ def test_the_cause_survives_resuming(tmp_path):
     same_files(tmp_path / "whole", tmp_path / "resumed")
 
 
-def test_a_manifest_without_causes_opens(tmp_path):
-    """As earlier versions wrote them: what was not finite is tried once more, then has a cause."""
-    path = tmp_path / "s"
-    writer = writer_of(path)
-    made = vectors_of(writer.remaining)
-    made["mpp"][3, 1] = np.nan
-    writer.put(writer.remaining, made)
-    shutil.copytree(path, tmp_path / "now")
-    text = (path / "manifest.json").read_text()
-    (path / "manifest.json").write_text(unsealed(text).replace(', "cause": "encoding"', ""))
-    assert Store.open(path).skipped[0].cause is None
-    assert writer_of(path).remaining == ()
-    writer = writer_of(path, mended=lambda item: True)
-    assert [item.id for item in writer.remaining] == [i.id for i in dataset().items[:4]]
-    writer.put(writer.remaining, {method: rows[:4] for method, rows in made.items()})
-    same_files(path, tmp_path / "now")
-
-
-def test_killed_between_shard_and_manifest(finished, tmp_path, monkeypatch):
+def test_killed_between_arrays_and_record(finished, tmp_path, monkeypatch):
     path = tmp_path / "s"
     writer = writer_of(path)
     real = os.replace
 
     def dies(source, target):
-        if str(target).endswith("manifest.json"):
+        if str(target).endswith("00000.json"):
             raise KeyboardInterrupt
         real(source, target)
 
@@ -306,7 +292,7 @@ def test_unfinished_stores_are_refused(tmp_path):
     message = refusal(Store.open, path)
     assert "unfinished, 9 of 13 pictures" in message
     assert "same encode command" in message
-    statuses = [item.status for item in read_manifest(path)[1]]
+    statuses = [item.status for item in listed(path)]
     assert statuses == ["done", "done", "skipped", "done", *["pending"] * 9]
 
 

@@ -1,39 +1,29 @@
 """Stores whose pictures are not what they were: gone, back, new, renamed, of other classes."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.store_samples import dataset, fill, refusal, same_files, vectors_of, writer_of
+from helpers.store_samples import (
+    NEW,
+    complete,
+    content_of,
+    dataset,
+    digest,
+    encoded,
+    files_of,
+    fill,
+    known,
+    refusal,
+    same_files,
+    vectors_of,
+    without,
+    writer_of,
+)
 
 from mpp_jax.data import Dataset, Item
 from mpp_jax.storage.store import Store
-from mpp_jax.storage.store_format import read_manifest
-
-
-def known(items, version="1"):
-    """Digests of contents, as whoever read the pictures leaves them."""
-    return {item.id: f"{version}{item.id}" for item in items}
-
-
-def content_of(version="1"):
-    return lambda item: f"{version}{item.id}"
-
-
-def encoded(path, data=None, **changes):
-    """A finished store that knows its pictures' contents."""
-    writer = writer_of(path, data, content=content_of(), **changes)
-    writer.put(writer.remaining, vectors_of(writer.remaining), known(writer.remaining))
-    return writer
-
-
-def without(data, *ids, **changes):
-    return replace(data, items=tuple(i for i in data.items if i.id not in ids), **changes)
-
-
-def files_of(path):
-    return {name: (path / name).read_bytes() for name in os.listdir(path)}
+from mpp_jax.storage.store_format import read_head
 
 
 @pytest.fixture
@@ -72,7 +62,9 @@ def test_pictures_that_are_gone_are_not_read_and_return(finished):
 def test_one_that_returns_with_another_content_is_encoded_again(finished):
     gone = without(dataset(), "test/005.jpg")
     writer_of(finished, gone, content=content_of())
-    back = writer_of(finished, content=lambda i: "9" if i.id == "test/005.jpg" else f"1{i.id}")
+    back = writer_of(
+        finished, content=lambda i: NEW if i.id == "test/005.jpg" else digest(f"1{i.id}")
+    )
     assert [item.id for item in back.remaining] == ["test/005.jpg"]  # its shard has no other
 
 
@@ -153,7 +145,7 @@ def test_another_folder_is_the_same_by_content(finished):
     moved = replace(dataset(), name="moved")
     writer = writer_of(finished, moved, content=content_of())
     assert (writer.remaining, writer.notes, writer.changed) == ((), (), ())
-    assert read_manifest(finished)[0]["dataset"] == "moved"
+    assert read_head(finished)["dataset"] == "moved"
     before = files_of(finished)
     other = replace(dataset(), name="other")
     line = refusal(writer_of, finished, other, content=content_of("2"))
@@ -182,7 +174,7 @@ def test_a_set_most_of_which_changed_is_another_set(finished):
     before = files_of(finished)
     items = dataset().items
     few = replace(dataset(), items=items[:5])
-    other = lambda n: lambda item: f"{2 if item in items[:n] else 1}{item.id}"  # noqa: E731
+    other = lambda n: lambda item: digest(f"{2 if item in items[:n] else 1}{item.id}")  # noqa: E731
     line = refusal(writer_of, finished, few, content=other(3))
     assert "3 of 5 have other contents (train/000.jpg for one), so this is another set" in line
     assert files_of(finished) == before
@@ -193,19 +185,23 @@ def test_what_is_gone_survives_its_neighbours(finished):
     """A replaced picture beside one that is gone moves: the shard keeps what nobody can make."""
     before = files_of(finished)
     left = without(dataset(), "train/001.jpg")
-    other = lambda item: "9" if item.id == "train/000.jpg" else f"1{item.id}"  # noqa: E731
+    other = lambda item: NEW if item.id == "train/000.jpg" else digest(f"1{item.id}")  # noqa: E731
     writer = writer_of(finished, left, content=other)
     assert [item.id for item in writer.remaining] == ["train/000.jpg"]
     assert writer.shard_of(writer.remaining[0]) == 4
-    assert not read_manifest(finished)[0]["complete"]  # the old vector is nobody's any more
+    assert not complete(finished)  # the old vector is nobody's any more
     new = {method: -rows for method, rows in vectors_of(writer.remaining).items()}
-    writer.put(writer.remaining, new, {"train/000.jpg": "9"})
+    writer.put(writer.remaining, new, {"train/000.jpg": NEW})
     for name in before:
-        assert name == "manifest.json" or (finished / name).read_bytes() == before[name]
+        if name.endswith("npy"):
+            assert (finished / name).read_bytes() == before[name]
     assert writer_of(finished, content=other).remaining == ()  # and it is back
-    found = Store.open(finished).vectors("mpp", "train")
-    wanted = vectors_of(dataset().split("train"))["mpp"]
-    np.testing.assert_array_equal(found, np.concatenate([-wanted[:1], wanted[1:]]))
+    store = Store.open(finished)
+    first, *others = dataset().split("train")
+    assert [item.id for item in store.items("train")] == [*(i.id for i in others), first.id]
+    wanted = vectors_of([*others, first])["mpp"]
+    wanted[-1] *= -1
+    np.testing.assert_array_equal(store.vectors("mpp", "train"), wanted)
 
 
 def test_other_names_for_the_same_pictures(finished):
@@ -214,7 +210,7 @@ def test_other_names_for_the_same_pictures(finished):
     renamed = {item: replace(item, id=f"moved/{item.id}") for item in dataset().items}
     items = tuple(reversed(renamed.values()))
     original = {new.id: old.id for old, new in renamed.items()}
-    content = lambda item: f"1{original.get(item.id, item.id)}"  # noqa: E731
+    content = lambda item: digest(f"1{original.get(item.id, item.id)}")  # noqa: E731
     data = Dataset("list", ("a", "b"), items)
     writer = writer_of(finished, data, content=content)
     assert writer.remaining == ()
@@ -232,167 +228,3 @@ def test_other_names_for_the_same_pictures(finished):
     writer = writer_of(finished, data, append=True, content=content)
     assert len(writer.remaining) == 13
     assert "new by name alone" in writer.notes[-1]
-
-
-# --- new pictures --------------------------------------------------------------------------------
-
-
-def grown(more=6):
-    """The data with pictures more, of a class more, in the data's own order."""
-    items = [
-        Item(f"{split}/{n:03d}.jpg", (n % 2 if n < 100 else 2,), split)
-        for split, there in (("train", 7), ("test", 6))
-        for n in [*range(there), *range(100, 100 + more)]
-    ]
-    return Dataset("toy", ("a", "b", "c"), tuple(items))
-
-
-def append(path, data, **changes):
-    writer = writer_of(path, data, append=True, content=content_of(), **changes)
-    writer.put(writer.remaining, vectors_of(writer.remaining), known(writer.remaining))
-    return writer
-
-
-def check_grown(path):
-    store, data = Store.open(path), grown()
-    assert store.classes == ("a", "b", "c")
-    for split in ("train", "test"):
-        items = {item.id: item for item in data.split(split)}
-        order = [items[item.id] for item in store.items(split)]
-        assert len(order) == len(items)
-        np.testing.assert_array_equal(store.vectors("mpp", split), vectors_of(order)["mpp"])
-        assert store.labels(split).tolist() == [item.labels[0] for item in order]
-
-
-def test_new_pictures_are_refused_unless_asked_for(finished):
-    before = files_of(finished)
-    line = refusal(writer_of, finished, grown(), content=content_of())
-    assert "12 pictures (train/100.jpg for one) are not in it; `encode --append` adds" in line
-    assert files_of(finished) == before
-
-
-def test_a_grown_set_joins_in_shards_of_its_own(finished):
-    before = files_of(finished)
-    writer = append(finished, grown())
-    assert [item.id for item in writer.remaining] == [
-        i.id for i in grown().items if int(i.id[-7:-4]) >= 100
-    ]
-    assert {writer.shard_of(item) for item in writer.remaining} == {4, 5, 6}
-    check_grown(finished)
-    after = files_of(finished)
-    assert {n: after[n] for n in before if n != "manifest.json"} == {
-        n: text for n, text in before.items() if n != "manifest.json"
-    }
-    assert append(finished, grown()).remaining == ()
-    assert writer_of(finished, grown(), content=content_of()).remaining == ()
-    assert files_of(finished) == after
-
-
-def test_new_pictures_alone_join_too(finished, tmp_path):
-    new = Dataset(
-        "fresh",
-        ("c",),
-        tuple(replace(i, labels=(0,)) for i in grown().items if i.labels == (2,)),
-    )
-    append(finished, new)
-    check_grown(finished)
-    assert read_manifest(finished)[0]["dataset"] == "toy"
-    encoded(tmp_path / "whole")
-    append(tmp_path / "whole", grown())
-    same_files(finished, tmp_path / "whole")
-    # Whichever is given next, nothing is done again.
-    assert append(finished, new).remaining == ()
-    assert writer_of(finished, grown(), content=content_of()).notes == ()
-
-
-def test_interrupted_it_goes_on_to_the_same_bytes(finished, tmp_path):
-    encoded(tmp_path / "whole")
-    append(tmp_path / "whole", grown())
-    for stop in (2, 4, 9):
-        writer = writer_of(finished, grown(), append=True, content=content_of())
-        part = writer.remaining[:stop]
-        writer.put(part, vectors_of(part), known(part))
-    append(finished, grown())
-    same_files(finished, tmp_path / "whole")
-
-
-def test_the_same_name_with_another_content_is_refused(finished):
-    """Cameras count from 1: another folder's DSC1.jpg is another picture."""
-    items = (replace(dataset().items[0]), Item("train/999.jpg", (0,), "train"))
-    for name in ("other", "toy"):
-        data = Dataset(name, ("a", "b"), items)
-        line = refusal(writer_of, finished, data, append=True, content=content_of("2"))
-        assert "1 of 1 have other contents (train/000.jpg for one), so this is another set" in line
-    # A whole set is the old one, with a picture replaced.
-    writer = writer_of(
-        finished,
-        grown(),
-        append=True,
-        content=lambda i: "9" if i.id == "train/000.jpg" else f"1{i.id}",
-    )
-    assert writer.changed == ("train/000.jpg",)
-    assert len(writer.remaining) == 16
-
-
-def test_what_is_gone_new_and_replaced_at_once(finished):
-    """One folder in which everything happened: added first, then the rest follows."""
-    data = without(grown(2), "train/004.jpg")
-    other = lambda item: "9" if item.id == "train/005.jpg" else f"1{item.id}"  # noqa: E731
-    writer = writer_of(finished, data, append=True, content=other)
-    assert writer.changed == ("train/005.jpg",)
-    names = [item.id for item in writer.remaining]
-    assert names == [*(i.id for i in data.items if int(i.id[-7:-4]) >= 100), "train/005.jpg"]
-    writer.put(writer.remaining, vectors_of(writer.remaining), dict.fromkeys(names[-1:], "9"))
-    assert "train/004.jpg" in {item.id for item in Store.open(finished).items("train")}
-    writer = writer_of(finished, data, content=other)
-    assert writer.remaining == ()
-    store = Store.open(finished)
-    assert len(store.items("train")) == 6 + 2
-    want = vectors_of([i for i in data.items if i.id == "train/005.jpg"])["mpp"][0]
-    row = [item.id for item in store.items("train")].index("train/005.jpg")
-    np.testing.assert_array_equal(store.vectors("mpp", "train")[row], want)
-
-
-def test_a_mended_picture_of_an_appended_set_needs_no_neighbours(tmp_path):
-    path = tmp_path / "s"
-    fill(writer_of(path))  # two could not be read
-    mended = lambda item: item.id == "test/004.jpg"  # noqa: E731
-    alone = replace(dataset(), items=tuple(i for i in dataset().items if i.id == "test/004.jpg"))
-    writer = writer_of(path, alone, append=True, mended=mended)
-    assert [item.id for item in writer.remaining] == ["test/004.jpg"]
-    writer.put(writer.remaining, vectors_of(writer.remaining))
-    store = Store.open(path)
-    assert [item.id for item in store.skipped] == ["train/002.jpg"]
-    np.testing.assert_array_equal(
-        store.vectors("mpp", "test"), vectors_of(dataset().split("test"))["mpp"]
-    )
-
-
-def test_what_cannot_be_finished_is_refused(tmp_path):
-    path = tmp_path / "s"
-    fill(writer_of(path), stop_after=8)
-    new = Dataset("new", ("a",), (Item("n.jpg", (0,), "test"),))
-    line = refusal(writer_of, path, new, append=True)
-    assert (
-        "unfinished, 5 pictures (test/001.jpg for one) are not encoded yet and not in new" in line
-    )
-    fill(writer_of(path))
-    assert len(writer_of(path, new, append=True).remaining) == 1
-    (path / "shard-00001.fc7.npy").unlink()
-    line = refusal(writer_of, path, new, append=True)
-    assert "shard 1 is missing or damaged, and the data given lack 4 of its pictures" in line
-
-
-def test_negatives_alone_join_where_labels_are_many(tmp_path):
-    data = Dataset("m", ("p", "q"), (Item("x", (0, 1), "train"), Item("y", (), "test")), True)
-    fill(writer_of(tmp_path / "s", data))
-    none = Dataset("n", (), (Item("z", (), "test"),), True)
-    fill(writer_of(tmp_path / "s", none, append=True))
-    np.testing.assert_array_equal(Store.open(tmp_path / "s").targets("test"), -np.ones((2, 2)))
-
-
-def test_classes_and_none_do_not_mix(finished):
-    new = Dataset("new", (), (Item("n.jpg", (), "test"),))
-    line = refusal(writer_of, finished, new, append=True, content=content_of())
-    assert "the pictures of " in line
-    assert "those of new none" in line

@@ -77,6 +77,7 @@ def test_folders_that_are_no_store(tmp_path):
         '{"format": "other"}',
         '{"format": "mpp-jax-store", "version": 1}',
         '{"format": "mpp-jax-store", "version": 1, "items": [{"id": "x"}]}',
+        '{"format": "mpp-jax-store", "version": 2}',
         "\udcff",
     ],
 )
@@ -88,8 +89,8 @@ def test_damaged_manifests(tmp_path, text):
 
 def test_a_newer_version_is_refused(finished):
     path = finished / "manifest.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-    assert "store version 2, this program reads 1" in refusal(Store.open, finished)
+    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
+    assert "store version 3, this program reads 2 and 1" in refusal(Store.open, finished)
 
 
 def test_unknown_methods_and_splits(finished):
