@@ -38,6 +38,7 @@ SCALES = [
     Descriptors(jnp.asarray(X[None, :n]), jnp.ones((1, n), bool), jnp.asarray(windows))
     for n, windows in ((1, receptive_windows(1, 10, 32, 30)), (9, receptive_windows(3, 10, 32, 52)))
 ]
+LAYER = mpp.init_layer(BOOK, 2)
 MACHINE = mpp.LinearSVM(jnp.ones((2, 36)), jnp.zeros(2))
 SMALL = mpp.LinearSVM(jnp.ones((2, 6)), jnp.zeros(2))
 PICTURES = RNG.integers(0, 256, (1, 50, 50, 3)).astype(np.uint8)
@@ -60,8 +61,12 @@ FACE = {
     "fit_svm": lambda: mpp.fit_svm(X, Y),
     "fit_svm_primal": lambda: mpp.fit_svm_primal(X, Y, key=KEY, max_epochs=2),
     "gram_matrix": lambda: mpp.gram_matrix(X),
+    "init_layer": lambda: mpp.init_layer(BOOK, 2),
     "l2_normalize": lambda: mpp.l2_normalize(X),
+    "layer_codebook": lambda: mpp.layer_codebook(LAYER),
+    "layer_loss": lambda: mpp.layer_loss(LAYER, MACHINE, SCALES, Y[:1]),
     "mean_class_accuracy": lambda: mpp.mean_class_accuracy(X[:, :2], POSITIVE),
+    "mpp_layer": lambda: mpp.mpp_layer(LAYER, SCALES),
     "pca_transform": lambda: mpp.pca_transform(PCA, X),
     "platt_probabilities": lambda: mpp.platt_probabilities(PLATT, X[:, :2]),
     "pool": lambda: mpp.pool("mpp", SCALES, BOOK),
