@@ -24,7 +24,8 @@ from mpp_jax.cli.options import (
     svm_options,
     weights_option,
 )
-from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
+from mpp_jax.cli.picture_commands import confidence, geometry, predict
+from mpp_jax.cli.search_commands import index, search
 from mpp_jax.cli.weight_commands import weights
 
 DATA_HELP = """
@@ -292,5 +293,5 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     return run_demo(job, console)
 
 
-for command in (compare, predict, confidence, search, geometry, weights, data_group):
+for command in (compare, predict, confidence, search, index, geometry, weights, data_group):
     main.add_command(command)

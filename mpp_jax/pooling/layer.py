@@ -191,7 +191,8 @@ def layer_loss(
     if loss not in ("hinge", "softmax"):
         raise ValueError(f"loss must be 'hinge' or 'softmax', got {loss!r}")
     vectors = mpp_layer(params, descriptors)
-    scores = jnp.matmul(vectors, svm.weights.T, precision=PRECISION) + svm.bias[None, :]
+    weights, bias = jnp.asarray(svm.weights), jnp.asarray(svm.bias)
+    scores = jnp.matmul(vectors, weights.T, precision=PRECISION) + bias[None, :]
     y = jnp.asarray(targets, scores.dtype)
     if loss == "hinge":
         return jnp.mean(jnp.sum(jnp.abs(y) * jax.nn.relu(1 - y * scores), axis=1))

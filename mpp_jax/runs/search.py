@@ -15,26 +15,8 @@ from jax import Array
 
 from mpp_jax.data.dataset import SPLITS
 from mpp_jax.numerics import PRECISION, l2_normalize
+from mpp_jax.storage.index import Entry
 from mpp_jax.storage.store import Store
-
-QUERY_BYTES = 2**27
-"""Bytes of the queries that one pass over the stored vectors answers, at most."""
-
-
-class Entry(NamedTuple):
-    """A stored picture, as far as a search needs to know it.
-
-    Attributes:
-        id: its name.
-        split: "train" or "test".
-        labels: class indices.
-        ignored: indices of classes that are neither present nor absent.
-    """
-
-    id: str
-    split: str
-    labels: tuple[int, ...]
-    ignored: tuple[int, ...]
 
 
 class Neighbour(NamedTuple):
@@ -108,8 +90,7 @@ class StoredVectors:
 def nearest(searched: Searchable, queries: np.ndarray, top: int = 10) -> list[list[Neighbour]]:
     """Return the ``top`` most similar stored pictures of both splits for every query.
 
-    Among equally similar ones the order is the data set's. The vectors are read once for as many
-    queries as `QUERY_BYTES` hold.
+    Among equally similar ones the order is the data set's. The stored vectors are read once.
 
     Args:
         searched: a store's vectors or an index.
@@ -119,23 +100,6 @@ def nearest(searched: Searchable, queries: np.ndarray, top: int = 10) -> list[li
     Raises:
         ValueError: ``top`` below 1, or queries of another dimension.
     """
-    _check_queries(searched, queries, top)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    rows = max(1, QUERY_BYTES // (4 * searched.dimension))
-    for first in range(0, len(queries), rows):
-        asked = searched.project(queries[first : first + rows])
-        found.append(nearest_rows(asked, searched.blocks(), top))
-    places = [row[row >= 0] for places, _ in found for row in places]
-    values = [row for _, similarities in found for row in similarities]
-    wanted = {int(place) for row in places for place in row}
-    entries = {i: entry for i, entry in enumerate(searched.entries()) if i in wanted}
-    return [
-        [Neighbour(entries[int(i)], float(value)) for i, value in zip(row, held, strict=False)]
-        for row, held in zip(places, values, strict=True)
-    ]
-
-
-def _check_queries(searched: Searchable, queries: np.ndarray, top: int) -> None:
     if top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
     wanted = searched.dimension
@@ -143,6 +107,17 @@ def _check_queries(searched: Searchable, queries: np.ndarray, top: int) -> None:
         raise ValueError(
             f"queries must be (N, {wanted}) vectors of {searched.method}, got {queries.shape}"
         )
+    places, values = nearest_rows(searched.project(queries), searched.blocks(), top)
+    wanted_rows = set(places[places >= 0].tolist())
+    entries = {i: entry for i, entry in enumerate(searched.entries()) if i in wanted_rows}
+    return [
+        [
+            Neighbour(entries[i], value)
+            for i, value in zip(row.tolist(), held.tolist(), strict=True)
+            if i >= 0
+        ]
+        for row, held in zip(places, values, strict=True)
+    ]
 
 
 def nearest_rows(

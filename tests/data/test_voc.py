@@ -1,5 +1,6 @@
 """PASCAL VOC in its devkit's layout, whole and broken."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,35 @@ def test_boxes_are_shares_of_whole_pixels(year):
     shutil.rmtree(year / "Annotations")
     assert open_dataset(f"voc:{year}").items[0].boxes is None
     assert labels(open_dataset(f"voc:{year}")) == WANTED
+
+
+def test_boxes_come_from_one_file_where_there_are_no_annotations(year):
+    listed = {
+        "000005": {"split": "train", "boxes5": [["cat", 1, 1, 12, 10], ["train", 2, 3, 30, 4]]}
+    }
+    (year / "boxes_of_2.json").write_text(json.dumps(listed))
+    first = open_dataset(f"voc:{year}").items[0]
+    assert first.boxes is not None
+    assert first.boxes()[1] == Box("train", (10 / 40, 0.0, 20 / 40, 12 / 24))  # the annotation's
+    shutil.rmtree(year / "Annotations")
+    first, second, *_ = open_dataset(f"voc:{year}").items
+    assert first.boxes is not None
+    assert first.boxes() == (
+        Box("cat", (0.0, 0.0, 10 / 40, 12 / 24)),
+        Box("train", (2 / 40, 1 / 24, 4 / 40, 1.0)),
+    )
+    assert second.boxes is None
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"000005": []}', '{"000005": {"boxes": [["cat", 1, 2]]}}', "null"]
+)
+def test_a_damaged_file_of_boxes(year, text):
+    shutil.rmtree(year / "Annotations")
+    (year / "boxes.json").write_text(text)
+    assert "'boxes.json' is not {id: {'boxes': [[class, xmin" in mistake(f"voc:{year}")
+    (year / "boxes2.json").write_text("{}")
+    assert "several files of boxes: boxes.json, boxes2.json" in mistake(f"voc:{year}")
 
 
 def test_boxes_of_floats_that_leave_the_picture_are_cut(year):
