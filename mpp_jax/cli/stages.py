@@ -43,6 +43,7 @@ from mpp_jax.runs.settings import (
     Job,
     check_evaluable,
     check_features,
+    check_finetune,
     check_run_folder,
     write_config,
 )
@@ -74,6 +75,7 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     check_run_folder(job.out)
     check_results_place(job.out)
     check_evaluable(job)
+    check_finetune(job)
     check_features(job.data, job.config, job.extras.features)
     made, (activations, contents) = job.made, shared or Shared(watched(job, console), Contents())
     codebooks: Codebooks = {}
@@ -131,6 +133,7 @@ def fit(job: Job, console: Console) -> int:
     if not recipes_of(job.config):
         names = ", ".join(job.config.pooling)
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
+    check_finetune(job)
     with exclusive(job.out):
         _, skips = codebooks_or_fit(job, job.out, watched(job, console), Contents(), console)
     console.print_table()

@@ -51,6 +51,7 @@ def json_boxes(archive: Archive) -> dict[str, Callable[[], tuple[Box, ...]]]:
     return {
         name: partial(_boxes, archive.root / "JPEGImages" / f"{name}.jpg", found)
         for name, found in rows.items()
+        if found
     }
 
 
@@ -58,17 +59,12 @@ Row = tuple[str, float, float, float, float]
 
 
 def _rows(entry: dict[str, Any]) -> tuple[Row, ...]:
-    found = [part for name, part in entry.items() if name.startswith("boxes")]
-    return tuple(
-        (str(name), *map(float, corners)) for part in found for name, *corners in _of(part)
-    )
-
-
-def _of(part: list[list[Any]]) -> list[list[Any]]:
-    for row in part:
-        if len(row) != 5:
-            raise ValueError(f"a box of {len(row)} entries: {row}")
-    return part
+    """Return the boxes of a picture's entry; of another form it raises."""
+    rows = []
+    for key, part in entry.items():
+        for name, xmin, ymin, xmax, ymax in part if key.startswith("boxes") else ():
+            rows.append((str(name), float(xmin), float(ymin), float(xmax), float(ymax)))
+    return tuple(rows)
 
 
 def _boxes(picture: Path, rows: tuple[Row, ...]) -> tuple[Box, ...]:

@@ -16,13 +16,15 @@ import numpy as np
 import optax
 from jax import Array
 
+from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.data.dataset import target_matrix
 from mpp_jax.describe.dense import Descriptors
 from mpp_jax.describe.extraction import ActivationSource, Wanted
 from mpp_jax.pooling.layer import LayerParams, Loss, init_layer, layer_codebook, layer_loss
 from mpp_jax.progress import Watcher
-from mpp_jax.stats.codebook import Codebook
+from mpp_jax.runs.vectors import first_encoded, recipes_of
+from mpp_jax.stats.codebook import Codebook, Codebooks
 from mpp_jax.svm import LinearSVM
 
 
@@ -59,6 +61,7 @@ class TrainingSet:
     Attributes:
         items: pictures.
         targets: (N, L) +1, -1 or 0.
+        scales: numbers of the scales.
         skipped: positions of those that cannot be read.
     """
 
@@ -84,7 +87,8 @@ class TrainingSet:
         self.items = items
         self.targets = target_matrix(items, classes)
         self.skipped: set[int] = set()
-        self._activations, self._source, self._scales = activations, source, scales
+        self.scales = scales
+        self._activations, self._source = activations, source
         self._room = room
         self._kept: dict[int, tuple[np.ndarray, ...]] = {}
 
@@ -111,7 +115,7 @@ class TrainingSet:
         def skip(entry: Skipped) -> None:
             self.skipped.add(missing[entry.position])
 
-        wants = {self._source: Wanted(self._scales)}
+        wants = {self._source: Wanted(self.scales)}
         items = [self.items[p] for p in missing]
         for described in self._activations.describe(items, wants, skip) if items else ():
             parts = [np.asarray(d.x, np.float16) for d in described.sources[self._source].scales]
@@ -153,14 +157,13 @@ def step_sizes(start: LayerParams, training: Training) -> tuple[LayerParams, Lin
 
 
 def train_layer(
-    codebook: Codebook, pictures: TrainingSet, scales: int, training: Training, watcher: Watcher
+    codebook: Codebook, pictures: TrainingSet, training: Training, watcher: Watcher
 ) -> tuple[LayerParams, list[float]]:
     """Train the layer from a fitted codebook on.
 
     Args:
         codebook: the start.
         pictures: labelled activations.
-        scales: S, sets of descriptors of a picture.
         training: how.
         watcher: is shown how far the work is.
 
@@ -170,7 +173,7 @@ def train_layer(
     Raises:
         ValueError: no picture can be read, or the loss is not finite.
     """
-    layer = init_layer(codebook, scales)
+    layer = init_layer(codebook, len(pictures.scales))
     width, classes = 2 * layer.means.size, pictures.targets.shape[1]
     machine = LinearSVM(jnp.zeros((classes, width)), jnp.zeros(classes))
     sizes = step_sizes(layer, training)
@@ -190,7 +193,7 @@ def train_layer(
         layer_moves = jax.tree.map(lambda length: moves * length, sizes[0])
         lengths = (layer_moves, sizes[1])
         given = jax.tree.map(lambda p, c, length: p - length * c, given, change, lengths)
-        return State(*given, optimizer), loss
+        return State(given[0], given[1], optimizer), loss
 
     state = State(layer, machine, adam.init((layer, machine)))
     rng = np.random.default_rng(training.seed)
@@ -215,17 +218,37 @@ def train_layer(
 
 
 def finetune(
-    codebook: Codebook,
-    pictures: TrainingSet,
-    scales: int,
-    training: Training,
+    codebooks: Codebooks,
+    items: Sequence[Item],
+    classes: int,
+    activations: ActivationSource,
+    config: Run,
     watcher: Watcher,
-) -> Codebook:
-    """Return a codebook trained from a fitted one on; see `train_layer`."""
-    layer, losses = train_layer(codebook, pictures, scales, training, watcher)
-    start = losses[training.warm_up - 1] if training.warm_up else losses[0]
-    watcher.say(
-        f"codebook: trained for {training.epochs} epochs; mean {training.loss} loss "
-        f"{start:.3f} before, {losses[-1]:.3f} in the last"
-    )
-    return layer_codebook(layer)
+) -> Codebooks:
+    """Return codebooks whose mixtures were trained from the fitted ones on; others as they are.
+
+    Args:
+        codebooks: by key.
+        items: labelled training pictures.
+        classes: L.
+        activations: where they are kept.
+        config: settings of the run.
+        watcher: is shown how far the work is.
+
+    Raises:
+        ValueError: as for `train_layer`.
+    """
+    scales = config.pyramid.scales[first_encoded(config) :]
+    training = Training(config.encoder.finetune, seed=config.seed)
+    trained = dict(codebooks)
+    for key, (source, recipe) in recipes_of(config).items():
+        if not recipe.mixture:
+            continue
+        pictures = TrainingSet(activations, items, classes, source, scales, config.cache_bytes)
+        layer, losses = train_layer(codebooks[key], pictures, training, watcher)
+        trained[key] = layer_codebook(layer)
+        watcher.say(
+            f"codebook {key}: trained for {training.epochs} epochs; mean {training.loss} loss "
+            f"{losses[training.warm_up - 1]:.3f} before, {losses[-1]:.3f} in the last"
+        )
+    return trained

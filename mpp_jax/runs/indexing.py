@@ -7,8 +7,9 @@ Product quantisation (Jégou, Douze and Schmid, "Product Quantization for Neares
 2011) is faiss's. The index is written block by block, and searched without faiss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mpp_jax.stats.pca import fit_pca
 from mpp_jax.storage import index as files
 from mpp_jax.storage.bundle import check_place
 from mpp_jax.storage.index import BadIndexError, Compression, Index, compress
-from mpp_jax.storage.store import Store, StoredItem
+from mpp_jax.storage.store import Store
 
 CENTROIDS = 256
 """Of each part of a quantised vector: a code is a byte."""
@@ -102,7 +103,7 @@ def make_index(
         held, sampled = fit_compression(store, method, plan)
     with replaced_folder(folder, files.OWN) as place:
         arrays = held._asdict()
-        for name in ("mean", "components", "centroids"):
+        for name in files.ARRAYS:
             if arrays[name] is not None:
                 np.save(place / f"{name}.npy", np.asarray(arrays[name]))
         total = sum(counts.values())
@@ -170,18 +171,10 @@ def fit_compression(store: Store, method: str, plan: Plan) -> tuple[Compression,
     )
     held = Compression(pca.mean, pca.components)
     if quantise is not None:
-        reduced = np.concatenate(
-            [np.asarray(part) for part in _compressed(store, method, some, held)]
-        )
+        blocks = store.vectors_of(method, some)
+        reduced = np.concatenate([np.asarray(compress(held, jnp.asarray(b))) for b in blocks])
         held = held._replace(centroids=jnp.asarray(_fit_quantiser(reduced, quantise, plan.seed)))
     return held, len(some)
-
-
-def _compressed(
-    store: Store, method: str, items: Sequence[StoredItem], held: Compression
-) -> Iterator[np.ndarray]:
-    for block in store.vectors_of(method, items):
-        yield np.asarray(compress(held, jnp.asarray(block)))
 
 
 def _fit_quantiser(x: np.ndarray, parts: int, seed: int) -> np.ndarray:
@@ -191,27 +184,31 @@ def _fit_quantiser(x: np.ndarray, parts: int, seed: int) -> np.ndarray:
     quantiser.cp.seed = seed + 1
     quantiser.cp.min_points_per_centroid = 1  # else it complains of fewer than 39
     quantiser.train(x)
-    return faiss.vector_to_array(quantiser.centroids).reshape(parts, CENTROIDS, -1)
+    return np.asarray(faiss.vector_to_array(quantiser.centroids)).reshape(parts, CENTROIDS, -1)
 
 
-def _codes(centroids: np.ndarray) -> Any:
+def _coder(centroids: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function of vectors (n, P) to their codes (n, M) uint8, by faiss."""
     faiss = faiss_or_raise()
     parts, _, width = centroids.shape
     quantiser = faiss.ProductQuantizer(parts * width, parts, 8)
     faiss.copy_array_to_vector(np.ascontiguousarray(centroids.ravel()), quantiser.centroids)
-    return quantiser.compute_codes
+    compute: Callable[[np.ndarray], np.ndarray] = quantiser.compute_codes
+    return compute
 
 
 def _write_vectors(
     place: Path, exact: StoredVectors, held: Compression, total: int
 ) -> Iterator[int]:
     """Write the compressed vectors of all pictures; yield how many, block by block."""
-    quantised = held.centroids is not None
-    name, dtype = (files.CODES, np.uint8) if quantised else (files.VECTORS, np.float16)
-    width = held.centroids.shape[0] if quantised else held.components.shape[0]
-    finish = _codes(np.asarray(held.centroids)) if quantised else lambda x: x.astype(np.float16)
-    out = np.lib.format.open_memmap(place / name, "w+", dtype, (total, width))
+    finish: Callable[[np.ndarray], np.ndarray]
+    if held.centroids is None:
+        name, dtype, width = files.VECTORS, "<f2", held.components.shape[0]
+        finish = partial(np.asarray, dtype=np.float16)
+    else:
+        name, dtype, width = files.CODES, "|u1", held.centroids.shape[0]
+        finish = _coder(np.asarray(held.centroids))
+    out = np.lib.format.open_memmap(place / name, "w+", np.dtype(dtype), (total, width))
     start = 0
     for block in exact.blocks():
         out[start : start + len(block)] = finish(np.asarray(compress(held, jnp.asarray(block))))

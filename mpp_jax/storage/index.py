@@ -45,8 +45,8 @@ RECORD: Final = "index.json"
 ITEMS: Final = "items.jsonl"
 CODEBOOK: Final = "codebook"
 VECTORS, CODES = "vectors.npy", "codes.npy"
-OWN: Final = (RECORD, ITEMS, CODEBOOK, VECTORS, CODES, "mean.npy", "components.npy")
-OWN += ("centroids.npy",)
+ARRAYS: Final = ("mean", "components", "centroids")
+OWN: Final = (RECORD, ITEMS, CODEBOOK, VECTORS, CODES, *(f"{name}.npy" for name in ARRAYS))
 ROWS = 4096
 """Vectors of a block."""
 
@@ -123,15 +123,14 @@ class Index:
         folder = Path(path)
         record = _read_record(folder)
         for name, digest in record["files"].items():
+            place = folder / name
             try:
-                found = file_digest(folder / name)
+                found = file_digest(place)
             except OSError as error:
-                raise BadIndexError(
-                    f"{folder / name}: cannot be read ({error.strerror})"
-                ) from error
+                raise BadIndexError(f"{place}: cannot be read ({error.strerror})") from error
             if found != digest:
-                raise BadIndexError(f"{folder / name}: damaged; make the index anew")
-        names = ["mean", "components", *(["centroids"] if record["quantised"] else [])]
+                raise BadIndexError(f"{place}: damaged; make the index anew")
+        names = [name for name in ARRAYS if f"{name}.npy" in record["files"]]
         arrays = [jnp.asarray(np.load(folder / f"{n}.npy", allow_pickle=False)) for n in names]
         return cls(folder, record, Compression(*arrays))
 

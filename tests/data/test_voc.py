@@ -74,9 +74,8 @@ def test_boxes_are_shares_of_whole_pixels(year):
 
 
 def test_boxes_come_from_one_file_where_there_are_no_annotations(year):
-    listed = {
-        "000005": {"split": "train", "boxes5": [["cat", 1, 1, 12, 10], ["train", 2, 3, 30, 4]]}
-    }
+    rows = [["cat", 1, 1, 12, 10], ["train", 2, 3, 30, 4]]
+    listed = {"000005": {"split": "train", "boxes2": rows}, "000007": {"boxes2": []}}
     (year / "boxes_of_2.json").write_text(json.dumps(listed))
     first = open_dataset(f"voc:{year}").items[0]
     assert first.boxes is not None

@@ -92,9 +92,8 @@ def test_gradients_are_those_of_differences(loss: str, after: bool) -> None:
             parts = [d._replace(x=new) for d, new in zip(few, x, strict=True)]
             return layer_loss(*given, parts, TARGETS[:2], loss)
 
-        check_grads(
-            jax.jit(loss_of), (wide, x), order=1, modes=("rev",), eps=1e-6, atol=1e-5, rtol=1e-4
-        )
+        near = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-4}
+        check_grads(jax.jit(loss_of), (wide, x), order=1, modes=("rev",), **near)
 
 
 def test_what_is_masked_out_does_nothing() -> None:
@@ -186,8 +185,9 @@ def test_what_does_not_fit_is_refused() -> None:
         mpp_layer(start(), SCALES[:1])
     with pytest.raises(ValueError, match="scales must be at least 1"):
         init_layer(book(), 0)
+    gmm = book().gmm
+    broken = replace(book(), gmm=gmm._replace(means=gmm.means * jnp.nan))
     with pytest.raises(ValueError, match="gmm holds NaN"):
-        gmm = book().gmm
-        init_layer(replace(book(), gmm=gmm._replace(means=gmm.means * jnp.nan)), 2)
+        init_layer(broken, 2)
     with pytest.raises(ValueError, match="loss must be 'hinge' or 'softmax', got 'log'"):
         layer_loss(start(), machine(), SCALES, TARGETS, "log")

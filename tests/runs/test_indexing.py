@@ -164,9 +164,7 @@ def test_figures_of_test_pictures_among_training_pictures(store: Store) -> None:
         average_precision(train @ q, labels["train"] == label)
         for q, label in zip(test, labels["test"], strict=True)
     ]
-    want = [
-        np.mean([a for a, k in zip(each, labels["test"], strict=True) if k == c]) for c in range(3)
-    ]
+    want = [np.mean(np.array(each)[labels["test"] == label]) for label in range(3)]
     found = retrieval_figures(StoredVectors(store, METHOD))
     assert list(found.per_class.values()) == pytest.approx(want, abs=1e-6)
     assert found.mean == pytest.approx(np.mean(want), abs=1e-6)
