@@ -2,12 +2,14 @@
 
 `mpp_jax.pooling.layer` is trained together with linear classifiers on the training pictures'
 activations: at first the classifiers alone, then everything. Steps of Adam are measured by what
-they move: a share of a parameter's own size, of a Gaussian's width for its mean. What comes out is
-a codebook like any other; machines are trained anew on its vectors, as for any.
+they move: a share of a parameter's own size, of a Gaussian's width for its mean; over all epochs
+they add up to `Training.reach`, however many pictures there are. What comes out is a codebook like
+any other; machines are trained anew on its vectors, as for any.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -33,22 +35,22 @@ class Training:
     """How a layer is trained.
 
     Attributes:
-        epochs: passes over the pictures, beside those of `warm_up`.
-        warm_up: passes in which the classifiers alone are trained.
+        epochs: passes over the pictures in which it is trained.
+        reach: how far a parameter goes in all of them, at most, as a share of its size.
+        warm_up: steps before, in which the classifiers alone are trained.
         batch: pictures of a step.
-        rate: of the layer: what a step moves at most, about, as a share.
-        machine_rate: of the classifiers, in units of their weights.
-        decay: weight of ``0.5 |w|^2`` beside the mean loss, as 1 / (n C) of an SVM.
+        machine_rate: steps of the classifiers, times the root of their dimension.
+        decay: weight of ``0.5 |w|^2`` beside the mean loss, 1 / (n C) of an SVM.
         loss: "hinge" or "softmax".
         scales: whether the weights of the scales are trained; no codebook can hold them.
         seed: of the order of the pictures.
     """
 
     epochs: int
-    warm_up: int = 3
+    reach: float = 0.1
+    warm_up: int = 100
     batch: int = 32
-    rate: float = 2e-3
-    machine_rate: float = 3e-3
+    machine_rate: float = 0.3
     decay: float = 1e-4
     loss: Loss = "hinge"
     scales: bool = False
@@ -129,31 +131,74 @@ class TrainingSet:
         return found
 
 
+Given = tuple[LayerParams, LinearSVM]
+"""What is trained."""
+
+
 class State(NamedTuple):
     """What a training step carries on."""
 
-    layer: LayerParams
-    machine: LinearSVM
+    given: Given
     optimizer: optax.OptState
 
 
-def step_sizes(start: LayerParams, training: Training) -> tuple[LayerParams, LinearSVM]:
-    """Return the length of a step of each parameter (its shape, or () for all of an array)."""
-    rate = training.rate
+ADAM = optax.scale_by_adam()
 
-    def size(leaf: Array) -> Array:
-        return rate * jnp.sqrt(jnp.mean(jnp.square(leaf)))
 
-    layer = replace(
-        start,
-        centre=size(start.centre),
-        projection=size(start.projection),
-        logits=jnp.asarray(rate),
-        means=rate * jnp.exp(start.log_variances / 2),
-        log_variances=jnp.asarray(rate),
-        scales=jnp.asarray(rate if training.scales else 0.0),
+@partial(jax.jit, static_argnames="loss")
+def step(
+    state: State,
+    parts: tuple[Descriptors, ...],
+    targets: Array,
+    lengths: Given,
+    moves: Array,
+    decay: Array,
+    loss: Loss,
+) -> tuple[State, Array]:
+    """Make one step of Adam; return the state after and the mean loss () before it. Pure.
+
+    Args:
+        state: the state.
+        parts: descriptors of B pictures, as `layer_loss` takes them.
+        targets: (B, L).
+        lengths: of a step of each parameter.
+        moves: () share of them that the layer goes.
+        decay: () see `Training`.
+        loss: see `Training` (static).
+    """
+
+    def objective(given: Given) -> tuple[Array, Array]:
+        value = layer_loss(*given, parts, targets, loss)
+        square = jnp.sum(jnp.square(jnp.asarray(given[1].weights)))
+        return value + 0.5 * decay * square, value
+
+    (_, value), gradient = jax.value_and_grad(objective, has_aux=True)(state.given)
+    change, optimizer = ADAM.update(gradient, state.optimizer)
+    here = (jax.tree.map(lambda length: moves * length, lengths[0]), lengths[1])
+    moved = jax.tree.map(lambda p, c, length: p - length * c, state.given, change, here)
+    return State(moved, optimizer), value
+
+
+def step_lengths(given: Given, training: Training, steps: int) -> Given:
+    """Return the length of a step of each parameter: of its shape, or () for all of an array."""
+    # Steps fall to nothing, as cos^2: half of the full length in the mean.
+    length = 2 * training.reach / max(steps, 1)
+
+    def share(leaf: Array) -> Array:
+        return length * jnp.sqrt(jnp.mean(jnp.square(leaf)))
+
+    layer, machine = given
+    lengths = replace(
+        layer,
+        centre=share(layer.centre),
+        projection=share(layer.projection),
+        logits=jnp.asarray(length),
+        means=length * jnp.exp(layer.log_variances / 2),  # of a Gaussian's width
+        log_variances=jnp.asarray(length),
+        scales=jnp.asarray(length if training.scales else 0.0),
     )
-    return layer, LinearSVM(jnp.asarray(training.machine_rate), jnp.asarray(training.machine_rate))
+    rate = jnp.asarray(training.machine_rate / np.sqrt(np.shape(machine.weights)[1]))
+    return lengths, LinearSVM(rate, rate)
 
 
 def train_layer(
@@ -168,53 +213,38 @@ def train_layer(
         watcher: is shown how far the work is.
 
     Returns:
-        The parameters, and the mean loss of each epoch, those of the warm-up first.
+        The parameters, and mean losses: of the last epoch before the layer was trained, and of each
+        epoch in which it was.
 
     Raises:
         ValueError: no picture can be read, or the loss is not finite.
     """
     layer = init_layer(codebook, len(pictures.scales))
-    width, classes = 2 * layer.means.size, pictures.targets.shape[1]
-    machine = LinearSVM(jnp.zeros((classes, width)), jnp.zeros(classes))
-    sizes = step_sizes(layer, training)
-    adam = optax.scale_by_adam()
-
-    @jax.jit
-    def step(
-        state: State, parts: tuple[Descriptors, ...], targets: Array, moves: Array
-    ) -> tuple[State, Array]:
-        def objective(given: tuple[LayerParams, LinearSVM]) -> tuple[Array, Array]:
-            loss = layer_loss(*given, parts, targets, training.loss)
-            return loss + 0.5 * training.decay * jnp.sum(jnp.square(given[1].weights)), loss
-
-        given = (state.layer, state.machine)
-        (_, loss), gradient = jax.value_and_grad(objective, has_aux=True)(given)
-        change, optimizer = adam.update(gradient, state.optimizer)
-        layer_moves = jax.tree.map(lambda length: moves * length, sizes[0])
-        lengths = (layer_moves, sizes[1])
-        given = jax.tree.map(lambda p, c, length: p - length * c, given, change, lengths)
-        return State(given[0], given[1], optimizer), loss
-
-    state = State(layer, machine, adam.init((layer, machine)))
+    shape = pictures.targets.shape[1], 2 * layer.means.size
+    given: Given = (layer, LinearSVM(jnp.zeros(shape), jnp.zeros(shape[0])))
+    each = -(-len(pictures.items) // training.batch)
+    warm_up, steps = -(-training.warm_up // each), training.epochs * each
+    lengths = step_lengths(given, training, steps)
+    state = State(given, ADAM.init(given))
+    decay = jnp.asarray(training.decay)
     rng = np.random.default_rng(training.seed)
-    losses = []
-    total = training.warm_up + training.epochs
-    with watcher.bar(total, "train the codebook", "epoch") as bar:
-        for epoch in range(total):
+    losses, done = [], 0
+    with watcher.bar(warm_up + training.epochs, "train the codebook", "epoch") as bar:
+        for epoch in range(warm_up + training.epochs):
             order, found = rng.permutation(len(pictures.items)), []
-            # Steps of the layer fall to nothing over its epochs.
-            share = (epoch - training.warm_up) / max(training.epochs, 1)
-            moves = jnp.asarray(0.0 if share < 0 else np.cos(np.pi / 2 * share) ** 2, jnp.float32)
             for first in range(0, len(order), training.batch):
+                moves = np.cos(np.pi / 2 * done / steps) ** 2 if epoch >= warm_up else 0.0
+                done += epoch >= warm_up
                 chosen = order[first : first + training.batch].tolist()
                 parts, targets = pictures.batch(chosen, training.batch)
-                state, loss = step(state, parts, targets, moves)
+                scale = jnp.asarray(moves, jnp.float32)
+                state, loss = step(state, parts, targets, lengths, scale, decay, training.loss)
                 found.append(loss)
             losses.append(float(np.mean(jax.device_get(found))))
             if not np.isfinite(losses[-1]):
                 raise ValueError("finetune: the loss is not finite; train fewer epochs")
             bar.update(1)
-    return state.layer, losses
+    return state.given[0], losses[max(warm_up - 1, 0) :]
 
 
 def finetune(
@@ -249,6 +279,6 @@ def finetune(
         trained[key] = layer_codebook(layer)
         watcher.say(
             f"codebook {key}: trained for {training.epochs} epochs; mean {training.loss} loss "
-            f"{losses[training.warm_up - 1]:.3f} before, {losses[-1]:.3f} in the last"
+            f"{losses[0]:.3f} before, {losses[-1]:.3f} in the last"
         )
     return trained

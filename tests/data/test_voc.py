@@ -254,11 +254,13 @@ def test_wrong_paths(tmp_path, year):
 
 
 def test_the_pictures_at_hand(shared_dir):
-    """A part of VOC 2007, by the official lists, without annotations."""
+    """A part of VOC 2007, by the official lists, with boxes of five classes in one file."""
     data = open_dataset(f"voc:{shared_dir / 'data' / 'voc2007_part'}")
     assert len(data.classes) == 20
     assert (len(data.split("train")), len(data.split("test"))) == (942, 965)
     assert any("the official VOC2007 has 5,011 and 4,952" in note for note in data.notes)
-    assert data.items[0].boxes is None
+    assert all(item.boxes is not None for item in data.items)
+    [box] = data.items[0].boxes()
+    assert box.name == "car"
     (batch,) = list(canvas_batches(data.items[:1], batch_size=1))
     assert batch.valid.all()

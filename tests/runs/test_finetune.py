@@ -30,10 +30,10 @@ def pictures(done: Finished, cache: Path, room: int = 1 << 20) -> TrainingSet:
 
 
 def test_the_loss_falls_and_memory_does_not_matter(done: Finished, tmp_path: Path) -> None:
-    training = Training(epochs=4, warm_up=2, batch=8, rate=3e-2)
+    training = Training(epochs=4, warm_up=40, batch=8, reach=0.5)
     layer, losses = train_layer(fitted(done), pictures(done, tmp_path / "c"), training, quiet())
-    assert len(losses) == 6
-    assert losses[-1] < losses[1] < losses[0]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0]
     assert not np.asarray(layer.scales).any()  # no codebook holds them
     # Read again in each epoch: the same numbers.
     again, _ = train_layer(fitted(done), pictures(done, tmp_path / "c", room=0), training, quiet())
@@ -42,7 +42,7 @@ def test_the_loss_falls_and_memory_does_not_matter(done: Finished, tmp_path: Pat
         fitted(done), pictures(done, tmp_path / "c"), replace(training, epochs=0), quiet()
     )
     np.testing.assert_array_equal(still.means, fitted(done).gmm.means)
-    assert first == losses[:2]
+    assert first == losses[:1]
 
 
 def test_pictures_that_cannot_be_read_are_left_out(done: Finished, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.large_store import METHOD, made_of, write_store
-from helpers.toy_run import Finished
 
 from mpp_jax.config import Svm
 from mpp_jax.runs.indexing import Plan, make_index, measure_recall
@@ -187,7 +186,7 @@ def test_figures_leave_one_out_of_several_labels(tmp_path: Path) -> None:
         assert found.per_class[name] == pytest.approx(np.mean(each), abs=1e-6)
 
 
-def test_figures_of_an_index(store: Store, done: Finished, tmp_path: Path) -> None:
+def test_figures_of_an_index(store: Store, tmp_path: Path) -> None:
     found = make_index(store, METHOD, tmp_path / "i", Plan(pca=DIMENSION, whiten=False, queries=5))
     exact, close = (retrieval_figures(s) for s in (StoredVectors(store, METHOD), found))
     assert close.mean == pytest.approx(exact.mean, abs=0.05)  # centred, rounded
