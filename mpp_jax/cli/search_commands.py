@@ -75,7 +75,7 @@ def search(
     console = Console(quiet)
     if figures:
         if pictures or lists:
-            raise click.UsageError("--figures looks for stored pictures; name no others")
+            raise ValueError("figures: --figures is about the stored pictures; name no others")
         return similar.figures(store, method, queries, as_json, console)
     items = open_pictures(pictures, lists, console)
     return similar.search(store, items, weights, method, top, as_json, console)

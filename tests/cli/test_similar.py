@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.toy_cli import cli, ok, refused
+from helpers.toy_cli import ok, refused
 from helpers.toy_run import Finished
 
 pytestmark = pytest.mark.usefixtures("toy_known")
@@ -46,7 +46,7 @@ def test_figures(done: Finished, index: Path, what: str) -> None:
 
 def test_mistakes(done: Finished, index: Path, tmp_path: Path) -> None:
     store = done.out / "encodings"
-    assert "name no others" in usage_error("search", store, "a.png", "--figures")
+    assert "name no others" in refused("search", store, "a.png", "--figures")
     assert "no encodings" in refused("index", store, "--out", tmp_path / "i", "--method", "vlad")
     assert "bytes need 256 pictures" in refused(
         "index", store, "--out", tmp_path / "i", "--quantise", 2
@@ -54,10 +54,3 @@ def test_mistakes(done: Finished, index: Path, tmp_path: Path) -> None:
     assert "not empty, and no earlier index" in refused("index", store, "--out", done.out)
     (index / "items.jsonl").write_text("[]")
     assert "items.jsonl: damaged; make the index anew" in refused("search", index, "a.png")
-
-
-def usage_error(*arguments: object) -> str:
-    """What click says of a wrong use."""
-    result = cli(*arguments)
-    assert result.exit_code == 2
-    return str(result.stderr)
