@@ -79,7 +79,7 @@ def test_boxes_come_from_one_file_where_there_are_no_annotations(year):
     (year / "boxes_of_2.json").write_text(json.dumps(listed))
     first = open_dataset(f"voc:{year}").items[0]
     assert first.boxes is not None
-    assert first.boxes()[1] == Box("train", (10 / 40, 0.0, 20 / 40, 12 / 24))  # the annotation's
+    assert first.boxes()[1].place == (10 / 40, 0.0, 20 / 40, 12 / 24)  # the annotation's
     shutil.rmtree(year / "Annotations")
     first, second, *_ = open_dataset(f"voc:{year}").items
     assert first.boxes is not None
