@@ -12,6 +12,13 @@ machines' bias and with it.
     python experiments/figure5.py --model runs/scenes/model            8 minutes, 2 cores
     python experiments/figure5.py --model runs/scenes/model --quick    2 minutes
 
+On photographs with boxes, `figure5_boxes.py`: how many maps peak in a box of their class,
+
+    python experiments/figure5.py --data voc:PATH            with a model that it trains: any
+                                    --network, --layer, --scales; 25 minutes for 1,900 pictures
+    python experiments/figure5.py --data voc:PATH --quick    20 pictures a class: 2 minutes
+    python experiments/figure5.py --data voc:PATH --model DIR
+
 Writes the counts to ``--out`` and the maps of a few pictures, several classes side by side, to the
 folder ``--figures``. Data: ``$MPP_JAX_SHARED/data/scene15`` (default ../shared).
 
@@ -26,6 +33,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import figure5_boxes
 import jax.numpy as jnp
 import numpy as np
 from machine import provenance, shared
@@ -151,17 +159,41 @@ def draw_figures(model: Model, pairs: list[Pair], folder: Path, reading: Reading
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder of a trained model")
-    parser.add_argument("--data", type=Path, help="class folders; default: the shared scene15/test")
+    parser.add_argument("--model", type=Path, help="folder of a trained model")
+    parser.add_argument("--data", help="class folders, or voc:PATH; default: shared scene15/test")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="20 pairs")
     parser.add_argument("--figures", type=Path, default=Path("runs/figure5"))
     parser.add_argument("--drawn", type=int, default=3, help="pictures drawn of each kind")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/figure5.json")
+    parser.add_argument("--out", type=Path, help="default: results/figure5.json, figure5_voc.json")
+    boxes = parser.add_argument_group("with voc:, where no --model is given")
+    boxes.add_argument("--network", default="squeezenet")
+    boxes.add_argument(
+        "--weights", help="default: SqueezeNet's shared file, else the library's own"
+    )
+    boxes.add_argument("--layer", help="of the network; default: its own")
+    boxes.add_argument("--scales", type=int, default=5, help="number of scales")
+    boxes.add_argument("--pca", type=int, default=128)
+    boxes.add_argument("--components", type=int, default=256)
+    boxes.add_argument("--methods", nargs="+", default=["mpp"], help="with maps of each")
+    boxes.add_argument("--limit-per-class", type=int)
+    boxes.add_argument("--run", type=Path, default=Path("runs/figure5_voc"), help="kept there")
     args = parser.parse_args()
     keep_freed_memory()
-    data = args.data or shared("scene15/test")
+    on_boxes = str(args.data).startswith("voc:")
+    name = "figure5_voc" if on_boxes else "figure5"
+    args.out = args.out or Path(__file__).parent / f"results/{name}.json"
+    if on_boxes:
+        if args.quick:
+            args.limit_per_class, args.scales, args.pca, args.components = 20, 3, 64, 32
+        record = {"made": provenance(), **figure5_boxes.play(args)}
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"results: {args.out}")
+        return
+    if args.model is None:
+        parser.error("--model names a trained model")
+    data = Path(args.data) if args.data else shared("scene15/test")
     model = load_model(args.model)
     pairs = draw_pairs(data, 20 if args.quick else args.pairs, args.seed)
     hits: dict[str, list[float]] = {}

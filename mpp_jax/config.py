@@ -65,6 +65,7 @@ class Encoder:
         tolerance: EM stops when the mean log-likelihood gains less than this (nats a descriptor).
         max_iterations: EM steps at most.
         variance_floor: share of the largest per-dimension data variance.
+        finetune: epochs for which the fitted codebook is trained further (`runs.finetune`).
     """
 
     pca: int = 128
@@ -75,11 +76,14 @@ class Encoder:
     tolerance: float = 1e-2
     max_iterations: int = 100
     variance_floor: float = 1e-4
+    finetune: int = 0
 
     def __post_init__(self) -> None:
         for name in ("pca", "components", "samples", "max_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.finetune < 0:
+            raise ValueError(f"finetune must be 0 or more, got {self.finetune}")
         for name in ("tolerance", "variance_floor"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")

@@ -38,6 +38,7 @@ SCALES = [
     Descriptors(jnp.asarray(X[None, :n]), jnp.ones((1, n), bool), jnp.asarray(windows))
     for n, windows in ((1, receptive_windows(1, 10, 32, 30)), (9, receptive_windows(3, 10, 32, 52)))
 ]
+LAYER = mpp.init_layer(BOOK, 2)
 MACHINE = mpp.LinearSVM(jnp.ones((2, 36)), jnp.zeros(2))
 SMALL = mpp.LinearSVM(jnp.ones((2, 6)), jnp.zeros(2))
 PICTURES = RNG.integers(0, 256, (1, 50, 50, 3)).astype(np.uint8)
@@ -60,7 +61,9 @@ FACE = {
     "fit_svm": lambda: mpp.fit_svm(X, Y),
     "fit_svm_primal": lambda: mpp.fit_svm_primal(X, Y, key=KEY, max_epochs=2),
     "gram_matrix": lambda: mpp.gram_matrix(X),
+    "init_layer": lambda: mpp.init_layer(BOOK, 2),
     "l2_normalize": lambda: mpp.l2_normalize(X),
+    "layer_codebook": lambda: mpp.layer_codebook(LAYER),
     "mean_class_accuracy": lambda: mpp.mean_class_accuracy(X[:, :2], POSITIVE),
     "pca_transform": lambda: mpp.pca_transform(PCA, X),
     "platt_probabilities": lambda: mpp.platt_probabilities(PLATT, X[:, :2]),
@@ -95,7 +98,9 @@ BESIDE = {
     "fit_gmm of a stream": lambda: mpp.fit_gmm(KEY, [X[:30], X[30:]], 2),
     "gram_scores": lambda: gram_scores(GRAM, Y * 0.5),
     "kmeans_plus_plus": lambda: kmeans_plus_plus(KEY, X, 3),
+    "layer_loss": lambda: mpp.layer_loss(LAYER, MACHINE, SCALES, Y[:1]),
     "log_prob": lambda: log_prob(X, GMM),
+    "mpp_layer": lambda: mpp.mpp_layer(LAYER, SCALES),
     "pca_inverse": lambda: pca_inverse(PCA, X),
     "resize_pictures": lambda: resize_pictures(PICTURES, np.array([[50, 40]]), 60),
     "resize_pictures by taps": lambda: resize_pictures(

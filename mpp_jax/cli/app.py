@@ -24,8 +24,9 @@ from mpp_jax.cli.options import (
     svm_options,
     weights_option,
 )
-from mpp_jax.cli.picture_commands import confidence, geometry, predict, search
+from mpp_jax.cli.picture_commands import confidence, geometry, predict
 from mpp_jax.cli.places import PLACE
+from mpp_jax.cli.search_commands import index, search
 from mpp_jax.cli.store_commands import merge, verify
 from mpp_jax.cli.store_options import memory_option, shard_option, store_dtype_option
 from mpp_jax.cli.weight_commands import weights
@@ -323,5 +324,8 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     return run_demo(job, console)
 
 
-for command in (compare, predict, confidence, search, geometry, merge, verify, weights, data_group):
+for command in (
+    *(compare, predict, confidence, search, index, geometry),
+    *(merge, verify, weights, data_group),
+):
     main.add_command(command)

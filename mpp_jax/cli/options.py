@@ -249,6 +249,15 @@ fit_options = _options(
         help="Training descriptors that PCA and mixture are fitted to.",
     ),
     click.option(
+        "--finetune",
+        default=Run().encoder.finetune,
+        show_default=True,
+        type=click.IntRange(min=0),
+        metavar="EPOCHS",
+        help="Train the fitted codebook further for so many passes over the labelled training "
+        "pictures, so that linear classifiers tell their classes apart by MPP. Needs --cache.",
+    ),
+    click.option(
         "--l2",
         type=click.Choice(["none", "before", "both"]),
         help="L2-normalise descriptors before the PCA, or before and after it. "
@@ -346,6 +355,7 @@ _PLACES = {
     "pca": ("encoder", "pca"),
     "components": ("encoder", "components"),
     "samples": ("encoder", "samples"),
+    "finetune": ("encoder", "finetune"),
     "l2": ("encoder", "l2"),
     "scales": ("pyramid", "scales"),
     "layer": ("pyramid", "layer"),

@@ -108,42 +108,6 @@ def confidence(
 
 
 @click.command()
-@click.argument("store", type=PLACE)
-@pictures_arguments
-@weights_option
-@devices_option
-@click.option(
-    "--method",
-    help="Representation that is stored, or a stack of such as a+b. [default: the first]",
-)
-@click.option("--top", default=10, show_default=True, type=click.IntRange(min=1))
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON: path, neighbours, error, network."
-)
-@plugin_option
-@quiet_option
-@faces_user
-def search(
-    store: Path,
-    pictures: tuple[str, ...],
-    lists: tuple[Path, ...],
-    weights: str | None,
-    method: str | None,
-    top: int,
-    as_json: bool,
-    quiet: bool,
-) -> int:
-    """Find the pictures in STORE that are most similar to new ones (cosine of the encodings)."""
-    from mpp_jax.cli import queries
-    from mpp_jax.cli.console import Console
-    from mpp_jax.cli.opening import open_pictures
-
-    console = Console(quiet)
-    items = open_pictures(pictures, lists, console)
-    return queries.search(store, items, weights, method, top, as_json, console)
-
-
-@click.command()
 @click.argument("network")
 @click.option("--scales", default="1-7", show_default=True, callback=read_scales)
 @click.option("--layer", metavar="NAME", help="Activation. [default: the network's]")

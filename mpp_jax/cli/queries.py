@@ -1,24 +1,19 @@
-"""What the commands about new pictures do: predict, confidence and search."""
+"""What the commands about new pictures do: predict and confidence (search: `similar`)."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mpp_jax.cli.console import Console, made_with
-from mpp_jax.cli.opening import open_network, say_dtype
+from mpp_jax.cli.opening import say_dtype
 from mpp_jax.data import Item, Skipped
 from mpp_jax.maps.accumulation import Reading
 from mpp_jax.maps.picture_maps import check_free, free_names, map_pictures, save_maps
 from mpp_jax.progress import one_line
 from mpp_jax.runs.model import load_model
-from mpp_jax.runs.provenance import Provenance, open_codebooks_of
-from mpp_jax.runs.search import Neighbour, nearest
-from mpp_jax.runs.vectors import encode_whole
+from mpp_jax.runs.provenance import Provenance
 from mpp_jax.storage.bundle import check_place
-from mpp_jax.storage.store import Store
 
 
 def predict(
@@ -56,7 +51,7 @@ def predict(
         )
         return f"{one_line(items[i].id)}: " + ", ".join(scores)
 
-    return _answer(items, prediction.skipped, made, entry, lines, as_json, console)
+    return answer(items, prediction.skipped, made, entry, lines, as_json, console)
 
 
 def confidence(
@@ -104,46 +99,7 @@ def confidence(
     return console.skipped([(items[entry.position].id, entry.reason) for entry in skipped])
 
 
-def search(
-    store_folder: Path,
-    items: Sequence[Item],
-    weights: str | None,
-    method: str | None,
-    top: int,
-    as_json: bool,
-    console: Console,
-) -> int:
-    """Find the stored pictures that are most similar to new ones."""
-    store = Store.open(store_folder)
-    codebooks, made = open_codebooks_of(store)
-    name = made.config.primary if method is None else method.lower()
-    dimension = store.dimension(name)  # refuses what is not stored
-    network = open_network(made.network, made.find_weights(weights), made.config.dtype, console)
-    made.check_network(network)
-    skipped: list[Skipped] = []
-    vectors = np.zeros((len(items), dimension), np.float32)
-    for index, part in encode_whole(
-        network, items, codebooks, made.config, name, on_skip=skipped.append
-    ):
-        vectors[index] = part
-    left_out = {entry.position for entry in skipped}
-    found = nearest(store, name, vectors, top)
-
-    def entry(i: int) -> dict[str, Any]:
-        return {"neighbours": [] if i in left_out else [_entry(n, store) for n in found[i]]}
-
-    def lines(i: int) -> str:
-        text = [f"{one_line(items[i].id)}:"]
-        for neighbour in (_entry(n, store) for n in found[i]):
-            classes = f"  ({', '.join(neighbour['classes'])})" if store.classes else ""
-            place = one_line(neighbour["path"])
-            text.append(f"  {neighbour['similarity']:.4f}  {place}{classes}")
-        return "\n".join(text)
-
-    return _answer(items, skipped, made, entry, lines, as_json, console)
-
-
-def _answer(
+def answer(
     items: Sequence[Item],
     skipped: Sequence[Skipped],
     made: Provenance,
@@ -169,14 +125,3 @@ def _answer(
             if i not in reasons:
                 console.result(lines(i))
     return console.skipped([(items[i].id, reason) for i, reason in sorted(reasons.items())])
-
-
-def _entry(neighbour: Neighbour, store: Store) -> dict[str, Any]:
-    """Return a neighbour as JSON values."""
-    item, similarity = neighbour
-    return {
-        "path": item.id,
-        "split": item.split,
-        "classes": [store.classes[label] for label in item.labels],
-        "similarity": similarity,
-    }

@@ -1,6 +1,6 @@
 """What the commands of the method's stages do, once the command line has been read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -45,6 +45,7 @@ from mpp_jax.runs.settings import (
     Job,
     check_evaluable,
     check_features,
+    check_finetune,
     check_run_folder,
     write_config,
 )
@@ -76,6 +77,7 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     check_run_folder(job.out)
     check_results_place(job.out)
     check_evaluable(job)
+    check_finetune(job)
     check_features(job.data, job.config, job.extras.features)
     console.keep_in(job.out / SECONDS)
     made, (activations, contents) = job.made, shared or Shared(watched(job, console), Contents())
@@ -102,12 +104,13 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     try:
         model = _train(store, codebooks, made, job.config.pooling, job.out / "model", console)
         write_config(job.out, model.provenance)  # with the solver that was taken
-        gallery = None
-        if maps:
+
+        def gallery(table: dict[str, Any]) -> MapGallery:
             with console.stage("confidence maps"):
                 shown = replace(model, network=job.network)
-                gallery = map_gallery(shown, job.data, maps, watcher=console)
-        _evaluate(model, store, job.out, console, job.data, skips, gallery)
+                return map_gallery(shown, job.data, maps, results=table, watcher=console)
+
+        _evaluate(model, store, job.out, console, job.data, skips, gallery if maps else None)
     except ValueError:
         console.skipped(skips)  # the likely cause
         raise
@@ -133,6 +136,7 @@ def fit(job: Job, console: Console) -> int:
     if not recipes_of(job.config):
         names = ", ".join(job.config.pooling)
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
+    check_finetune(job)
     with exclusive(job.out):
         _, skips = codebooks_or_fit(job, job.out, watched(job, console), Contents(), console)
     console.print_table()
@@ -316,12 +320,13 @@ def _evaluate(
     console: Console,
     pictures: Dataset | None,
     skips: Skips,
-    gallery: MapGallery | None = None,
+    gallery: Callable[[dict[str, Any]], MapGallery] | None = None,
 ) -> dict[str, np.ndarray]:
     """Write scores, metrics and report; return the scores (N, L) of every method."""
     with console.stage("evaluate"):
         scores = pipeline.score(model, store, watcher=console)
         table = pipeline.results(scores, store)
+    maps = None if gallery is None else gallery(table)
     made = model.provenance
     seconds, waits = console.totals()
     metrics = {
@@ -351,7 +356,7 @@ def _evaluate(
         labels=store.targets("test") if store.multi_label else store.labels("test"),
         scores=scores,
         test_paths=[sources.get(name, name) for name in ids],
-        maps=gallery,
+        maps=maps,
     )
     console.print_table()
     console.say(f"results on {made_with(made.network, made.weights_sha256)}")

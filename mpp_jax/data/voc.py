@@ -6,6 +6,7 @@
     ImageSets/Main/<class>_<split>.txt    id and 1, -1 or 0: "difficult" objects alone
     JPEGImages/<id>.jpg
     Annotations/<id>.xml                  objects: name, difficult, bndbox
+    boxes*.json                           boxes where there is no Annotations (`voc_boxes`)
 
 Labels come from the lists of a split, where there are any, else from the annotations. A class that
 a picture has only as "difficult" is *ignored* for that picture, in training and in test, as the
@@ -19,7 +20,7 @@ coordinates count pixels from 1 and include the last one, so a box covers
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +28,15 @@ from xml.etree import ElementTree
 
 from mpp_jax.data.archives import Archive, Asked, amount_notes, find_archive
 from mpp_jax.data.dataset import Box, DataError, Dataset, Item, listed_classes, make_dataset
+from mpp_jax.data.voc_boxes import json_boxes
 
 PRESENT, IGNORED, ABSENT = 1, 0, -1
 _VALUES = {"1": PRESENT, "+1": PRESENT, "0": IGNORED, "-1": ABSENT}
 _AMOUNTS = {"VOC2007": {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952}}
+
+
+Boxes = Mapping[str, Callable[[], tuple[Box, ...]]]
+"""What gives the boxes of pictures, by id."""
 
 
 class _Objects(NamedTuple):
@@ -97,7 +103,9 @@ def open_voc(path: Path, asked: Asked) -> Dataset:
     if untrained and (asked.to_train or shown):  # as it is, or will be, trained on
         classes = [name for name in classes if name in shown]
         warnings.append(f"{listed_classes(untrained)} without a training picture, left out")
-    items = _items(archive, classes, parts, objects)
+    boxes: Boxes = {name: partial(_boxes, found) for name, found in objects.items()}
+    boxes = boxes if annotated else json_boxes(archive)
+    items = _items(archive, classes, parts, boxes)
     usual = splits in ({"train": "trainval", "test": "test"}, {"test": "test"})
     title = archive.root.resolve().name
     return make_dataset(
@@ -252,7 +260,7 @@ def _items(
     archive: Archive,
     classes: list[str],
     parts: Mapping[str, _Part],
-    objects: Mapping[str, _Objects],
+    boxes: Boxes,
 ) -> list[Item]:
     number = {name: label for label, name in enumerate(classes)}
     items = []
@@ -270,7 +278,7 @@ def _items(
                     side,
                     path=archive.root / place,
                     ignored=tuple(sorted(labels[IGNORED])),
-                    boxes=partial(_boxes, objects[name]) if name in objects else None,
+                    boxes=boxes.get(name),
                 )
             )
     return items

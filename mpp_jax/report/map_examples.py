@@ -1,6 +1,7 @@
 """Which test pictures a report shows with confidence maps, and their making."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mpp_jax.data import Dataset, Item, Skipped
 from mpp_jax.maps.accumulation import Reading
@@ -10,7 +11,7 @@ from mpp_jax.maps.picture_maps import PictureMaps, map_pictures
 from mpp_jax.maps.pointing import peak
 from mpp_jax.pooling import parse
 from mpp_jax.progress import Watcher
-from mpp_jax.report.figures import THUMBNAIL_SIDE
+from mpp_jax.report.figures import THUMBNAIL_SIDE, ranking
 from mpp_jax.report.map_section import MapExample, MapGallery, Overlay
 from mpp_jax.runs.model import Model
 
@@ -42,10 +43,21 @@ def spread_over_classes(items: Sequence[Item], classes: int, count: int) -> list
     return chosen
 
 
-def local_method(model: Model) -> str | None:
-    """Return the first representation of a model that has maps, its primary one before others."""
+def local_method(model: Model, results: Mapping[str, Any] | None = None) -> str | None:
+    """Return the best representation of a model that has maps; None where none has.
+
+    Args:
+        model: the model.
+        results: figures by representation, as in ``metrics.json``: the highest is the best. None:
+            the primary one is, and then those named before others.
+    """
     config = model.provenance.config
-    for name in dict.fromkeys((model.primary, *model.svms)):
+    names = [model.primary, *(name for name in model.svms if name != model.primary)]
+    if results is not None:
+        single = results[model.primary]["top1"] is not None
+        ranked = ranking(results, "top1" if single else "map11")
+        names = [name for name in ranked if name in model.svms]
+    for name in names:
         try:
             check_local(parse(name, config.features, config.pyramid.layer))
         except ValueError:
@@ -59,6 +71,7 @@ def map_gallery(
     data: Dataset,
     count: int,
     *,
+    results: Mapping[str, Any] | None = None,
     reading: Reading = "sum",
     watcher: Watcher | None = None,
 ) -> MapGallery:
@@ -67,20 +80,23 @@ def map_gallery(
     Args:
         model: with its network.
         data: its classes are the model's.
-        count: test pictures shown.
+        count: test pictures shown; of those with boxes, where there are any.
+        results: figures by representation: the best one's maps are shown, see `local_method`.
         reading: see `mpp_jax.maps.confidence`.
         watcher: is shown how far the work is; None for a new one.
 
     Raises:
         ValueError: the model has no network.
     """
-    method = local_method(model)
+    method = local_method(model, results)
     if method is None:
         return MapGallery(
             reason="None: the representations of this run read crops or files, "
             "not descriptors that have a place in the picture."
         )
-    items = spread_over_classes(data.split("test"), len(data.classes), count)
+    tested = data.split("test")
+    boxed = [item for item in tested if item.boxes is not None]
+    items = spread_over_classes(boxed or tested, len(data.classes), count)
     skipped: list[Skipped] = []
     found = map_pictures(
         model,
@@ -94,7 +110,8 @@ def map_gallery(
     bar = (watcher or Watcher()).bar(found, "confidence maps", "picture")
     examples = {entry.position: _example(items[entry.position], entry, data) for entry in bar}
     reason = "" if examples else "None: no test picture could be read."
-    return MapGallery(method, reading, tuple(examples[k] for k in sorted(examples)), reason)
+    chosen = "" if results is None else ", the best of those here that have maps"
+    return MapGallery(method, reading, tuple(examples[k] for k in sorted(examples)), reason, chosen)
 
 
 def _example(item: Item, found: PictureMaps, data: Dataset) -> MapExample:

@@ -56,12 +56,14 @@ class MapGallery:
         reading: what was accumulated: "sum" or "vote".
         examples: pictures; empty where there are no maps.
         reason: why there are none; empty where there are some.
+        chosen: why this representation, to stand behind its name; empty where it was named.
     """
 
     method: str = ""
     reading: str = "sum"
     examples: tuple[MapExample, ...] = ()
     reason: str = "None were made; mpp-jax run --maps N shows them for N test pictures."
+    chosen: str = ""
 
 
 class Panel(NamedTuple):

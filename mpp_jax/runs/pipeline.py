@@ -32,6 +32,7 @@ from mpp_jax.pooling import check_methods, members
 from mpp_jax.progress import Watcher
 from mpp_jax.runs.choosing import Choice, choose
 from mpp_jax.runs.contents import Contents
+from mpp_jax.runs.finetune import finetune
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
 from mpp_jax.runs.settings import check_contrast, check_features, check_folds
@@ -56,7 +57,8 @@ def fit(
 ) -> tuple[Codebooks, dict[str, CodebookInfo]]:
     """Fit PCA and mixture to descriptors sampled from the training pictures over all scales.
 
-    One codebook for each source of descriptors and recipe that the representations read.
+    One codebook for each source of descriptors and recipe that the representations read. Where the
+    settings say so, they are trained further by the labels (`mpp_jax.runs.finetune`).
 
     Args:
         dataset: pictures; those of the training split are read.
@@ -113,9 +115,12 @@ def fit(
             )
             for key, (source, recipe) in books.items()
         }
-    return {k: book for k, (book, _) in fitted.items()}, {
-        k: info for k, (_, info) in fitted.items()
-    }
+    codebooks = {key: book for key, (book, _) in fitted.items()}
+    if config.encoder.finetune:
+        with watcher.stage("train the codebook"):
+            classes = len(dataset.classes)
+            codebooks = finetune(codebooks, items, classes, activations, config, watcher)
+    return codebooks, {key: info for key, (_, info) in fitted.items()}
 
 
 def _check_enough(

@@ -19,7 +19,7 @@ from mpp_jax.nets.dtypes import dtype_name, resolve_dtype
 from mpp_jax.pooling import canonical, check_methods, members
 from mpp_jax.pooling.notation import BEST
 from mpp_jax.runs.provenance import Provenance
-from mpp_jax.runs.vectors import atoms_of
+from mpp_jax.runs.vectors import atoms_of, recipes_of
 from mpp_jax.storage.bundle import check_place
 
 CONFIG = "config.json"
@@ -117,6 +117,23 @@ def check_features(
             raise ValueError(f"features: {name!r} was not given; add --features {name}=FILE")
         features[name].check(data)
     return {name: features[name] for name in names}
+
+
+def check_finetune(job: Job) -> None:
+    """Raise where a codebook is to be trained further without what that needs.
+
+    Raises:
+        ValueError: activations are not kept, which each epoch reads, or there is no mixture.
+    """
+    if not job.config.encoder.finetune:
+        return
+    if job.extras.cache is None:
+        raise ValueError(
+            "finetune: each epoch reads the activations again; keep them with --cache FOLDER"
+        )
+    if not any(recipe.mixture for _, recipe in recipes_of(job.config).values()):
+        names = ", ".join(job.config.pooling)
+        raise ValueError(f"finetune: {names} read no Gaussian mixture that could be trained")
 
 
 def check_contrast(classes: Sequence[str], targets: np.ndarray) -> None:

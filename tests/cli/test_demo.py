@@ -135,6 +135,11 @@ def test_maps_show_what_a_picture_holds_and_the_best_of_the_rest(
 
 def test_a_method_without_maps_is_passed_over(model: Model) -> None:
     assert local_method(replace(model, primary="ap10")) == "mpp"
+    results = {name: {"top1": 0.5, "map11": 0.5} for name in model.svms}
+    best = results | {"ap10": {"top1": 1.0, "map11": 1.0}, "nfk": {"top1": 0.9, "map11": 0.1}}
+    assert local_method(model, best) == "nfk"
+    several = {name: {**entry, "top1": None} for name, entry in best.items()}
+    assert local_method(model, several | {"csf": {"top1": None, "map11": 0.7}}) == "csf"
     only = replace(model, primary="ap10", svms={"ap10": model.svms["ap10"]})
     assert local_method(only) is None
 

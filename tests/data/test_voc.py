@@ -1,5 +1,6 @@
 """PASCAL VOC in its devkit's layout, whole and broken."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,34 @@ def test_boxes_are_shares_of_whole_pixels(year):
     shutil.rmtree(year / "Annotations")
     assert open_dataset(f"voc:{year}").items[0].boxes is None
     assert labels(open_dataset(f"voc:{year}")) == WANTED
+
+
+def test_boxes_come_from_one_file_where_there_are_no_annotations(year):
+    rows = [["cat", 1, 1, 12, 10], ["train", 2, 3, 30, 4]]
+    listed = {"000005": {"split": "train", "boxes2": rows}, "000007": {"boxes2": []}}
+    (year / "boxes_of_2.json").write_text(json.dumps(listed))
+    first = open_dataset(f"voc:{year}").items[0]
+    assert first.boxes is not None
+    assert first.boxes()[1].place == (10 / 40, 0.0, 20 / 40, 12 / 24)  # the annotation's
+    shutil.rmtree(year / "Annotations")
+    first, second, *_ = open_dataset(f"voc:{year}").items
+    assert first.boxes is not None
+    assert first.boxes() == (
+        Box("cat", (0.0, 0.0, 10 / 40, 12 / 24)),
+        Box("train", (2 / 40, 1 / 24, 4 / 40, 1.0)),
+    )
+    assert second.boxes is None
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"000005": []}', '{"000005": {"boxes": [["cat", 1, 2]]}}', "null"]
+)
+def test_a_damaged_file_of_boxes(year, text):
+    shutil.rmtree(year / "Annotations")
+    (year / "boxes.json").write_text(text)
+    assert "'boxes.json' is not {id: {'boxes': [[class, xmin" in mistake(f"voc:{year}")
+    (year / "boxes2.json").write_text("{}")
+    assert "several files of boxes: boxes.json, boxes2.json" in mistake(f"voc:{year}")
 
 
 def test_boxes_of_floats_that_leave_the_picture_are_cut(year):
@@ -225,11 +254,13 @@ def test_wrong_paths(tmp_path, year):
 
 
 def test_the_pictures_at_hand(shared_dir):
-    """A part of VOC 2007, by the official lists, without annotations."""
+    """A part of VOC 2007, by the official lists, with boxes of five classes in one file."""
     data = open_dataset(f"voc:{shared_dir / 'data' / 'voc2007_part'}")
     assert len(data.classes) == 20
     assert (len(data.split("train")), len(data.split("test"))) == (942, 965)
     assert any("the official VOC2007 has 5,011 and 4,952" in note for note in data.notes)
-    assert data.items[0].boxes is None
+    assert all(item.boxes is not None for item in data.items)
+    [box] = data.items[0].boxes()
+    assert box.name == "car"
     (batch,) = list(canvas_batches(data.items[:1], batch_size=1))
     assert batch.valid.all()
