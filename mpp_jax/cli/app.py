@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from mpp_jax import __version__
+from mpp_jax.cli.engine_options import engine_options
 from mpp_jax.cli.errors import OneLineErrors, faces_user
 from mpp_jax.cli.options import (
     PATH,
@@ -64,6 +65,7 @@ def main() -> None:
 @store_dtype_option
 @plugin_option
 @extra_options
+@engine_options
 @svm_options
 @data_options
 @click.option(
@@ -98,6 +100,7 @@ def run(data: str, out: Path, maps: int, memory: float | None, quiet: bool, **op
 @pooling_option
 @plugin_option
 @extra_options
+@engine_options
 @data_options
 @quiet_option
 @faces_user
@@ -137,6 +140,7 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 @store_dtype_option
 @plugin_option
 @extra_options
+@engine_options
 @data_options
 @quiet_option
 @faces_user
