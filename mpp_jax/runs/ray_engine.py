@@ -1,11 +1,11 @@
 """Ray as the engine: shards are described and encoded by workers on this machine or on many.
 
 Ray (https://docs.ray.io) starts the workers (`mpp_jax.runs.ray_worker`), starts those again that
-die, and carries what is sent. Ours is the line of units of work (`in_line`): a unit goes to a worker
-that is free, and back into the line where its worker died. A unit is a shard, or as many training
-pictures to sample; done twice it is the same (`mpp_jax.runs.shards`), so the result is that of one
-process, byte for byte on machines of one kind. Everything else (fits, SVMs, reports) is this
-process's own. If it dies, the same command goes on with the shards that are missing.
+die, and carries what is sent. Ours is the line of units of work (`in_line`): a unit goes to a
+worker that is free, and back into the line where its worker died. A unit is a shard, or as many
+training pictures to sample; done twice it is the same (`mpp_jax.runs.shards`), so the result is
+that of one process, byte for byte on machines of one kind. Everything else (fits, SVMs, reports) is
+this process's own. If it dies, the same command goes on with the shards that are missing.
 
 Pictures, the store and the cache are files that all machines see under the same paths; the network,
 codebooks and features are sent.
@@ -16,6 +16,7 @@ import os
 import pickle
 import signal
 import socket
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -343,7 +344,9 @@ def _connect(ray: Any, address: str) -> None:
     try:
         if host and port.isdecimal():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), PATIENCE).close()
-        with _silent(), undisturbed():  # which also puts back the handlers that Ray replaces
+        # What is forked becomes another program at once, whatever JAX and Python fear.
+        with _silent(), warnings.catch_warnings(), undisturbed():  # which restores our handlers
+            warnings.filterwarnings("ignore", message=r".*\bfork\b")
             ray.init(
                 address=address,
                 log_to_driver=False,
