@@ -55,13 +55,17 @@ def obey(folder: str) -> None:
     ShardWriter._write = written  # type: ignore[method-assign]
 
 
-def start(*arguments: Any, **environment: str) -> "subprocess.Popen[str]":
+def environment() -> dict[str, str]:
+    """Return the variables of a process that finds this module."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(TESTS)])}
+
+
+def start(*arguments: Any, **variables: str) -> "subprocess.Popen[str]":
     """Start the program in a process of its own."""
-    path = os.pathsep.join([str(REPOSITORY), str(TESTS)])
     return subprocess.Popen(
         [sys.executable, "-m", "mpp_jax", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path} | environment,
+        env=environment() | variables,
     )

@@ -165,20 +165,34 @@ def test_skipped_pictures_and_a_cache(done: Finished, fake: FakeRay, tmp_path: P
     for broken in ("train/blue/01.png", "train/red/04.png", "test/green/00.png"):
         (data / broken).write_bytes(b"no picture")
     dataset = open_dataset(data)
-    config = replace(CONFIG, pooling=("mpp", "avg"))
+    config = replace(CONFIG, pooling=("avg",))
     for name, cluster in (("here", None), ("there", Cluster())):
-        out, extras = tmp_path / name, Extras(cache=tmp_path / f"{name} cache", cluster=cluster)
-        job = done.job(out, config, data=dataset, extras=extras)
-        assert stages.run(job, quiet()) == 1
-    assert_same_run(tmp_path / "there", tmp_path / "here")
-    codebooks = [(tmp_path / name / "codebook/record.json") for name in ("here", "there")]
-    assert codebooks[0].read_bytes() == codebooks[1].read_bytes()
-    caches = [
-        {path.name for path in (tmp_path / f"{name} cache").iterdir() if path.is_dir()}
-        for name in ("here", "there")
-    ]
-    assert caches[0] == caches[1]
-    assert len(fake.actors) == 4  # two cores each, two for fitting and no more for encoding
+        extras = Extras(cache=tmp_path / f"{name} cache", cluster=cluster)
+        assert stages.run(done.job(tmp_path / name, config, data=dataset, extras=extras), quiet())
+    assert store_bytes(tmp_path / "there/encodings") == store_bytes(tmp_path / "here/encodings")
+    here, there = (
+        {path.name for path in (tmp_path / f"{name} cache").iterdir()} for name in ("here", "there")
+    )
+    assert here == there
+
+    items = dataset.split("train")
+    parts = [(first, items[first : first + 4]) for first in range(0, len(items), 4)]
+    counted: list[int] = []
+    skipped: list[tuple[int, str]] = []
+    contents, sample = Contents(), DescriptorSample(len(items), 100, seed=0)
+    job = done.job(tmp_path / "fit", config, data=dataset).settled()
+    with RayEngine(Cluster(), dataset, job.network, job.config) as engine:
+        engine.sample(
+            parts,
+            {"default": sample},
+            contents,
+            counted.append,
+            lambda position, name, reason: skipped.append((position, name)),
+        )
+    assert sum(counted) == 13
+    assert skipped == [(1, "train/blue/01.png"), (14, "train/red/04.png")]
+    assert set(contents.read(items)) == {item.id for item in items}
+    assert len(sample.finish()) == 13 * 7
 
 
 def test_what_is_refused(done: Finished, fake: FakeRay, tmp_path: Path) -> None:
