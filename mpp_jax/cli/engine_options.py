@@ -1,8 +1,18 @@
 """The options that say who does the work of a command. Nothing heavy is imported."""
 
+import os
 from typing import Any
 
 import click
+
+
+def read_engine(context: click.Context, parameter: click.Parameter, engine: str) -> str:
+    """Return the engine, after what has to be set before JAX starts."""
+    if engine == "ray":
+        # Workers may share a GPU with this process: nobody takes all its memory at once.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    return engine
+
 
 _OPTIONS = (
     click.option(
@@ -10,6 +20,7 @@ _OPTIONS = (
         default="local",
         show_default=True,
         type=click.Choice(["local", "ray"]),
+        callback=read_engine,
         help="What describes and encodes pictures: this process, or workers that Ray runs "
         "(pip install 'mpp-jax[ray]'), on this machine or on a cluster whose machines share the "
         "folders of pictures and output. The results are the same. A worker that dies is started "

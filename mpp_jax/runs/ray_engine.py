@@ -12,6 +12,7 @@ codebooks and features are sent.
 """
 
 import contextlib
+import itertools
 import os
 import pickle
 import signal
@@ -41,6 +42,10 @@ MOST_DEATHS = 5
 """Deaths for each worker, without any unit done between, after which it is given up."""
 PATIENCE = 10
 """Seconds that a cluster's address has to answer in, and that workers have to end in."""
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""With this a cluster listens on 127.0.0.1 alone, on all systems."""
+WITHOUT_WARNINGS = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""With this a cluster that does not answer is told of in one line, ours."""
 PASSED_ON = ("JAX_", "XLA_", "MPP_JAX_")
 """Beginnings of the environment variables that workers are given as they are here."""
 
@@ -49,9 +54,10 @@ PASSED_ON = ("JAX_", "XLA_", "MPP_JAX_")
 
 
 class Unit(NamedTuple):
-    """A unit of work: a method of `Worker`, and its arguments after the first."""
+    """A unit of work: a method of `Worker`, pictures, and the arguments that follow them."""
 
     method: str
+    items: Sequence[Item]
     arguments: tuple[Any, ...]
 
 
@@ -173,7 +179,8 @@ class RayEngine:
         self._cluster = cluster
         self._say = say
         paths = (item.path for item in data.items if item.path is not None)
-        seen = [path.absolute().parent for path in paths if path.exists()][:1]
+        there = (path.absolute().parent for path in paths if path.exists())
+        seen = [*itertools.islice(there, 1)]
         if cache is not None:
             cache = cache.absolute()
             cache.mkdir(parents=True, exist_ok=True)
@@ -194,18 +201,18 @@ class RayEngine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._given is None:
+        if not self._workers and not self._own:
             return
         ray = ray_module()
         with _silent():
-            if error is None:
+            if self._workers and error is None:
                 ends = [worker.end.remote() for worker in self._workers]
                 ray.wait(ends, num_returns=len(ends), timeout=PATIENCE)
             for worker in self._workers:
                 ray.kill(worker)
             if self._own:
                 ray.shutdown()
-        self._given = None
+        self._workers, self._own, self._given = [], False, None
 
     def sample(
         self,
@@ -220,7 +227,7 @@ class RayEngine:
         ``contents`` is left the digests of the pictures, as by `Sampling`.
         """
         blank = {source: sample.blank() for source, sample in samples.items()}
-        units = [Unit("sample", (first, _sent(items), blank)) for first, items in parts]
+        units = [Unit("sample", items, (first, blank)) for first, items in parts]
         skipped: list[tuple[int, str, str]] = []
         with _silent():
             for found in self._results(units):
@@ -255,11 +262,8 @@ class RayEngine:
         units = [
             Unit(
                 "encode",
-                (
-                    replace(task, folder=task.folder.absolute()),
-                    _sent([items[name] for name in task.pending]),
-                    *shared,
-                ),
+                [items[name] for name in task.pending],
+                (replace(task, folder=task.folder.absolute()), *shared),
             )
             for task in writer.tasks.values()
         ]
@@ -283,7 +287,7 @@ class RayEngine:
         def send(worker: Any, unit: Unit) -> Any:
             method = getattr(worker, unit.method).options(max_task_retries=0)
             try:
-                return method.remote(self._given, *unit.arguments)
+                return method.remote(self._given, _sent(unit.items), *unit.arguments)
             except (TypeError, pickle.PicklingError) as error:
                 raise ValueError(
                     "--engine ray: pictures that are read in this process alone cannot be sent to "
@@ -298,7 +302,7 @@ class RayEngine:
             return
         cluster = self._cluster
         address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-        ray = ray_module(local=address == "local")
+        ray = ray_module(**LOOPBACK if address == "local" else WITHOUT_WARNINGS)
         if not ray.is_initialized():
             _connect(ray, address)
             self._own = True
@@ -338,7 +342,7 @@ def _connect(ray: Any, address: str) -> None:
     """Connect to a cluster, or start one.
 
     Raises:
-        ValueError: none answers at the address.
+        ValueError: none answers at the address, or none can be started.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
@@ -356,13 +360,13 @@ def _connect(ray: Any, address: str) -> None:
     except SystemExit as error:  # SIGTERM meanwhile, as Ray has it
         signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt from error
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError, ray.exceptions.RayError) as error:
+        why = " ".join(str(error).split())[:300]
         if address == "local":
-            raise
+            raise ValueError(f"--engine ray: Ray cannot start on this machine ({why})") from error
         raise ValueError(
-            f"--address {address}: no Ray cluster answers there "
-            f"({' '.join(str(error).split())[:200]}); give that of its head as HOST:PORT, or leave "
-            "it out for workers on this machine"
+            f"--address {address}: no Ray cluster answers there ({why}); give that of its head as "
+            "HOST:PORT, or leave it out for workers on this machine"
         ) from error
 
 

@@ -38,17 +38,18 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as Ray will have it; else it warns
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""With this a cluster listens on 127.0.0.1 alone, on all systems."""
 
 
-def ray_module(*, local: bool = False) -> Any:
+def ray_module(**settings: str) -> Any:
     """Return the module, as the commands use it.
+
+    Args:
+        settings: environment variables that Ray reads when it is loaded.
 
     Raises:
         ValueError: it is not installed.
     """
-    for name, value in (SETTINGS | (LOOPBACK if local else {})).items():
+    for name, value in (SETTINGS | settings).items():
         os.environ.setdefault(name, value)
     try:
         return importlib.import_module("ray")
@@ -136,14 +137,14 @@ class Worker:
         self._open = setup, network, activations
 
     def sample(
-        self, given: Any, first: int, items: Sequence[Item], samples: dict[str, DescriptorSample]
+        self, given: Any, items: Sequence[Item], first: int, samples: dict[str, DescriptorSample]
     ) -> Sampled:
         """Take descriptors of consecutive pictures, see `Sampling`.
 
         Args:
             given: see `begin`.
-            first: position of the first picture.
             items: the pictures.
+            first: position of the first one.
             samples: by source, blank.
         """
         setup, _, activations = self._opened(given)
@@ -159,8 +160,8 @@ class Worker:
     def encode(
         self,
         given: Any,
-        task: ShardTask,
         items: Sequence[Item],
+        task: ShardTask,
         codebooks: Codebooks,
         features: Mapping[str, Features],
     ) -> int:
@@ -168,8 +169,8 @@ class Worker:
 
         Args:
             given: see `begin`.
+            items: the pending pictures of the shard.
             task: what to write.
-            items: its pending pictures.
             codebooks: by key.
             features: those that representations stack with, by name.
         """

@@ -15,7 +15,7 @@ from helpers.toy_run import Finished, assert_same_run, store_bytes
 
 from mpp_jax.runs import pipeline
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toy_known")]
+pytestmark = pytest.mark.slow
 
 PATIENCE = 900
 WHOLE = ["--scales", "1-3", "--pca", "6", "--components", "4", "--samples", "200"]
@@ -24,7 +24,7 @@ QUICK = ["--scales", "1-2", "--pooling", "avg"]
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_shards(toy_known: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "SHARD_SIZE", ray_toy.TOYS)
 
 

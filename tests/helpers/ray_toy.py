@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,12 @@ def obey(folder: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of a process that finds this module."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(TESTS)])}
+    """Return the variables of a process that finds this module, with a secret of the tests' own."""
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(TESTS)]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": uuid.UUID(int=os.getpid()).hex * 2,
+    }
 
 
 def start(*arguments: Any, **variables: str) -> "subprocess.Popen[str]":

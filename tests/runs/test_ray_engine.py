@@ -45,7 +45,7 @@ def doubled(fake: FakeRay, numbers: list[int], workers: int = 2) -> tuple[list[i
         [Actor(fake, Doubler) for _ in range(workers)],
         lambda worker: worker.begin.remote(),
         lambda worker, unit: getattr(worker, unit.method).remote(*unit.arguments),
-        [Unit("double", (number,)) for number in numbers],
+        [Unit("double", (), (number,)) for number in numbers],
         said.append,
     )
     return sorted(results), said
