@@ -98,7 +98,7 @@ def torch_forward(
                     y = functional.conv2d(
                         x, kernel, bias, stride=item.stride, padding=item.pad, groups=item.groups
                     )
-                    return functional.relu_(y) if item.relu else y
+                    return functional.relu_(y) if item.activation == "relu" else y
 
                 steps.append(step)
             case LRN():

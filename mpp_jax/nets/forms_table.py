@@ -18,10 +18,12 @@ from mpp_jax.nets.forms import DIRECT, SPLIT, Forms, Formulation, Mode, Row, mod
 
 _MATMUL, _IM2COL, _ROWS = Formulation("matmul"), Formulation("im2col"), Formulation("rows")
 _DEPTH, _WINOGRAD = Formulation("space_to_depth"), Formulation("winograd", 3)
+_SHIFTS = Formulation("shifts")
 
 # Below these widths the transforms of minimal filtering cost more than the products they save.
 _CPU = Forms(
     convolutions=(
+        Row(_SHIFTS, "measured", inputs=(1, 1), groups=(2, None)),
         Row(_MATMUL, "measured", kernel=(1, 1)),
         Row(_WINOGRAD, "measured", kernel=(6, None), positions=(10, None)),
         Row(_IM2COL, "measured", kernel=(6, None), stride=(1, 1), positions=(1, 9)),

@@ -8,9 +8,10 @@ from mpp_jax.nets.caffenet import ALEXNET, CAFFENET
 from mpp_jax.nets.caffenet_mini import CAFFENET_MINI
 from mpp_jax.nets.chatfield import CNN_M, CNN_S
 from mpp_jax.nets.checks import check_spec
+from mpp_jax.nets.efficientnet_lite0 import EFFICIENTNET_LITE0
 from mpp_jax.nets.sift_spec import SIFT_SPEC
 from mpp_jax.nets.spec import NetSpec
-from mpp_jax.nets.squeezenet import SQUEEZENET
+from mpp_jax.nets.squeezenet import SQUEEZENET, SQUEEZENET_V11
 from mpp_jax.nets.torchvision_alexnet import ALEXNET_TORCHVISION
 from mpp_jax.nets.vgg16 import VGG16
 
@@ -19,6 +20,8 @@ NETWORKS: dict[str, NetSpec] = {
     for spec in (
         CAFFENET_MINI,
         SQUEEZENET,
+        SQUEEZENET_V11,
+        EFFICIENTNET_LITE0,
         CAFFENET,
         ALEXNET,
         CNN_S,

@@ -2,7 +2,8 @@
 
 Every naming convention lists, for each parameter of the network, the key it is stored under; a
 layout function turns the stored array into HWIO (kernels) or a vector (biases). What all keys of a
-file have in front of these (``module.``, ``_orig_mod.``, ``model.``) is taken off first.
+file have in front of these (``module.``, ``_orig_mod.``, ``model.``) is taken off first. A batch
+normalisation has rules of its own, and is folded once all of it is there.
 
 A file may end below the network's last layer, or have other sizes from some layer on: weights of
 the convolutions alone, or fine-tuned ones of other classes. The network then ends there, too. That
@@ -26,7 +27,7 @@ import numpy as np
 
 from mpp_jax.nets.spec import Conv, NetSpec, convolutions, kernel_shape
 from mpp_jax.nets.weight_files import Convention
-from mpp_jax.weights.names import stored_keys
+from mpp_jax.weights.names import leaves, needless_keys, stored_keys
 from mpp_jax.weights.source import SourceWeights
 from mpp_jax.weights.structure import described, structure_errors
 
@@ -76,7 +77,8 @@ def rules(spec: NetSpec, convention: Convention) -> tuple[Rule, ...]:
     found = []
     for path, layer, channels in convolutions(spec):
         kernel = kernel_shape(layer, channels)
-        for leaf, shape in (("kernel", kernel), ("bias", kernel[-1:])):
+        for leaf in leaves(spec, convention, path):
+            shape = kernel if leaf == "kernel" else kernel[-1:]
             keys = stored_keys(spec, convention, path, leaf)
             if keys:
                 found.append(Rule((*path, leaf), keys, layer, shape))
@@ -116,7 +118,7 @@ def fit(source: SourceWeights, spec: NetSpec) -> Fit:
         return Fit(spec, (), (wrong,))
     stored = bare(source.arrays, {key for rule in known for key in rule.keys})
     found = [_Finding.of(rule, stored, source) for rule in known]
-    mine = {key for rule in known for key in rule.keys}
+    mine = {key for rule in known for key in rule.keys} | needless_keys(spec, source.convention)
     strangers = [key for short, key in stored.items() if short not in mine]
     errors = [*structure_errors(source, spec), *_texts(found), *map(_stranger, strangers)]
     pairs = tuple(finding.pair for finding in found if finding.pair is not None)
@@ -150,7 +152,7 @@ class _Finding:
         if array.dtype.kind != "f":
             text = f"{key!r} has dtype {array.dtype}, wanted floating point"
             return cls(rule, "unusable", text)
-        layout = _bias if rule.path[-1] == "bias" else _LAYOUT[source.convention]
+        layout = _LAYOUT[source.convention] if rule.path[-1] == "kernel" else _vector
         value = layout(array, rule)
         if value is None:
             text = f"{key!r} has shape {array.shape}, {rule.name} needs {rule.shape}"
@@ -206,7 +208,7 @@ def _first_other(found: list[_Finding]) -> _Finding | None:
 
 
 def _by_layer(found: list[_Finding]) -> Iterator[list[_Finding]]:
-    """Yield kernel and bias of one convolution after the other."""
+    """Yield kernel, bias and so on of one convolution after the other."""
     layers: dict[tuple[str, ...], list[_Finding]] = {}
     for finding in found:
         layers.setdefault(finding.rule.path[:-1], []).append(finding)
@@ -232,7 +234,7 @@ def _below(spec: NetSpec, layer: str, file_layers: int) -> NetSpec | None:
     return None
 
 
-def _bias(x: np.ndarray, rule: Rule) -> np.ndarray | None:
+def _vector(x: np.ndarray, rule: Rule) -> np.ndarray | None:
     """Return a vector that may have axes of length one around it."""
     return x.reshape(-1) if max(x.shape, default=0) == x.size == rule.shape[0] else None
 

@@ -195,7 +195,7 @@ def matconvnet_layers(spec, blobs, mean, *, old=False):
             else:
                 struct["weights"] = _cell([filters, bias[None]])
             structs.append(struct)
-            if layer.relu:
+            if layer.activation == "relu":
                 structs.append({"name": f"relu_{layer.name}", "type": "relu"})
         elif kind == "LRN":
             param = _row(layer.size, layer.k, layer.alpha / layer.size, layer.beta)
