@@ -1,7 +1,8 @@
 """The networks: descriptions, Linen modules, formulations of convolution, dense SIFT.
 
-What a file of yours needs to describe a network is here: the layers `Conv`, `Pool`, `LRN`, `Fire`
-and `GlobalMean`, `Preprocessing`, `WeightFiles` and `WeightPlace`, `NetSpec`, `register_network`.
+What a file of yours needs to describe a network is here: the layers `Conv`, `Pool`, `LRN`, `Fire`,
+`Add` and `GlobalMean`, `Preprocessing`, `WeightFiles` and `WeightPlace`, `NetSpec` and
+`register_network`.
 """
 
 import importlib
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mpp_jax.nets.registry import DEFAULT_NETWORK, NETWORKS, get_spec, register_network
 from mpp_jax.nets.spec import (
     LRN,
+    Add,
     Conv,
     Fire,
     GlobalMean,
@@ -27,6 +29,7 @@ __all__ = [
     "DEFAULT_NETWORK",
     "LRN",
     "NETWORKS",
+    "Add",
     "Conv",
     "Fire",
     "GlobalMean",

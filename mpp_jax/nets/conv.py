@@ -159,13 +159,14 @@ def _shifts(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding)
         x = jnp.repeat(x, c_out // x.shape[-1], axis=-1)
     height = _output_size(x.shape[1], kh, sh)
     width = _output_size(x.shape[2], kw, sw)
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # sums of kh kw products keep their digits
     terms = [
-        x[:, u : u + sh * (height - 1) + 1 : sh, v : v + sw * (width - 1) + 1 : sw]
-        * kernel[u, v, 0][None, None, None]
+        x[:, u : u + sh * (height - 1) + 1 : sh, v : v + sw * (width - 1) + 1 : sw].astype(wide)
+        * kernel[u, v, 0][None, None, None].astype(wide)
         for u in range(kh)
         for v in range(kw)
     ]
-    return sum(terms[1:], terms[0])
+    return sum(terms[1:], terms[0]).astype(x.dtype)
 
 
 def _output_size(size: int, kernel: int, stride: int) -> int:

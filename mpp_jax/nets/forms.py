@@ -16,7 +16,9 @@ from jax import lax
 
 from mpp_jax.nets.winograd import LARGEST_TILE_AND_KERNEL
 
-Kind = Literal["direct", "split", "matmul", "im2col", "rows", "space_to_depth", "shifts", "winograd"]
+Kind = Literal[
+    "direct", "split", "matmul", "im2col", "rows", "space_to_depth", "shifts", "winograd"
+]
 Mode = Literal["float32", "tf32", "bfloat16"]
 PoolForm = Literal["axes", "window"]
 LrnForm = Literal["band", "shifts"]

@@ -201,7 +201,7 @@ def convolutions(spec: NetSpec) -> Iterator[tuple[tuple[str, ...], Conv, int]]:
 
     Those inside fire modules are included.
     """
-    channels, of_layer = 3, {}
+    channels, of_layer = 3, dict[str | None, int]()
     for layer in spec.layers:
         if isinstance(layer, Conv):
             yield (layer.name,), layer, of_layer.get(layer.source, channels)
@@ -244,16 +244,18 @@ def _path(spec: NetSpec, layer: str) -> list[Layer]:
     path: list[Layer] = []
     while at is not None:
         path.append(spec.layers[at])
-        at = _input(spec, at)
+        below = input_of(spec, path[-1].name)
+        at = None if below is None else spec.index(below)
     return path[::-1]
 
 
-def _input(spec: NetSpec, at: int) -> int | None:
-    """Return the place of the layer whose activation a layer takes; None: the picture's."""
-    layer = spec.layers[at]
-    if isinstance(layer, Conv) and layer.source is not None:
-        return spec.index(layer.source)
-    return at - 1 if at else None
+def input_of(spec: NetSpec, layer: str) -> str | None:
+    """Return the name of the layer whose activation a layer takes; None: it takes the picture."""
+    at = spec.index(layer)
+    item = spec.layers[at]
+    if isinstance(item, Conv) and item.source is not None:
+        return item.source
+    return spec.layers[at - 1].name if at else None
 
 
 def map_size(spec: NetSpec, side: int, layer: str) -> int:
@@ -277,14 +279,14 @@ def padding(spec: NetSpec, layer: Conv | Pool, n: int) -> tuple[int, int]:
     Those behind a pooling include the positions that ceil mode reaches past the map. Padding
     ``"same"`` is explained in `mpp_jax.nets.records`.
     """
-    window = layer.kernel if isinstance(layer, Conv) else layer.window
+    window = _window(layer)
     if layer.pad != "same":
         if isinstance(layer, Conv):
             return layer.pad, layer.pad
         size = pooled_size(n, window, layer.stride, spec.pooling, layer.pad)
         return layer.pad, max(0, (size - 1) * layer.stride + window - n - layer.pad)
-    below = _input(spec, spec.index(layer.name))
-    base = spec.side if below is None else map_size(spec, spec.side, spec.layers[below].name)
+    below = input_of(spec, layer.name)
+    base = spec.side if below is None else map_size(spec, spec.side, below)
     before = max(0, (-(-base // layer.stride) - 1) * layer.stride + window - base) // 2
     return before, max(0, (-(-n // layer.stride) - 1) * layer.stride + window - n - before)
 
@@ -304,10 +306,14 @@ def unpadded_window(spec: NetSpec, layer: str) -> int:
     """Return a position's receptive window in pixels, less the zero padding on either side."""
     n = 1
     for item in reversed(_path(spec, layer)):
-        if isinstance(item, Conv | Pool) and item.pad == "same":
+        if not isinstance(item, Conv | Pool):
+            continue
+        if item.pad == "same":
             n *= item.stride
-        elif isinstance(item, Conv):
-            n = (n - 1) * item.stride + item.kernel - 2 * item.pad
-        elif isinstance(item, Pool):
-            n = (n - 1) * item.stride + item.window - 2 * item.pad
+        else:
+            n = (n - 1) * item.stride + _window(item) - 2 * item.pad
     return n
+
+
+def _window(layer: Conv | Pool) -> int:
+    return layer.kernel if isinstance(layer, Conv) else layer.window

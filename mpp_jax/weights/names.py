@@ -15,7 +15,6 @@ from collections.abc import Collection
 from mpp_jax.nets.spec import NetSpec
 from mpp_jax.nets.weight_files import Convention
 
-
 BATCH_NORM = {
     "gamma": "weight",
     "beta": "bias",

@@ -20,7 +20,8 @@ def narrow(spec, divisor):
 
     def thin(layer):
         if isinstance(layer, Conv):
-            return dataclasses.replace(layer, features=layer.features // divisor)
+            groups = layer.groups // divisor if layer.groups == layer.features else layer.groups
+            return dataclasses.replace(layer, features=layer.features // divisor, groups=groups)
         if isinstance(layer, Fire):
             sizes = (layer.squeeze, layer.expand1x1, layer.expand3x3)
             return Fire(layer.name, *(max(1, n // divisor) for n in sizes))

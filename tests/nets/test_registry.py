@@ -147,7 +147,7 @@ KEYS = (
         (layers(Pool("Sift", 2, 2)), "none of default, sift; got 'Sift'"),
         (layers(Pool("FC3", 2, 2)), "two are named 'fc3'"),
         (layers(Conv("conv1", 8, 0)), "kernel of 'conv1' must be from 1, got 0"),
-        (layers(Conv("conv1", 8, 3, pad=-1)), "pad of 'conv1' must be from 0, got -1"),
+        (layers(Conv("conv1", 8, 3, pad=-1)), "pad of 'conv1' must be from 0 or 'same', got -1"),
         (layers(Pool("pool1", 3, 0.5)), "stride of 'pool1' must be from 1, got 0.5"),
         (layers(Conv("conv1", 8, 3, groups=2)), "'conv1' takes 3 channels and gives 8; both must"),
         (layers(Conv("conv1", 8, 99)), "side: .* 35 pixels leaves layer 'conv1' no position"),
