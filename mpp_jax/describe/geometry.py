@@ -50,5 +50,6 @@ def format_geometry(
         "  ".join(str(cell).rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in [head, *rows]
     ]
-    title = f"{spec.name} {which.name}: {which.channels} channels, {spec.pooling}-mode pooling"
+    rounding = f", {spec.pooling}-mode pooling" if spec.of_layers else ""
+    title = f"{spec.name} {which.name}: {which.channels} channels{rounding}"
     return "\n".join([title, *lines])

@@ -2,12 +2,13 @@
 
 What a file of yours needs to describe a network is here: the layers `Conv`, `Pool`, `LRN`, `Fire`,
 `Add` and `GlobalMean`, `Preprocessing`, `WeightFiles` and `WeightPlace`, `NetSpec` and
-`register_network`.
+`register_network`; for any JAX function, `FunctionNet` and `Map`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mpp_jax.nets.function_net import FunctionNet, Map
 from mpp_jax.nets.registry import DEFAULT_NETWORK, NETWORKS, get_spec, register_network
 from mpp_jax.nets.spec import (
     LRN,
@@ -32,8 +33,10 @@ __all__ = [
     "Add",
     "Conv",
     "Fire",
+    "FunctionNet",
     "GlobalMean",
     "LayerSpec",
+    "Map",
     "NetSpec",
     "Network",
     "Pool",

@@ -47,15 +47,30 @@ def check_spec(spec: NetSpec) -> None:
             convention whose input or keys are not stated.
     """
     _check_types(spec)
-    for field, name in [("name", spec.name), *(("aliases", alias) for alias in spec.aliases)]:
+    check_name(spec)
+    if spec.of_layers:
+        _check_layers(spec)
+    else:
+        _check_names(spec)
+    _check_geometry(spec)
+    if spec.of_layers:
+        _check_positions(spec)
+    _check_files(spec)
+
+
+def check_name(spec: Any) -> None:
+    """Raise unless the name of a description, and its aliases, are well formed.
+
+    Raises:
+        ValueError: they are not.
+    """
+    aliases = getattr(spec, "aliases", ())
+    for field, name in [("name", spec.name), *(("aliases", alias) for alias in aliases)]:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name == ANY_NETWORK:
             raise ValueError(
                 f"{field}: must be lower-case letters, digits and _ that begin with a letter, and "
                 f"not {ANY_NETWORK!r}, which means any network; got {name!r}"
             )
-    _check_layers(spec)
-    _check_geometry(spec)
-    _check_files(spec)
 
 
 def _refuse(spec: NetSpec, field: str, problem: str) -> NoReturn:
@@ -101,13 +116,6 @@ def _check_layers(spec: NetSpec) -> None:
     for layer in spec.layers:
         if not isinstance(layer, Layer):
             _refuse(spec, "layers", f"{layer!r} is no layer; take Conv, Pool, LRN, Fire, ...")
-        if not _LAYER.fullmatch(str(layer.name)) or layer.name.lower() in _SOURCES:
-            _refuse(
-                spec,
-                "layers",
-                f"names are letters, digits and _, and none of {', '.join(_SOURCES)}; got "
-                f"{layer.name!r}",
-            )
         for size in _SIZES.get(type(layer), ()):
             if not _whole(value := getattr(layer, size), 1):
                 _refuse(spec, "layers", f"{size} of {layer.name!r} must be from 1, got {value!r}")
@@ -122,9 +130,7 @@ def _check_layers(spec: NetSpec) -> None:
                 f"activation of {layer.name!r} must be one of {', '.join(get_args(Activation))}, "
                 f"got {layer.activation!r}",
             )
-    # The notation of representations does not tell cases apart.
-    if twice := _twice(name.lower() for name in spec.layer_names):
-        _refuse(spec, "layers", f"two are named {twice!r}; each needs a name of its own")
+    _check_names(spec)
     _check_sources(spec)
     parts = list(convolutions(spec))
     if not parts:
@@ -137,6 +143,19 @@ def _check_layers(spec: NetSpec) -> None:
                 f"{'/'.join(path)!r} takes {channels} channels and gives {layer.features}; both "
                 f"must divide into its {layer.groups} groups",
             )
+
+
+def _check_names(spec: NetSpec) -> None:
+    for name in spec.layer_names:
+        if not _LAYER.fullmatch(str(name)) or name.lower() in _SOURCES:
+            _refuse(
+                spec,
+                "layers",
+                f"names are letters, digits and _, and none of {', '.join(_SOURCES)}; got {name!r}",
+            )
+    # The notation of representations does not tell cases apart.
+    if twice := _twice(name.lower() for name in spec.layer_names):
+        _refuse(spec, "layers", f"two are named {twice!r}; each needs a name of its own")
 
 
 def _check_sources(spec: NetSpec) -> None:
@@ -196,6 +215,9 @@ def _check_geometry(spec: NetSpec) -> None:
         )
     if strange := [name for name in spec.averaged if name not in usable]:
         _refuse(spec, "averaged", f"{strange[0]!r} is none of the descriptor_layers")
+
+
+def _check_positions(spec: NetSpec) -> None:
     for name in spec.layer_names:
         if map_size(spec, spec.side, name) == 0:
             _refuse(
@@ -204,7 +226,7 @@ def _check_geometry(spec: NetSpec) -> None:
                 f"a picture of {spec.side} pixels leaves layer {name!r} no position; give a "
                 "larger side, or smaller kernels and windows",
             )
-    for which in map(spec.layer, usable):
+    for which in map(spec.layer, spec.descriptor_layers):
         if which.window < 1:
             _refuse(spec, "layers", f"{which.name!r} has more padding than picture")
 

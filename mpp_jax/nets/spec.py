@@ -24,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import ClassVar
 
 from mpp_jax.nets.records import (
     LRN,
@@ -94,10 +95,18 @@ class NetSpec:
     files: WeightFiles = dataclasses.field(default=WeightFiles(), compare=False, repr=False)
     lacking: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
+    of_layers: ClassVar[bool] = True
+    """Whether `layers` say what is computed; a function says it in its own way."""
+
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Names of all activations, in order of computation."""
         return tuple(layer.name for layer in self.layers)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are parameters, which weight files hold."""
+        return bool(self.layers)
 
     def preprocessing_for(self, convention: str) -> Preprocessing | None:
         """Return the input that files of a convention expect; None where none is stated."""

@@ -85,13 +85,13 @@ class Converted:
     audit: Audit
 
 
-def _at(tree: Params, path: Iterable[str]) -> Any:
+def _at(tree: Params, path: Iterable[Any]) -> Any:
     for name in path:
         tree = tree[name]
     return tree
 
 
-def _assign(params: Params, path: tuple[str, ...], value: np.ndarray) -> None:
+def _assign(params: Params, path: tuple[Any, ...], value: np.ndarray) -> None:
     for name in path[:-1]:
         params = params.setdefault(name, {})
     params[path[-1]] = value
@@ -134,15 +134,19 @@ def convert(source: SourceWeights, spec: NetSpec, layer: str | None = None) -> C
         )
     mean, scale, mean_image = _fold_channels(params, spec, preprocessing, source.mean_image)
     spec = spec.with_lrn(lrn_constants(source, spec))
-    origin = _fold_batch_norms(params, spec, {rule.path: key for rule, key, _ in found.pairs})
-    rows = tuple(_audit_row("/".join(p), key, _at(params, p)) for p, key in origin.items())
+    origin = {rule.path: key for rule, key, _ in found.pairs}
+    if spec.of_layers:
+        origin = _fold_batch_norms(params, spec, origin)
+    rows = tuple(
+        _audit_row("/".join(map(str, path)), key, _at(params, path)) for path, key in origin.items()
+    )
     audit = Audit(spec.name, source.format, rows, found.notes)
     return Converted(params, spec, mean, scale, mean_image, audit)
 
 
 def _fold_batch_norms(
-    params: Params, spec: NetSpec, origin: dict[tuple[str, ...], str]
-) -> dict[tuple[str, ...], str]:
+    params: Params, spec: NetSpec, origin: dict[tuple[Any, ...], str]
+) -> dict[tuple[Any, ...], str]:
     """Fold batch normalisations into the convolutions before them, in place.
 
     ``gamma (kernel * x - mean) / sqrt(variance + epsilon) + beta`` is a convolution with
@@ -157,7 +161,7 @@ def _fold_batch_norms(
     Returns:
         The keys that each parameter of the network came from, by path.
     """
-    folded: dict[tuple[str, ...], str] = {}
+    folded: dict[tuple[Any, ...], str] = {}
     for path, _, _ in convolutions(spec):
         layer = _at(params, path)
         if "gamma" in layer:

@@ -7,10 +7,13 @@
 - ``native``: the path in this package's own parameter tree, ``conv1/kernel``, or that of a Flax
   module of the same layout, ``AlexNet_0/Conv_0/kernel``.
 
+Parameters of a function are stored by their paths in its own nested dict.
+
 What differs from network to network stands in the network's own file, in `NetSpec.files`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from mpp_jax.nets.spec import NetSpec
 from mpp_jax.nets.weight_files import Convention
@@ -57,6 +60,11 @@ def stored_keys(
     if convention == "torchvision" and files.torchvision:
         return (f"{dict(files.torchvision)[layer]}.{'weight' if is_kernel else 'bias'}",)
     return ()
+
+
+def function_keys(path: Sequence[Any]) -> tuple[str, ...]:
+    """Return the keys that a parameter of a function may be stored under: ``a/b/c``, ``a.b.c``."""
+    return tuple(dict.fromkeys(mark.join(map(str, path)) for mark in "/."))
 
 
 def needless_keys(spec: NetSpec, convention: Convention) -> frozenset[str]:
