@@ -131,29 +131,31 @@ def function_spec(net: FunctionNet) -> FunctionSpec:
             be probed (`mpp_jax.nets.probe.probe`).
     """
     _check_stated(net)
-    params: Params = {}
-    if net.params is not None:
-        params = net.params
-    elif net.like is not None:
-        params = net.like()
-    leaves = flat(params, net.name)
+    given = {} if net.params is None else net.params
+    leaves = flat(given if net.like is None else jax.eval_shape(net.like), net.name)
     shapes = tuple((path, tuple(leaf.shape)) for path, leaf in leaves)
-    found = _map_shapes(net.function, nested(shapes, _abstract), net.side, net.name)
+
+    def at(side: int) -> dict[str, tuple[int, ...]]:
+        return _map_shapes(net.function, nested(shapes, _abstract), side, net.name)
+
+    found = at(net.side)
     named = net.maps or tuple(map(Map, found))
-    for each in named:
-        if each.name not in found:
-            raise ValueError(
-                f"maps: network {net.name!r} returns {', '.join(found)}, and no {each.name!r}"
-            )
+    if strange := [each.name for each in named if each.name not in found]:
+        raise ValueError(
+            f"maps: network {net.name!r} returns {', '.join(found)}, and no {strange[0]!r}"
+        )
+    stated = [each for each in named if each.stride is not None]
+    for stride in {each.stride for each in stated}:
+        _check_sizes(net, [each for each in stated if each.stride == stride], found, at)
+    # Only a probe wants values.
+    values = net.like() if net.like is not None and len(stated) < len(named) else given
     geometry = []
     for each in named:
-        channels = found[each.name][3]
-        if each.stride is None or each.window is None:
-            seen = probe(net.function, params, each.name, net.side)
-            geometry.append((each.name, channels, seen.stride, seen.window))
-        else:
-            _check_sizes(net, shapes, each, found[each.name][1])
-            geometry.append((each.name, channels, each.stride, each.window))
+        stride, window = each.stride, each.window
+        if stride is None or window is None:
+            seen = probe(net.function, values, each.name, net.side)
+            stride, window = seen.stride, seen.window
+        geometry.append((each.name, found[each.name][3], stride, window))
     names = tuple(name for name, *_ in geometry)
     return FunctionSpec(
         name=net.name,
@@ -167,7 +169,7 @@ def function_spec(net: FunctionNet) -> FunctionSpec:
         function=net.function,
         shapes=shapes,
         geometry=tuple(geometry),
-        carried=None if net.like is not None else lambda: params,
+        carried=None if net.like is not None else lambda: given,
         code=_source_digest(net.function),
     )
 
@@ -230,17 +232,22 @@ def _map_shapes(
 
 
 def _check_sizes(
-    net: FunctionNet, shapes: tuple[tuple[Path, tuple[int, ...]], ...], each: Map, at_base: int
+    net: FunctionNet,
+    maps: list[Map],
+    at_base: dict[str, tuple[int, ...]],
+    at: Callable[[int], dict[str, tuple[int, ...]]],
 ) -> None:
-    """Raise unless a map grows by one position a stated stride."""
-    more = 4
-    side = net.side + more * (each.stride or 0)
-    wide = _map_shapes(net.function, nested(shapes, _abstract), side, net.name)[each.name][1]
-    if at_base < 1 or wide != at_base + more:
-        raise ValueError(
-            f"maps: network {net.name!r}: {each.name!r} has {at_base} positions along {net.side} "
-            f"pixels and {wide} along {side}, which is no stride of {each.stride} pixels"
-        )
+    """Raise unless maps of one stated stride grow by one position a stride."""
+    more, stride = 4, maps[0].stride or 0
+    side = net.side + more * stride
+    wide = at(side)
+    for each in maps:
+        small, large = at_base[each.name][1], wide[each.name][1]
+        if small < 1 or large != small + more:
+            raise ValueError(
+                f"maps: network {net.name!r}: {each.name!r} has {small} positions along "
+                f"{net.side} pixels and {large} along {side}, which is no stride of {stride} pixels"
+            )
 
 
 def _source_digest(function: MapFunction) -> str:
