@@ -47,7 +47,8 @@ class FunctionNet:
         params: nested dict of float arrays where no weight file is given; None: see `like`.
         like: a function without arguments that returns parameters of the right names and shapes,
             whatever the values (for instance a module's ``init``): a file must be given, and is
-            audited against them. Neither of the two: the function has no parameters.
+            audited against them; it is traced, not run. Neither of the two: the function has no
+            parameters.
         maps: the maps that serve as descriptors; () for all, probed.
         default_layer: the map that is pooled unless another is named; None: the last one.
         preprocessing: what the function expects, in RGB; pictures come as 0..255 without.

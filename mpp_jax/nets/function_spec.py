@@ -10,11 +10,13 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from mpp_jax.nets.function_net import FunctionNet, Map, MapFunction
@@ -147,8 +149,7 @@ def function_spec(net: FunctionNet) -> FunctionSpec:
     stated = [each for each in named if each.stride is not None]
     for stride in {each.stride for each in stated}:
         _check_sizes(net, [each for each in stated if each.stride == stride], found, at)
-    # Only a probe wants values.
-    values = net.like() if net.like is not None and len(stated) < len(named) else given
+    values = given if net.like is None else nested(shapes, _RandomValues(seed=0))
     geometry = []
     for each in named:
         stride, window = each.stride, each.window
@@ -192,6 +193,23 @@ def _check_stated(net: FunctionNet) -> None:
             refuse("maps", f"{each.name!r} needs stride and window in pixels, or neither of them")
     if net.preprocessing.channels != "RGB":
         refuse("preprocessing", "must be in RGB; turn the channels around in the function")
+
+
+class _RandomValues:
+    """Random arrays of given shapes, with which activations keep their size.
+
+    The values of `FunctionNet.like` are anybody's, zeros for instance, and a probe needs some that
+    matter.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(self, shape: tuple[int, ...]) -> Array:
+        if len(shape) < 2:  # biases, scales, variances
+            return jnp.asarray(self._rng.uniform(0.5, 1.5, shape), jnp.float32)
+        deviation = math.sqrt(2 / max(1, math.prod(shape[:-1])))
+        return jnp.asarray(deviation * self._rng.standard_normal(shape), jnp.float32)
 
 
 def _abstract(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

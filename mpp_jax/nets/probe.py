@@ -27,7 +27,9 @@ from mpp_jax.nets.spec import Params
 NEGLIGIBLE = 1e-6
 """Of the largest gradient, what is taken for none."""
 TOLERANCE = 1e-3
-"""Of the largest value of a map, what a shift may change."""
+"""What a shift may change, of the largest deviation of a map from its mean over positions."""
+ROUNDING = 1e-5
+"""Likewise, of the largest value of a map."""
 LARGEST = 4
 """Base sides that a picture is enlarged to until a window lies inside."""
 LARGEST_STRIDE = 512
@@ -179,17 +181,20 @@ def _check_covariant(
     compute = functools.partial(jax.jit(function), params)
     still = np.asarray(compute(wide[:, :n, :n]))[0]
     here, there = np.array(inside[:-1]), np.array(inside[1:])
-    scale = np.abs(still[np.ix_(inside, inside)]).max()
+    seen = still[np.ix_(inside, inside)]
+    scale = np.abs(seen - seen.mean(axis=(0, 1))[None, None]).max()
+    allowed = TOLERANCE * scale + ROUNDING * np.abs(seen).max()
     for axis, moved, target in (
         ("rows", wide[:, stride:, :n], (there, here)),
         ("columns", wide[:, :n, stride:], (here, there)),
     ):
         shifted = np.asarray(compute(moved))[0]
-        change = np.abs(shifted[np.ix_(here, here)] - still[np.ix_(*target)]).max() / scale
-        if not change <= TOLERANCE:
+        change = np.abs(shifted[np.ix_(here, here)] - still[np.ix_(*target)]).max()
+        if not change <= allowed:
             raise ValueError(
                 f"map {name!r}: is not translation-covariant: a picture shifted by its stride of "
                 f"{stride} pixels along its {axis} changes the values away from the border by "
-                f"{change:.1e} of the largest. If that is meant so (a position embedding, "
-                f"attention), state where positions lie: maps=(Map({name!r}, stride, window),)"
+                f"{change:.1e} where {scale:.1e} lie between them. If that is meant so (a "
+                "position embedding, attention), state where positions lie: "
+                f"maps=(Map({name!r}, stride, window),)"
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.toy_cli import ok, refused, tiny
+from helpers.toy_cli import cli, ok, refused, tiny
 
 from mpp_jax.nets import NETWORKS
 from mpp_jax.storage.store import Store
@@ -50,11 +50,11 @@ def test_a_function_goes_through_the_whole_chain(tmp_path: Path) -> None:
     np.savez(weights, **{name: x.astype(np.float32) for name, x in arrays.items()})
     mine = ("--network", "mine", "--weights", weights)
     run = ["run", data, "--out", out, *mine, "--scales", "1-2", "--pca", "4", "--components", "2"]
-    run += ["--pooling", "mpp,avg,fc7,mpp(low)", "--cache", tmp_path / "cache", "--maps", "1"]
+    run += ["--pooling", "mpp(low),avg", "--cache", tmp_path / "cache", "--maps", "0"]
     ok(*run, "--plugin", plugin(tmp_path / "a"))
     results = json.loads((out / "metrics.json").read_text())["results"]
-    assert set(results) == {"mpp", "avg", "fc7", "mpp(low)"}
-    assert Store.open(out / "encodings").vectors("mpp", "test").shape[1] == 2 * 2 * 4
+    assert set(results) == {"mpp(low)", "avg"}
+    assert Store.open(out / "encodings").vectors("mpp(low)", "test").shape[1] == 2 * 2 * 4
     assert (out / "report.html").exists()
     ok(*run, "--plugin", plugin(tmp_path / "a"))  # all is there
     picture = data / "test" / "red" / "00.png"
@@ -68,17 +68,17 @@ def test_a_function_goes_through_the_whole_chain(tmp_path: Path) -> None:
     # The function's own source is part of what makes two runs equal.
     edited = ("--plugin", plugin(tmp_path / "b", activation="jax.nn.silu"))
     assert "code.network mine was" in refused(*run, *edited)
-    message = refused("predict", out / "model", picture, "--plugin", plugin(tmp_path / "b"))
+    edited = ("--plugin", plugin(tmp_path / "b", activation="jax.nn.silu"))
+    message = refused("predict", out / "model", picture, *edited)
     assert "another version of the plug-in that has 'network mine'" in message
 
 
 def test_a_function_that_cannot_be_probed_is_one_line(tmp_path: Path) -> None:
     place = plugin(tmp_path / "a")
-    place.write_text(
-        place.read_text().replace(
-            "jax.numpy.tanh(y", "jax.numpy.tanh(y - y.mean((1, 2), keepdims=True)"
-        )
-    )
-    line = refused("geometry", "mine", "--plugin", place)
+    text = place.read_text()
+    place.write_text(text.replace("tanh(y", "tanh((y - y.mean((1, 2), keepdims=True))"))
+    result = cli("geometry", "mine", "--plugin", place)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
     assert "my_network.py fails: ValueError: map 'high'" in line
     assert "state stride and window" in line
