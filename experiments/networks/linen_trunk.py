@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import mpp_jax as mpp
+from mpp_jax.nets import FunctionNet
 
 SIDE = 64
 
@@ -32,7 +33,7 @@ class Trunk(nn.Module):
 @mpp.register_network
 def linen_trunk():
     """The module in five lines."""
-    return mpp.nets.FunctionNet(
+    return FunctionNet(
         name="linen_trunk",
         side=SIDE,
         function=lambda variables, x: {"conv2": Trunk().apply(variables, x / 255)},

@@ -12,6 +12,7 @@ FILE holds ``nnx.to_pure_dict(state)``, as ``safetensors`` or ``npz``: ``conv1/k
 from flax import nnx
 
 import mpp_jax as mpp
+from mpp_jax.nets import FunctionNet
 
 
 class Trunk(nnx.Module):
@@ -33,7 +34,7 @@ GRAPH, STATE = nnx.split(Trunk(nnx.Rngs(0)))
 @mpp.register_network
 def nnx_trunk():
     """The module in five lines."""
-    return mpp.nets.FunctionNet(
+    return FunctionNet(
         name="nnx_trunk",
         side=64,
         function=lambda params, x: {"conv2": nnx.merge(GRAPH, params)(x / 255)},

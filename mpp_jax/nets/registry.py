@@ -102,6 +102,7 @@ def register_network(network: Description) -> Description:
         import flax.linen as nn
         import jax
         import mpp_jax as mpp
+        from mpp_jax.nets import FunctionNet
 
         shape = (1, 64, 64, 3)
         trunk = nn.Sequential([nn.Conv(16, (5, 5), 4, "VALID"), nn.relu, nn.Conv(32, (3, 3))])
@@ -109,7 +110,7 @@ def register_network(network: Description) -> Description:
 
         @mpp.register_network
         def mine():
-            return mpp.nets.FunctionNet(
+            return FunctionNet(
                 name="mine",
                 side=64,
                 function=lambda params, x: {"top": trunk.apply({"params": params}, x / 255)},

@@ -10,6 +10,7 @@ from helpers import REPOSITORY
 from helpers.nets_files import npz, torch_zip
 from helpers.toy import TOY, toy_network
 from jax import lax
+from safetensors.numpy import save_file
 
 import mpp_jax as mpp
 from mpp_jax.nets import NETWORKS, FunctionNet, Map, Preprocessing
@@ -261,8 +262,8 @@ def test_flax_modules(name, tmp_path):
     spec = example(name)
     which = spec.layer()
     assert (which.name, which.channels, which.stride, which.window) == ("conv2", 32, 4, 8)
-    file = tmp_path / "weights.npz"
-    file.write_bytes(npz(keyed(spec, "/")))
+    file = tmp_path / "weights.safetensors"
+    save_file(keyed(spec, "/"), file)
     network = load_network(name, file)
     x = np.random.default_rng(1).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
     got = np.asarray(network.descriptors(x))
