@@ -39,7 +39,7 @@ from mpp_jax.data import Dataset, Item
 from mpp_jax.nets import NETWORKS, random_network
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.provenance import Provenance, save_codebooks
-from mpp_jax.runs.search import nearest
+from mpp_jax.runs.search import StoredVectors, nearest
 from mpp_jax.storage.store import Store
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,7 +103,7 @@ def stage(name: str, folder: Path, count: int, dimension: int) -> dict[str, Any]
     else:
         opened = Store.open(store)
         queries = next(opened.iter_vectors("repeated", "test"))[:10]
-        found = nearest(opened, "repeated", queries)
+        found = nearest(StoredVectors(opened, "repeated"), queries)
         assert all(abs(each[0].similarity - 1) < 1e-5 for each in found)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "peak_bytes": peak() - before, **extra}

@@ -13,8 +13,7 @@ from mpp_jax.config import Svm
 from mpp_jax.data import DataError
 from mpp_jax.memory import available_memory
 from mpp_jax.progress import Watcher
-from mpp_jax.runs import pipeline, solvers
-from mpp_jax.runs.search import nearest
+from mpp_jax.runs import pipeline, search, solvers
 from mpp_jax.runs.solvers import Problem, need, plan_training
 from mpp_jax.runs.training import StoredVectors
 from mpp_jax.storage.store import Store
@@ -240,9 +239,9 @@ def test_nothing_but_training_by_a_gram_matrix_holds_all_vectors(store, monkeypa
         model, _ = pipeline.train(store, {}, made_of(svm), watcher=Listener())
     scores = pipeline.score(model, store, watcher=Listener())
     assert scores[METHOD].shape == (20, 3)
-    found = nearest(store, METHOD, whole[:4], top=1)
+    found = search.nearest(search.StoredVectors(store, METHOD), whole[:4], top=1)
     assert [round(one.similarity, 5) for (one,) in found] == [1, 1, 1, 1]
-    assert [one.item.id for (one,) in found] == store.items("test").ids[:4]
+    assert [one.entry.id for (one,) in found] == store.items("test").ids[:4]
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="peaks are in kilobytes on Linux")
