@@ -39,6 +39,25 @@ def test_scene15(page: str, heading: str) -> None:
         assert cells == [f"{100 * methods[method]['top1']:.2f}" for method in head[1:]], name
 
 
+def test_voc2007_part() -> None:
+    found = result("voc2007_part_alexnet_torchvision")
+    heading = "VOC 2007, a part of it, by the number of scales"
+    head, *rows = table(PAGE, heading)
+    assert len(rows) == 6
+    for n, (_, *cells) in enumerate(rows):
+        assert cells == [f"{100 * found['map11_by_scales'][m][n]:.2f}" for m in head[1:]]
+    text = " ".join(PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0].split())
+    for method, gain in found["mpp_minus"].items():
+        d = {key: 100 * value for key, value in gain.items()}
+        if method != "mpp+sp":  # which is said the other way round
+            interval = f"{d['difference']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]"
+            assert f"`{method}` by {interval}" in text
+    for method in ("nfk", "mpp"):
+        for n in (4, 5):
+            mean, deviation = (found[f"seeds_{x}"][method][n] for x in ("mean", "deviation"))
+            assert f"{100 * mean:.2f} ± {100 * deviation:.2f}" in text
+
+
 def test_figure4() -> None:
     found = result("figure4")
     head, *rows = table(PAGE, "Figure 4: NFK against MPP by the number of scales")
