@@ -35,7 +35,16 @@ from mpp_jax.nets.conv import conv2d, prepare_kernel
 from mpp_jax.nets.forms import DIRECT, Formulation, candidates, choose
 from mpp_jax.nets.network import Network, plain, random_network
 from mpp_jax.nets.registry import get_spec
-from mpp_jax.nets.spec import LRN, Conv, NetSpec, Pool, map_channels, map_size
+from mpp_jax.nets.spec import (
+    LRN,
+    Conv,
+    NetSpec,
+    Pool,
+    input_of,
+    map_channels,
+    map_size,
+    padding,
+)
 
 GIGA = 1e9
 
@@ -59,8 +68,8 @@ def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[s
 
 def layer_flop(spec: NetSpec, layer: Conv, side: int) -> float:
     """Return the operations of a direct convolution on a picture of this side."""
-    below = [item.name for item in spec.layers[: spec.index(layer.name)]]
-    channels = map_channels(spec, below[-1]) if below else 3
+    below = input_of(spec, layer.name)
+    channels = 3 if below is None else map_channels(spec, below)
     positions = map_size(spec, side, layer.name) ** 2
     return 2.0 * positions * layer.kernel**2 * channels / layer.groups * layer.features
 
@@ -98,7 +107,7 @@ def torch_forward(
                     y = functional.conv2d(
                         x, kernel, bias, stride=item.stride, padding=item.pad, groups=item.groups
                     )
-                    return functional.relu_(y) if item.relu else y
+                    return functional.relu_(y) if item.activation == "relu" else y
 
                 steps.append(step)
             case LRN():
@@ -202,14 +211,14 @@ def one_layer(
     spec: NetSpec, layer: Conv, side: int, formulations: list[Formulation], repeats: int
 ) -> dict[str, Any]:
     """Return GFLOP/s of one convolution in several formulations, on its own input size."""
-    below = [item.name for item in spec.layers[: spec.index(layer.name)]]
-    size = map_size(spec, side, below[-1]) if below else side
-    channels = map_channels(spec, below[-1]) if below else 3
+    below = input_of(spec, layer.name)
+    size = side if below is None else map_size(spec, side, below)
+    channels = 3 if below is None else map_channels(spec, below)
     keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (1, size, size, channels), jnp.float32)
     shape = (layer.kernel, layer.kernel, channels // layer.groups, layer.features)
     kernel = jax.random.normal(keys[1], shape, jnp.float32) * 0.05
-    pad = ((layer.pad, layer.pad), (layer.pad, layer.pad))
+    around = padding(spec, layer, size)
     functions: dict[str, Callable[[], Any]] = {}
     for formulation in formulations:
         call = jax.jit(
@@ -217,7 +226,7 @@ def one_layer(
                 x,
                 kernel,
                 strides=(layer.stride, layer.stride),
-                padding=pad,
+                padding=(around, around),
                 groups=layer.groups,
                 formulation=formulation,
                 prepared=ready,

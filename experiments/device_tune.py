@@ -40,7 +40,14 @@ from mpp_jax.nets.forms import (
 )
 from mpp_jax.nets.forms_table import device_forms
 from mpp_jax.nets.layers import Convolution, lrn, max_pool
-from mpp_jax.nets.spec import convolutions, kernel_shape, map_channels, map_size
+from mpp_jax.nets.spec import (
+    convolutions,
+    input_of,
+    kernel_shape,
+    map_channels,
+    map_size,
+    padding,
+)
 
 Figures = dict[str, Any]
 BESIDE = ("resize", "batch", "whole")
@@ -104,12 +111,12 @@ def pictures_at_once(setting: Setting, mode: Mode) -> int:
     return 1 if forms_here(mode).batch == "map" else setting.batch
 
 
-def input_of(spec: NetSpec, name: str, side: int) -> tuple[int, int]:
+def map_below(spec: NetSpec, name: str, side: int) -> tuple[int, int]:
     """Return side and channels of the map that a layer of the list gets."""
-    below = spec.layer_names[: spec.index(name)]
-    if not below:
+    below = input_of(spec, name)
+    if below is None:
         return side, 3
-    return map_size(spec, side, below[-1]), map_channels(spec, below[-1])
+    return map_size(spec, side, below), map_channels(spec, below)
 
 
 def timed(setting: Setting, run: Callable[[], Any], count: int) -> float | None:
@@ -136,19 +143,20 @@ def convolution_figures(
     """Return milliseconds a picture by formulation."""
     dtype, precision = COMPUTED[mode]
     count = pictures_at_once(setting, mode)
-    size, _ = input_of(setting.spec, name, setting.side(k))
+    size, _ = map_below(setting.spec, name, setting.side(k))
     shape = kernel_shape(layer, channels)
     x = noise((count, size, size, channels), dtype)
     kernel = noise(shape, dtype)
     params = {"kernel": kernel, "bias": jnp.asarray(np.zeros(shape[-1]), dtype)}
     strides = (layer.stride, layer.stride)
+    around = [padding(setting.spec, layer, size)] * 2
     times: Figures = {}
 
     def take(how: Formulation) -> None:
         module = Convolution(layer, Forms((Row(how),)), precision)
         prepared = prepare_kernel(kernel, how)
         ready = params if prepared is None else params | {"prepared": prepared}
-        program = jax.jit(lambda p, x: module.apply({"params": p}, x))
+        program = jax.jit(lambda p, x: module.apply({"params": p}, x, around))
         times[str(how)] = timed(setting, lambda: program(ready, x), count)
 
     every = candidates(shape, strides, layer.groups, mode)
@@ -166,21 +174,22 @@ def convolution_figures(
 def simple_figures(layer: Pool | LRN, setting: Setting, mode: Mode, k: int) -> Figures:
     """Return milliseconds a picture of both forms of pooling or normalisation."""
     count = pictures_at_once(setting, mode)
-    size, channels = input_of(setting.spec, layer.name, setting.side(k))
+    size, channels = map_below(setting.spec, layer.name, setting.side(k))
     shape = (count, size, size, channels)
     x = noise(shape, COMPUTED[mode][0])
     times: Figures = {}
     for form in get_args(PoolForm if isinstance(layer, Pool) else LrnForm):
         if isinstance(layer, Pool):
-            program = jax.jit(functools.partial(_pool, layer, setting.spec.pooling, form))
+            before = [padding(setting.spec, layer, size)[0]] * 2
+            program = jax.jit(functools.partial(_pool, layer, setting.spec.pooling, form, before))
         else:
             program = jax.jit(functools.partial(_lrn, layer, form))
         times[form] = timed(setting, functools.partial(program, x), count)
     return times
 
 
-def _pool(layer: Pool, mode: Any, form: PoolForm, x: jax.Array) -> jax.Array:
-    return max_pool(x, layer, mode, form)
+def _pool(layer: Pool, mode: Any, form: PoolForm, before: list[int], x: jax.Array) -> jax.Array:
+    return max_pool(x, layer, mode, form, before)
 
 
 def _lrn(layer: LRN, form: LrnForm, x: jax.Array) -> jax.Array:

@@ -44,7 +44,6 @@ import numpy as np
 from jax import Array, lax
 from machine import provenance, shared
 
-from mpp_jax import metrics
 from mpp_jax.data import Dataset, open_dataset
 from mpp_jax.data.dataset import limited_items
 from mpp_jax.describe.memory_cache import MemoryCache
@@ -58,8 +57,8 @@ from mpp_jax.svm import fit_svm, svm_scores
 from mpp_jax.weights.load import load_network
 
 SETS: dict[str, dict[str, Any]] = {
-    "scene15": {"network": "squeezenet", "scales": 4, "c": 10.0},
-    "voc2007_part": {"network": "alexnet_torchvision", "scales": 5, "c": 1.0},
+    "scene15": {"network": "squeezenet", "scales": 4},
+    "voc2007_part": {"network": "alexnet_torchvision", "scales": 5},
 }
 VOC_CLASSES = ("bus", "car", "cat", "person", "train")
 """Those of which the part has enough pictures."""
@@ -75,7 +74,6 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--set", default="scene15", choices=list(SETS), help="which pictures")
     parser.add_argument("--methods", default="mpp,avg", help="representations, none stacked")
     parser.add_argument("--dtypes", default=",".join(NAMES), help="beside float32")
-    parser.add_argument("--c", type=float, help="of the machines; default: the set's")
     parser.set_defaults(network=None, scales=None, out=None)
     return parser
 
@@ -98,8 +96,7 @@ def open_job(args: argparse.Namespace) -> Job:
         job = replace(job, data=data)
     if any("+" in name for name in job.config.pooling):
         raise SystemExit(f"error: --methods {args.methods}: stacks are not taken; name their parts")
-    svm = replace(job.config.svm, c=args.c or usual["c"])
-    return replace(job, config=replace(job.config, svm=svm))
+    return job
 
 
 def narrowed(data: Dataset, names: Sequence[str], limit: int | None) -> Dataset:
@@ -110,16 +107,8 @@ def narrowed(data: Dataset, names: Sequence[str], limit: int | None) -> Dataset:
         names: classes, in the data set's order.
         limit: pictures of each class that are kept in each split; None for all.
     """
-    numbers = {data.classes.index(name): new for new, name in enumerate(names)}
-
-    def of_these(labels: Sequence[int]) -> tuple[int, ...]:
-        return tuple(numbers[label] for label in labels if label in numbers)
-
-    items = (
-        replace(item, labels=of_these(item.labels), ignored=of_these(item.ignored))
-        for item in data.items
-    )
-    kept = replace(data, classes=tuple(names), items=tuple(i for i in items if i.labels))
+    kept = lab.of_classes(data, names)
+    kept = replace(kept, items=tuple(item for item in kept.items if item.labels))
     return kept if limit is None else replace(kept, items=limited_items(kept, limit, 0))
 
 
@@ -186,9 +175,7 @@ def encoded(job: Job, shared_books: Any) -> tuple[Any, Vectors]:
 
 def figure(scores: np.ndarray, data: Dataset) -> float:
     """Return top-1 accuracy, or mAP where pictures have several classes."""
-    if data.multi_label:
-        return metrics.mean_average_precision(scores, data.targets("test"), "11point")
-    return lab.figures(scores, data)["top1"]
+    return lab.figures(scores, data)[lab.measure(data)]
 
 
 def cosines(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:

@@ -3,10 +3,12 @@
 A tiny run (24 generated pictures, a network of two layers with random weights, six shards) is
 disturbed in two ways:
 
-- *Kills.* ``run``, ``run --cache``, ``fit``, ``encode`` and ``train`` are killed in processes of
-  their own at random moments, by SIGKILL or SIGTERM, and given again, killed or not, until they
-  end. The finished folder is compared with that of an undisturbed run: records (pictures in stores
-  and caches, bundles) lost or doubled, files that differ, temporary files and locks that stay.
+- *Kills.* ``run``, ``run --cache``, ``fit``, ``encode``, ``train`` and ``encode --engine ray`` are
+  killed in processes of their own at random moments, by SIGKILL or SIGTERM, and given again, killed
+  or not, until they end; of ``encode --engine ray`` also one of its two workers, by SIGKILL, which
+  the command has to survive. The finished folder is compared with that of an undisturbed run:
+  records (pictures in stores and caches, bundles) lost or doubled, files that differ, temporary
+  files and locks that stay.
 - *Flips.* One random bit of a random file of the encodings, codebook, model or cache is flipped
   (size and times stay). ``evaluate``, ``train``, ``search``, ``predict`` and the same ``run`` must
   each refuse with one line and status 2, or give what they give with sound files.
@@ -39,13 +41,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fault_tools import TINY, Commands, leftovers, records, snapshot, write_inputs
+from fault_tools import TINY, Commands, leftovers, records, snapshot, workers_of, write_inputs
 from machine import provenance
 
 from mpp_jax.files import STALE_SECONDS
 from mpp_jax.progress import Watcher
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+WORKER = "worker of "
+"""Before the name of a situation: not the command is killed, but a worker that Ray runs for it."""
 ENDINGS = {signal.SIGKILL: (-9, 0), signal.SIGTERM: (143, -15, 0)}
 """Exit statuses of a job that was sent a signal; 0 where it was done already."""
 SETTINGS = [
@@ -116,12 +120,16 @@ def situations(data: Path, weights: Path, sound: Path) -> dict[str, list[str]]:
     run = ["run", str(data), "--out", "OUT/out", *common]
     codebook, store = str(sound / "run/out/codebook"), str(sound / "run/out/encodings")
     encode = ["encode", str(data), "--codebook", codebook, "--out", "OUT/out", "--quiet"]
+    encode += ["--weights", str(weights), *METHODS]
+    spread = [*encode, "--engine", "ray", "--workers", "2"]
     return {
         "run": run,
         "run --cache": [*run, "--cache", "OUT/cache"],
         "fit": ["fit", str(data), "--out", "OUT/out", *common],
-        "encode": [*encode, "--weights", str(weights), *METHODS],
+        "encode": encode,
         "train": ["train", store, "--out", "OUT/out", "--quiet"],
+        "encode --engine ray": spread,
+        f"{WORKER}encode --engine ray": spread,
     }
 
 
@@ -161,8 +169,11 @@ def kill(
     seconds: float,
     rng: np.random.Generator,
     row: Row,
+    worker: bool = False,
 ) -> list[str] | None:
     """Give a command until it ends, killed the first time and half of the times thereafter.
+
+    With ``worker`` one of its workers is killed instead, which is not to end it.
 
     Returns:
         The signals it was sent and when; None where it did not end as it should.
@@ -176,9 +187,10 @@ def kill(
         if not again or rng.random() < 0.5:
             moment = rng.uniform(0, seconds)
             process.join(moment)
-            if process.is_alive():
-                sent = SIGNALS[int(rng.integers(len(SIGNALS)))]
-                os.kill(process.pid, sent)
+            victims = workers_of(process) if worker else [process.pid]
+            if process.is_alive() and victims:
+                sent = signal.SIGKILL if worker else SIGNALS[int(rng.integers(len(SIGNALS)))]
+                os.kill(victims[int(rng.integers(len(victims)))], sent)
                 history.append(f"{sent.name} after {moment:.2f} s")
         status, said = commands.end(process)
         if sent is None and not again and status == 0:  # it was quicker than the signal
@@ -188,7 +200,7 @@ def kill(
             continue
         again = True
         row.disturbed += sent is not None
-        if status not in (ENDINGS[sent] if sent else (0,)) or "Traceback" in said:
+        if status not in (ENDINGS[sent] if sent and not worker else (0,)) or "Traceback" in said:
             row.fault("unclear", status=status, said=said[-1000:], history=history)
             return None
         if status == 0:
@@ -345,7 +357,8 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, Row]:
         for number, name in enumerate(Watcher().bar(names, "kills", "job")):
             folder, row = root / f"killed {number}", table[f"kill {name}"]
             folder.mkdir()
-            history = kill(commands, jobs[name], folder, seconds[name], rng, row)
+            worker = name.startswith(WORKER)
+            history = kill(commands, jobs[name], folder, seconds[name], rng, row, worker)
             if history is not None:
                 check_killed(commands, jobs[name], folder, sound / name, history, row)
             shutil.rmtree(folder)

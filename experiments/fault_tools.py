@@ -1,9 +1,11 @@
 """What `fault_injection.py` stands on: inputs, processes that may be killed, folders compared."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import psutil
 from PIL import Image
 from tqdm import tqdm
 
@@ -76,7 +79,13 @@ def prepare(compiled: Path, keep: bool) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     tqdm.set_lock(threading.RLock())  # the one for processes would be reported as leaked
     # A process that may be killed only reads what others have compiled.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if keep else 1e9)
+    least = 0.0 if keep else 1e9
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+    os.environ |= {  # for workers
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(least),
+    }
 
 
 def job(arguments: Sequence[str], compiled: Path, log: Path, keep: bool) -> None:
@@ -102,6 +111,18 @@ def answer(pipe: Any, compiled: Path) -> None:
         unforeseen = result.exception if not isinstance(result.exception, SystemExit) else None
         status = 70 if unforeseen is not None else result.exit_code
         pipe.send((status, result.stdout, result.stderr + (repr(unforeseen) if unforeseen else "")))
+
+
+def workers_of(process: Any) -> list[int]:
+    """Wait for the workers that Ray runs for a command; return their numbers, none if it ends."""
+    while process.is_alive():
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(process.pid).children(recursive=True)
+            workers = [each.pid for each in family if each.name().startswith("ray::Worker")]
+            if workers:
+                return workers
+        time.sleep(0.02)
+    return []
 
 
 class Commands:

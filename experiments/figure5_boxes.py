@@ -68,21 +68,30 @@ def trained(args: argparse.Namespace) -> tuple[Model, Dataset]:
     return replace(open_model(args.run / "model"), network=network), data
 
 
-def boxed_classes(item: Item, classes: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the places of the boxes of each class that a picture shows and has boxes of."""
-    shown = [classes[label] for label in item.labels]
-    boxes = () if item.boxes is None else item.boxes()
-    places = {name: [box.place for box in boxes if box.name == name] for name in shown}
-    return {name: found for name, found in places.items() if found}
+Boxed = dict[str, list[Any]]
+"""The places of a picture's boxes, by class."""
+
+
+def boxed_items(data: Dataset, model: Model) -> list[tuple[Item, Boxed]]:
+    """Return the test pictures with boxes of classes that they show and the model knows."""
+    found = []
+    for item in data.split("test"):
+        shown = [data.classes[label] for label in item.labels]
+        boxes = () if item.boxes is None else item.boxes()
+        places = {n: [b.place for b in boxes if b.name == n] for n in shown if n in model.classes}
+        places = {name: held for name, held in places.items() if held}
+        if places:
+            found.append((item, places))
+    return found
 
 
 def pointed(
-    model: Model, items: Sequence[Item], method: str, reading: Reading
+    model: Model, items: Sequence[tuple[Item, Boxed]], method: str, reading: Reading
 ) -> Iterator[Pointed]:
     """Play the game for one representation and reading."""
     found = map_pictures(
         model,
-        items,
+        [item for item, _ in items],
         method=method,
         classes=model.classes,
         reading=reading,
@@ -90,7 +99,7 @@ def pointed(
         on_skip=print,
     )
     for maps in Watcher().bar(found, f"{method}, {reading}", "picture"):
-        for name, places in boxed_classes(items[maps.position], model.classes).items():
+        for name, places in items[maps.position][1].items():
             point = peak(maps.maps[maps.classes.index(name)])
             yield Pointed(
                 name, inside(point, places), covered_share(places), inside(CENTRE, places)
@@ -120,9 +129,8 @@ def figures_of(rows: Sequence[Pointed]) -> dict[str, Any]:
     }
 
 
-def draw(model: Model, item: Item, method: str, place: Path) -> None:
+def draw(model: Model, item: Item, places: Boxed, method: str, place: Path) -> None:
     """Draw a picture with its boxes, and the maps of the classes that have some."""
-    places = boxed_classes(item, model.classes)
     [found] = map_pictures(
         model, [item], method=method, classes=list(places), max_side=400, on_skip=print
     )
@@ -139,7 +147,7 @@ def draw(model: Model, item: Item, method: str, place: Path) -> None:
 def play(args: argparse.Namespace) -> dict[str, Any]:
     """Play the game with every representation, print the figures and return the record."""
     model, data = trained(args)
-    items = [i for i in data.split("test") if boxed_classes(i, model.classes)]
+    items = boxed_items(data, model)
     if not items:
         raise SystemExit(f"error: {args.data}: no test picture with a box of a class that it shows")
     methods = [method for method in args.methods if method in model.svms] or [model.primary]
@@ -155,6 +163,6 @@ def play(args: argparse.Namespace) -> dict[str, Any]:
                 print(f"  {name:<16} {shares}   {row.get('pairs', '')}")
     args.figures.mkdir(parents=True, exist_ok=True)
     step = max(1, len(items) // max(args.drawn, 1))
-    for item in items[::step][: args.drawn]:
-        draw(model, item, methods[0], args.figures / f"{Path(item.id).stem}.png")
+    for item, places in items[::step][: args.drawn]:
+        draw(model, item, places, methods[0], args.figures / f"{Path(item.id).stem}.png")
     return record | {"model": model.provenance.to_dict() | {"weights_file": None}}

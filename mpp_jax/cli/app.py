@@ -8,6 +8,7 @@ import click
 from mpp_jax import __version__
 from mpp_jax.cli.compare_command import compare
 from mpp_jax.cli.data_commands import data as data_group
+from mpp_jax.cli.engine_options import engine_options
 from mpp_jax.cli.errors import OneLineErrors, faces_user
 from mpp_jax.cli.job_options import log_option
 from mpp_jax.cli.options import (
@@ -78,6 +79,7 @@ def main() -> None:
 @store_dtype_option
 @plugin_option
 @extra_options
+@engine_options
 @svm_options
 @data_options
 @click.option(
@@ -125,6 +127,7 @@ def run(
 @pooling_option
 @plugin_option
 @extra_options
+@engine_options
 @data_options
 @log_option
 @quiet_option
@@ -158,6 +161,7 @@ def fit(data: str, out: Path, quiet: bool, **options: Any) -> int:
 @store_dtype_option
 @plugin_option
 @extra_options
+@engine_options
 @data_options
 @log_option
 @quiet_option

@@ -17,6 +17,7 @@ from mpp_jax.runs.fitted_on import (
     same_contents,
 )
 from mpp_jax.runs.provenance import CODEBOOK, load_codebooks, save_codebooks
+from mpp_jax.runs.ray_engine import RayEngine
 from mpp_jax.runs.settings import CONFIG, Job, write_config
 from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.stats.em import EMInfo
@@ -30,6 +31,7 @@ def codebooks_or_fit(
     activations: ActivationSource,
     contents: Contents,
     console: Console,
+    engine: RayEngine | None = None,
 ) -> tuple[Codebooks, Skips]:
     """Take the codebooks of the same settings that are in ``folder``, or fit and save them.
 
@@ -78,6 +80,7 @@ def codebooks_or_fit(
             job.config,
             activations=activations,
             contents=contents,
+            engine=engine,
             watcher=console,
             on_skip=lambda name, reason: skips.append((name, reason)),
         )

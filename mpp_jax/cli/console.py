@@ -18,16 +18,21 @@ Skips = list[tuple[str, str]]
 class Console(Watcher):
     """Says on standard error how the work goes, and on standard output what came of it.
 
-    A quiet one says nothing but where results went and what was skipped.
+    A quiet one says nothing but where results went and what was skipped. Copies of folders at
+    addresses are called by their addresses.
     """
+
+    def say(self, text: str) -> None:
+        """Print a line about progress or settings."""
+        super().say(shown(text))
 
     def result(self, text: str) -> None:
         """Print a result itself."""
-        print(printable(text))
+        print(printable(shown(text)))
 
     def wrote(self, what: str, place: Path) -> None:
         """Print where a result went."""
-        self.result(shown(f"{what}: {place}"))
+        self.result(f"{what}: {place}")
 
     def skipped(self, entries: Sequence[tuple[str, str]]) -> int:
         """List what was left out and why; return the exit status."""

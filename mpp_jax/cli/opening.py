@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpp_jax.cli.console import Console, made_with
+from mpp_jax.cli.engine import cluster_of
 from mpp_jax.cli.options import read_config
 from mpp_jax.data import Dataset, Item, open_dataset
 from mpp_jax.data.content import read_stream
@@ -168,9 +169,10 @@ def _far_inside(folder: str) -> list[Item]:
 
 def open_extras(options: dict[str, Any]) -> Extras:
     """Read the files of --features; the folder of --cache may be made later."""
+    cluster = cluster_of(options)
     files = options["features"]
     read = {name: Features.read(name, file) for name, file in files.items()}
-    return Extras(read, options["cache"])
+    return Extras(read, options["cache"], cluster)
 
 
 def open_job(

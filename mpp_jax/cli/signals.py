@@ -29,16 +29,17 @@ def obeyed() -> Iterator[None]:
     One that arrives in a garbage collector callback, where exceptions are lost, is sent again.
     The process ends at once, as by a kill, where an exception would not arrive or be answered:
     while a module is imported (JAX's import runs callbacks that swallow exceptions, and nothing of
-    ours is under way), and at the second signal.
+    ours is under way), and at the second signal. Code in C that is interrupted may raise a
+    `KeyboardInterrupt` of its own for either; the signal decides.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = 0
+    asked = last = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal asked, last
+        asked, last = asked + 1, number
         if asked > 1 or _importing(frame):
             if asked == 1:
                 print(MESSAGE, file=sys.stderr, flush=True)
@@ -64,6 +65,13 @@ def obeyed() -> Iterator[None]:
             signal.signal(number, handle)
     try:
         yield
+    except KeyboardInterrupt as error:
+        if last != signal.SIGTERM or isinstance(error, Terminated):
+            raise
+        terminated = Terminated()
+        for note in getattr(error, "__notes__", []):
+            terminated.add_note(note)
+        raise terminated from error
     finally:
         sys.unraisablehook = hook
         for number, old in zip(numbers, before, strict=True):

@@ -11,6 +11,7 @@ import numpy as np
 
 from mpp_jax.cli.codebook_stage import codebooks_or_fit
 from mpp_jax.cli.console import DONE, Console, Skips, made_with, results_table
+from mpp_jax.cli.engine import engine_of
 from mpp_jax.cli.opening import open_network
 from mpp_jax.config import StoreDtype
 from mpp_jax.data import Dataset
@@ -38,6 +39,7 @@ from mpp_jax.runs.provenance import (
     open_codebooks_of,
     save_codebooks,
 )
+from mpp_jax.runs.ray_engine import RayEngine
 from mpp_jax.runs.settings import (
     NOTHING,
     SECONDS,
@@ -83,17 +85,19 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     made, (activations, contents) = job.made, shared or Shared(watched(job, console), Contents())
     codebooks: Codebooks = {}
     skips: Skips = []
-    if recipes_of(job.config):
-        check_same_run(job.out, made, job.data, contents)
-        fitting = activations
-        if job.extras.cache is None and shared is None:
-            later = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
-            activations = cache = MemoryCache(activations, job.config.cache_bytes, later)
-            fitting = cache.recorder
-        place = job.out / "codebook"
-        codebooks, skips = codebooks_or_fit(job, place, fitting, contents, console)
-    with exclusive(job.out / "encodings"):  # which `encode --append` may be writing to
-        store = _encode(job, job.out / "encodings", codebooks, activations, contents, console)
+    with engine_of(job, console) as engine:
+        if recipes_of(job.config):
+            check_same_run(job.out, made, job.data, contents)
+            fitting = activations
+            if job.extras.cache is None and engine is None and shared is None:
+                later = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
+                activations = cache = MemoryCache(activations, job.config.cache_bytes, later)
+                fitting = cache.recorder
+            place = job.out / "codebook"
+            codebooks, skips = codebooks_or_fit(job, place, fitting, contents, console, engine)
+        place = job.out / "encodings"
+        with exclusive(place):  # which `encode --append` may be writing to
+            store = _encode(job, place, codebooks, activations, contents, console, engine)
     write_config(job.out, made)
     console.wrote("encodings", store.path)
     known = _store_skips(store)
@@ -137,8 +141,9 @@ def fit(job: Job, console: Console) -> int:
         names = ", ".join(job.config.pooling)
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
     check_finetune(job)
-    with exclusive(job.out):
-        _, skips = codebooks_or_fit(job, job.out, watched(job, console), Contents(), console)
+    with exclusive(job.out), engine_of(job, console) as engine:
+        activations = watched(job, console)
+        _, skips = codebooks_or_fit(job, job.out, activations, Contents(), console, engine)
     console.print_table()
     return console.skipped(skips + _dataset_skips(job.data))
 
@@ -175,10 +180,10 @@ def encode(
     other = here.pictures_sha256 != made.pictures_sha256
     if data.split("train") and other and not append:
         console.say(f"note: {codebook} was fitted to other training pictures than these")
-    with exclusive(out):
+    with exclusive(out), engine_of(job, console) as engine:
         activations = watched(job, console)
         store = _encode(
-            job, out, codebooks, activations, Contents(), console, append=append, part=shard
+            job, out, codebooks, activations, Contents(), console, engine, append=append, part=shard
         )
     console.print_table()
     if shard is not None:
@@ -195,6 +200,7 @@ def _encode(
     activations: ActivationSource,
     contents: Contents,
     console: Console,
+    engine: RayEngine | None,
     *,
     append: bool = False,
     part: tuple[int, int] | None = None,
@@ -211,6 +217,7 @@ def _encode(
         contents=contents,
         append=append,
         part=part,
+        engine=engine,
         watcher=console,
     )
     made = job.made

@@ -5,12 +5,15 @@ from pathlib import Path
 import click
 
 from mpp_jax.cli.errors import faces_user
-from mpp_jax.cli.options import PATH, quiet_option
+from mpp_jax.cli.job_options import log_option
+from mpp_jax.cli.options import quiet_option
+from mpp_jax.cli.places import PLACE
 
 
 @click.command()
-@click.argument("stores", type=PATH, nargs=-1, required=True, metavar="STORE...")
-@click.option("--out", required=True, type=PATH, help="Folder for the encodings.")
+@click.argument("stores", type=PLACE, nargs=-1, required=True, metavar="STORE...")
+@click.option("--out", required=True, type=PLACE, help="Folder for the encodings.")
+@log_option
 @quiet_option
 @faces_user
 def merge(stores: tuple[Path, ...], out: Path, quiet: bool) -> int:
@@ -33,7 +36,7 @@ def merge(stores: tuple[Path, ...], out: Path, quiet: bool) -> int:
 
 
 @click.command()
-@click.argument("places", type=PATH, nargs=-1, required=True, metavar="STORE|MODEL|CODEBOOK...")
+@click.argument("places", type=PLACE, nargs=-1, required=True, metavar="STORE|MODEL|CODEBOOK...")
 @quiet_option
 @faces_user
 def verify(places: tuple[Path, ...], quiet: bool) -> int:

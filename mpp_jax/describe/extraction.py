@@ -4,6 +4,7 @@ An `ActivationSource` is all that the method asks for: `Extractor` computes, `Me
 `DiskCache` keep what others computed.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
@@ -210,6 +211,16 @@ class DescriptorSample:
         self._samples = samples
         self._seed = seed
         self._parts: dict[int, np.ndarray] = {}
+
+    def blank(self) -> "DescriptorSample":
+        """Return a sample of the same kind without any descriptor."""
+        blank = copy.copy(self)
+        blank._parts = {}
+        return blank
+
+    def merge(self, other: "DescriptorSample") -> None:
+        """Take the shares of other pictures that were added to a `blank` sample elsewhere."""
+        self._parts |= {position: part.copy() for position, part in other._parts.items()}
 
     def add(self, index: np.ndarray, scales: tuple[Descriptors, ...]) -> None:
         """Take the share of a batch: pictures' positions (B,), -1 for padding, and descriptors."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.nets.registry import get_spec
-from mpp_jax.nets.spec import NetSpec
+from mpp_jax.nets.spec import NetSpec, Pool
 
 
 def geometry_table(
@@ -50,5 +50,7 @@ def format_geometry(
         "  ".join(str(cell).rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in [head, *rows]
     ]
-    title = f"{spec.name} {which.name}: {which.channels} channels, {spec.pooling}-mode pooling"
+    pools = any(isinstance(layer, Pool) for layer in spec.layers)
+    rounding = f", {spec.pooling}-mode pooling" if pools else ""
+    title = f"{spec.name} {which.name}: {which.channels} channels{rounding}"
     return "\n".join([title, *lines])

@@ -1,15 +1,18 @@
 """The networks: descriptions, Linen modules, formulations of convolution, dense SIFT.
 
-What a file of yours needs to describe a network is here: the layers `Conv`, `Pool`, `LRN`, `Fire`
-and `GlobalMean`, `Preprocessing`, `WeightFiles` and `WeightPlace`, `NetSpec`, `register_network`.
+What a file of yours needs to describe a network is here: the layers `Conv`, `Pool`, `LRN`, `Fire`,
+`Add` and `GlobalMean`, `Preprocessing`, `WeightFiles` and `WeightPlace`, `NetSpec` and
+`register_network`; for any JAX function, `FunctionNet` and `Map`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mpp_jax.nets.function_net import FunctionNet, Map
 from mpp_jax.nets.registry import DEFAULT_NETWORK, NETWORKS, get_spec, register_network
 from mpp_jax.nets.spec import (
     LRN,
+    Add,
     Conv,
     Fire,
     GlobalMean,
@@ -27,10 +30,13 @@ __all__ = [
     "DEFAULT_NETWORK",
     "LRN",
     "NETWORKS",
+    "Add",
     "Conv",
     "Fire",
+    "FunctionNet",
     "GlobalMean",
     "LayerSpec",
+    "Map",
     "NetSpec",
     "Network",
     "Pool",

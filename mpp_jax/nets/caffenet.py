@@ -32,7 +32,7 @@ def _layers(pool_first: bool) -> tuple[Layer, ...]:
         Pool("pool5", 3, 2),
         Conv("fc6", 4096, 6, dense=True),
         Conv("fc7", 4096, 1, dense=True),
-        Conv("fc8", 1000, 1, relu=False, dense=True),
+        Conv("fc8", 1000, 1, activation="linear", dense=True),
     )
 
 

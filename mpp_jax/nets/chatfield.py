@@ -21,7 +21,7 @@ def _norm(i: int) -> LRN:
 _TOP: tuple[Layer, ...] = (
     Conv("fc6", 4096, 6, dense=True),
     Conv("fc7", 4096, 1, dense=True),
-    Conv("fc8", 1000, 1, relu=False, dense=True),
+    Conv("fc8", 1000, 1, activation="linear", dense=True),
 )
 _MIDDLE: tuple[Layer, ...] = tuple(Conv(f"conv{i}", 512, 3, pad=1) for i in (3, 4, 5))
 

@@ -13,6 +13,7 @@ All formulations compute the same cross-correlation, NHWC pictures against HWIO 
               kernel: a kh-th of im2col's memory.
 ``space_to_depth``  a strided kernel is one of stride 1 on blocks of s x s pixels as channels:
               11x11/4 on 3 channels is 3x3 on 48, of which some weights are zero.
+``shifts``    depthwise kernels (one channel a group): kh kw shifted multiply-adds, no product.
 ``winograd``  minimal filtering F(m, r) for square kernels of stride 1 (`mpp_jax.nets.winograd`).
 
 `mpp_jax.nets.forms.choose` says which is used where.
@@ -75,6 +76,8 @@ def conv2d(
     kind, tile, _ = formulation
     if kind == "direct" or (kind == "split" and groups == 1):
         return _direct(x, kernel, strides, padding, groups, precision)
+    if kind == "shifts":
+        return _shifts(x, kernel, strides, padding)
     if groups > 1:
         ready = [None] * groups if prepared is None else jnp.split(prepared, groups, axis=-1)
         parts = zip(
@@ -144,6 +147,26 @@ def _matmul(x: Array, kernel: Array, precision: lax.PrecisionLike) -> Array:
     # One tall matrix: XLA's batched form of the same product runs at half the speed.
     flat = x.reshape(-1, x.shape[-1])
     return jnp.dot(flat, kernel[0, 0], precision=precision).reshape(*x.shape[:-1], -1)
+
+
+def _shifts(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+    kh, kw, _, c_out = kernel.shape
+    sh, sw = strides
+    if any(sum(pair) for pair in padding):
+        # Written out once: a padding that is fused into the sums is worked out for every term.
+        x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    if c_out > x.shape[-1]:
+        x = jnp.repeat(x, c_out // x.shape[-1], axis=-1)
+    height = _output_size(x.shape[1], kh, sh)
+    width = _output_size(x.shape[2], kw, sw)
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # sums of kh kw products keep their digits
+    terms = [
+        x[:, u : u + sh * (height - 1) + 1 : sh, v : v + sw * (width - 1) + 1 : sw].astype(wide)
+        * kernel[u, v, 0][None, None, None].astype(wide)
+        for u in range(kh)
+        for v in range(kw)
+    ]
+    return sum(terms[1:], terms[0]).astype(x.dtype)
 
 
 def _output_size(size: int, kernel: int, stride: int) -> int:

@@ -16,7 +16,9 @@ from jax import lax
 
 from mpp_jax.nets.winograd import LARGEST_TILE_AND_KERNEL
 
-Kind = Literal["direct", "split", "matmul", "im2col", "rows", "space_to_depth", "winograd"]
+Kind = Literal[
+    "direct", "split", "matmul", "im2col", "rows", "space_to_depth", "shifts", "winograd"
+]
 Mode = Literal["float32", "tf32", "bfloat16"]
 PoolForm = Literal["axes", "window"]
 LrnForm = Literal["band", "shifts"]
@@ -152,12 +154,14 @@ def possible(
     formulation: Formulation, kernel_shape: tuple[int, int, int, int], strides: tuple[int, int]
 ) -> bool:
     """Return whether a formulation can compute a layer; arguments as `choose`."""
-    height, width = kernel_shape[:2]
+    height, width, inputs, _ = kernel_shape
     match formulation.kind:
         case "matmul":
             return strides == (1, 1) and height == width == 1
         case "space_to_depth":
             return strides != (1, 1)
+        case "shifts":
+            return inputs == 1
         case "winograd":
             small = formulation.tile + height <= LARGEST_TILE_AND_KERNEL
             return strides == (1, 1) and height == width and small
@@ -176,7 +180,7 @@ def candidates(
     """
     height = kernel_shape[0]
     found = [DIRECT, *([SPLIT] if groups > 1 else []), Formulation("im2col")]
-    found += [Formulation("matmul"), Formulation("space_to_depth")]
+    found += [Formulation("matmul"), Formulation("space_to_depth"), Formulation("shifts")]
     if height > 1:
         found.append(Formulation("rows"))
         if mode == "float32":

@@ -5,6 +5,7 @@ mathematics; the Linen modules only own the parameters. Which form of a computat
 is said by `mpp_jax.nets.forms`.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -68,34 +69,46 @@ def lrn(x: Array, layer: s.LRN, form: LrnForm = "band") -> Array:
     return (x * factor).astype(x.dtype)
 
 
-def max_pool(x: Array, layer: s.Pool, mode: s.PoolingMode, form: PoolForm = "axes") -> Array:
+def max_pool(
+    x: Array,
+    layer: s.Pool,
+    mode: s.PoolingMode,
+    form: PoolForm = "axes",
+    before: Sequence[int] | None = None,
+) -> Array:
     """Return the maxima of windows; in ceil mode the last ones hang over the edge.
 
     What lies beyond the edge does not count.
 
     Args:
         x: (B, H, W, C).
-        layer: window and stride.
+        layer: window, stride and padding.
         mode: ``"floor"`` or ``"ceil"``.
         form: one 1-D window after the other ("axes") or one 2-D window ("window").
+        before: how far the first window begins before the map, (vertical, horizontal), where the
+            record says ``"same"``.
 
     Returns:
         (B, H', W', C) with the sizes of `mpp_jax.nets.spec.pooled_size`.
     """
+    first = before if before is not None else (layer.pad, layer.pad)
     for axes in ((1,), (2,)) if form == "axes" else ((1, 2),):
-        x = _max_along(x, axes, layer, mode)
+        x = _max_along(x, axes, layer, mode, first)
     return x
 
 
-def _max_along(x: Array, axes: tuple[int, ...], layer: s.Pool, mode: s.PoolingMode) -> Array:
+def _max_along(
+    x: Array, axes: tuple[int, ...], layer: s.Pool, mode: s.PoolingMode, first: Sequence[Any]
+) -> Array:
     window, stride, padding = [1] * 4, [1] * 4, [(0, 0)] * 4
     for axis in axes:
-        n = x.shape[axis]
-        size = s.pooled_size(n, layer.window, layer.stride, mode)
+        n, before = x.shape[axis], first[axis - 1]
+        size = s.pooled_size(n, layer.window, layer.stride, mode, layer.pad)
         if size == 0:
             raise ValueError(f"x: {n} positions are fewer than pooling {layer.name!r} needs")
-        over = (size - 1) * layer.stride + layer.window - n
-        window[axis], stride[axis], padding[axis] = layer.window, layer.stride, (0, max(0, over))
+        over = (size - 1) * layer.stride + layer.window - n - before
+        window[axis], stride[axis] = layer.window, layer.stride
+        padding[axis] = (before, max(0, over))
     return lax.reduce_window(x, -jnp.inf, lax.max, window, stride, padding)
 
 
@@ -137,8 +150,26 @@ def _barrier(x: Array) -> Array:
 _barrier.defjvps(lambda tangent, y, x: tangent)  # not every JAX has its derivative
 
 
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda x: x,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "silu": jax.nn.silu,
+    "hard_swish": jax.nn.hard_swish,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+}
+
+
+def activate(x: Array, activation: s.Activation) -> Array:
+    """Return the non-linearity of every entry; same shape and dtype."""
+    return _ACTIVATIONS[activation](x)
+
+
 class Convolution(nn.Module):
-    """Convolution and bias, with rectification where the layer asks for it.
+    """Convolution, bias and the layer's non-linearity.
 
     Parameters: `kernel` (k, k, C_in / groups, C_out) and `bias` (C_out,); beside them, where the
     network was prepared, `prepared`, the transformed kernel of the layer's formulation. A
@@ -150,13 +181,13 @@ class Convolution(nn.Module):
     precision: str = PRECISION
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Return (B, H', W', C_out) of (B, H, W, C_in)."""
+    def __call__(self, x: Array, padding: Sequence[tuple[int, int]]) -> Array:
+        """Return (B, H', W', C_out) of (B, H, W, C_in) and the zeros around its two axes."""
         c = self.layer
         shape = (c.kernel, c.kernel, x.shape[-1] // c.groups, c.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias = self.param("bias", nn.initializers.normal(0.01), (c.features,))
-        strides, padding = (c.stride, c.stride), ((c.pad, c.pad), (c.pad, c.pad))
+        strides = (c.stride, c.stride)
         positions = output_positions(x.shape, shape, strides, padding)
         how = choose(self.forms, shape, strides, positions, c.groups)
         y = conv2d(
@@ -171,8 +202,7 @@ class Convolution(nn.Module):
         )
         if how.barrier:
             y = _barrier(y)
-        y = y + bias[None, None, None, :]
-        return jax.nn.relu(y) if c.relu else y
+        return activate(y + bias[None, None, None, :], c.activation)
 
 
 class FireModule(nn.Module):
@@ -187,9 +217,10 @@ class FireModule(nn.Module):
         """Return (B, H, W, expand1x1 + expand3x3) of (B, H, W, C)."""
         squeeze, narrow, wide = s.fire_convolutions(self.layer)
         how = (self.forms, self.precision)
-        x = Convolution(squeeze, *how, name=squeeze.name)(x)
+        none, ring = ((0, 0),) * 2, ((1, 1),) * 2
+        x = Convolution(squeeze, *how, name=squeeze.name)(x, none)
         branches = (
-            Convolution(narrow, *how, name=narrow.name)(x),
-            Convolution(wide, *how, name=wide.name)(x),
+            Convolution(narrow, *how, name=narrow.name)(x, none),
+            Convolution(wide, *how, name=wide.name)(x, ring),
         )
         return jnp.concatenate(branches, axis=-1)

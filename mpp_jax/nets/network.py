@@ -38,13 +38,18 @@ class LayerStack(nn.Module):
         for layer in self.spec.layers[:stop]:
             match layer:
                 case s.Conv():
-                    x = blocks.Convolution(layer, *how, name=layer.name)(x)
+                    x = x if layer.source is None else activations[layer.source]
+                    around = [s.padding(self.spec, layer, n) for n in x.shape[1:3]]
+                    x = blocks.Convolution(layer, *how, name=layer.name)(x, around)
                 case s.Fire():
                     x = blocks.FireModule(layer, *how, name=layer.name)(x)
                 case s.LRN():
                     x = blocks.lrn(x, layer, self.forms.lrn)
                 case s.Pool():
-                    x = blocks.max_pool(x, layer, self.spec.pooling, self.forms.pool)
+                    before = [s.padding(self.spec, layer, n)[0] for n in x.shape[1:3]]
+                    x = blocks.max_pool(x, layer, self.spec.pooling, self.forms.pool, before)
+                case s.Add():
+                    x = blocks.activate(x + activations[layer.other], layer.activation)
                 case s.GlobalMean():
                     x = jnp.mean(x, axis=(1, 2), keepdims=True)
             activations[layer.name] = x
@@ -107,7 +112,7 @@ class Network:
     def activations(self, x: Array, until: str | None = None) -> dict[str, Array]:
         """Return every named activation, in order, up to and including layer `until`.
 
-        A convolution's activation is taken after its rectification.
+        A convolution's activation is taken after its non-linearity.
 
         Args:
             x: (B, H, W, 3) RGB, 0..255, already at the wanted size.

@@ -1,16 +1,17 @@
 """Name -> description of every network."""
 
 import inspect
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mpp_jax.nets.caffenet import ALEXNET, CAFFENET
 from mpp_jax.nets.caffenet_mini import CAFFENET_MINI
 from mpp_jax.nets.chatfield import CNN_M, CNN_S
-from mpp_jax.nets.checks import check_spec
+from mpp_jax.nets.checks import check_name, check_spec
+from mpp_jax.nets.efficientnet_lite0 import EFFICIENTNET_LITE0
+from mpp_jax.nets.function_net import FunctionNet
 from mpp_jax.nets.sift_spec import SIFT_SPEC
 from mpp_jax.nets.spec import NetSpec
-from mpp_jax.nets.squeezenet import SQUEEZENET
+from mpp_jax.nets.squeezenet import SQUEEZENET, SQUEEZENET_V11
 from mpp_jax.nets.torchvision_alexnet import ALEXNET_TORCHVISION
 from mpp_jax.nets.vgg16 import VGG16
 
@@ -19,6 +20,8 @@ NETWORKS: dict[str, NetSpec] = {
     for spec in (
         CAFFENET_MINI,
         SQUEEZENET,
+        SQUEEZENET_V11,
+        EFFICIENTNET_LITE0,
         CAFFENET,
         ALEXNET,
         CNN_S,
@@ -35,7 +38,7 @@ PACKAGED = frozenset((*NETWORKS, SIFT_SPEC.name))
 DEFAULT_NETWORK = CAFFENET_MINI.name
 """Used until the user names another: its weights are part of the package."""
 
-Description = TypeVar("Description", bound=NetSpec | Callable[[], NetSpec])
+Description = TypeVar("Description", bound=Any)
 
 
 def get_spec(name: str) -> NetSpec:
@@ -57,7 +60,8 @@ def register_network(network: Description) -> Description:
     """Add a network to those that every command and `load_network` know.
 
     It stands over a function without arguments that returns the description, or takes the
-    description itself. A complete file::
+    description itself: a list of layers (`mpp_jax.nets.NetSpec`), or any JAX function of pictures
+    (`mpp_jax.nets.FunctionNet`). A complete file with a list of layers::
 
         import mpp_jax as mpp
         from mpp_jax.nets import Conv, NetSpec, Pool, Preprocessing, WeightFiles
@@ -93,15 +97,36 @@ def register_network(network: Description) -> Description:
     ..., or a torch file of ``features.0.weight`` (16, 3, 5, 5) and so on; ``mpp-jax weights
     import`` makes the file unnecessary.
 
+    A complete file with a Flax module, whose stride and window are probed::
+
+        import flax.linen as nn
+        import jax
+        import mpp_jax as mpp
+        from mpp_jax.nets import FunctionNet
+
+        shape = (1, 64, 64, 3)
+        trunk = nn.Sequential([nn.Conv(16, (5, 5), 4, "VALID"), nn.relu, nn.Conv(32, (3, 3))])
+
+
+        @mpp.register_network
+        def mine():
+            return FunctionNet(
+                name="mine",
+                side=64,
+                function=lambda params, x: {"top": trunk.apply({"params": params}, x / 255)},
+                like=lambda: trunk.init(jax.random.key(0), jax.numpy.zeros(shape))["params"],
+            )
+
     Args:
-        network: the function or the description; see `mpp_jax.nets.NetSpec` and
-            `mpp_jax.nets.WeightFiles` for what can be stated.
+        network: the function or the description; see `mpp_jax.nets.NetSpec`,
+            `mpp_jax.nets.WeightFiles` and `mpp_jax.nets.FunctionNet` for what can be stated.
 
     Returns:
         What was given.
 
     Raises:
-        ValueError: no description, an unsound one (`mpp_jax.nets.checks.check_spec`), one that does
+        ValueError: no description, an unsound one (`mpp_jax.nets.checks.check_spec`,
+            `mpp_jax.nets.function_net.function_spec`), one that does
             not say what input belongs to weights in this package's own names, or a name that is
             taken.
     """
@@ -112,7 +137,7 @@ def register_network(network: Description) -> Description:
             f"preprocessing: network {spec.name!r} does not say what files in this package's own "
             "names expect; add ('native', Preprocessing(...))"
         )
-    if NETWORKS.get(spec.name) == spec and spec.name not in PACKAGED:
+    if spec.name not in PACKAGED and repr(NETWORKS.get(spec.name)) == repr(spec):
         NETWORKS[spec.name] = spec  # the same once more, as by running a notebook's cell twice
         return network
     if spec.name in NETWORKS or spec.name == SIFT_SPEC.name:
@@ -128,17 +153,25 @@ def register_network(network: Description) -> Description:
     return network
 
 
-def _described(network: NetSpec | Callable[[], NetSpec]) -> NetSpec:
-    wanted = "register_network wants a NetSpec, or a function without arguments that returns one"
-    if isinstance(network, NetSpec):
-        return network
-    if not callable(network):
-        raise ValueError(f"{wanted}; got {network!r}")
-    try:
-        inspect.signature(network).bind()
-    except TypeError as error:
-        raise ValueError(f"{wanted}; this one has arguments ({error})") from error
-    spec = network()
-    if not isinstance(spec, NetSpec):
-        raise ValueError(f"{wanted}; this one returned {spec!r}")
-    return spec
+def _described(network: Any) -> NetSpec:
+    wanted = (
+        "register_network wants a NetSpec or FunctionNet, or a function without arguments that "
+        "returns one"
+    )
+    given = network
+    if not isinstance(given, NetSpec | FunctionNet):
+        if not callable(given):
+            raise ValueError(f"{wanted}; got {given!r}")
+        try:
+            inspect.signature(given).bind()
+        except TypeError as error:
+            raise ValueError(f"{wanted}; this one has arguments ({error})") from error
+        given = given()
+        if not isinstance(given, NetSpec | FunctionNet):
+            raise ValueError(f"{wanted}; this one returned {given!r}")
+    if isinstance(given, NetSpec):
+        return given
+    from mpp_jax.nets.function_spec import function_spec  # jax: not for lists of layers
+
+    check_name(given)
+    return function_spec(given)

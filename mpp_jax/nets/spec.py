@@ -1,12 +1,13 @@
 """A network as data: its layer list, from which all geometry follows.
 
-A network is a tuple of layer records (`Conv`, `Fire`, `LRN`, `Pool`, `GlobalMean`). One axis of
-length ``n`` shrinks layer by layer:
+A network is a tuple of layer records (`mpp_jax.nets.records`). One axis of length ``n`` shrinks
+layer by layer, from the picture up to the layer:
 
     convolution          n' = floor((n + 2 pad - kernel) / stride) + 1
-    pooling, floor mode  n' = floor((n - window) / stride) + 1
-    pooling, ceil mode   n' = ceil((n - window) / stride) + 1, less one where the last window
-                         would start outside the map (Caffe's rule)
+    pooling, floor mode  n' = floor((n + 2 pad - window) / stride) + 1
+    pooling, ceil mode   n' = ceil((n + 2 pad - window) / stride) + 1, less one where the last
+                         window would start outside the map (Caffe's rule)
+    padding "same"       n' = ceil(n / stride), of either
 
 A layer's stride in pixels is the product of the strides below it. Its *receptive window* is the
 part of the picture that one position stands for: with ``p`` positions at the network's own
@@ -23,125 +24,40 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import ClassVar
 
+from mpp_jax.nets.records import (
+    LRN,
+    Activation,
+    Add,
+    Conv,
+    Fire,
+    GlobalMean,
+    Layer,
+    LayerSpec,
+    Padding,
+    Params,
+    Pool,
+    PoolingMode,
+    Preprocessing,
+)
 from mpp_jax.nets.weight_files import WeightFiles
 
-PoolingMode = Literal["floor", "ceil"]
-Params = dict[str, Any]
-"""Nested dict of parameters: ``{layer: {"kernel", "bias"}}``, one level deeper in fire modules."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Conv:
-    """Convolution, bias and (where `relu`) rectification; its activation is what comes out last.
-
-    `dense` marks a fully connected layer, which weight files store as a matrix.
-    """
-
-    name: str
-    features: int
-    kernel: int
-    stride: int = 1
-    pad: int = 0
-    groups: int = 1
-    relu: bool = True
-    dense: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class LRN:
-    """Local response normalisation across channels: ``x / (k + alpha/size * sum x^2)^beta``.
-
-    `alpha` is divided by `size` as in Caffe and torch (MatConvNet stores the quotient).
-    """
-
-    name: str
-    size: int = 5
-    alpha: float = 1e-4
-    beta: float = 0.75
-    k: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """Max pooling without padding; rounding follows the network's pooling mode."""
-
-    name: str
-    window: int
-    stride: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Fire:
-    """SqueezeNet's module: a 1x1 squeeze, then 1x1 and 3x3 expansions side by side.
-
-    All three are rectified. The activation is the concatenation (1x1 first).
-    """
-
-    name: str
-    squeeze: int
-    expand1x1: int
-    expand3x3: int
-
-    @property
-    def features(self) -> int:
-        """Channels that come out."""
-        return self.expand1x1 + self.expand3x3
-
-
-@dataclasses.dataclass(frozen=True)
-class GlobalMean:
-    """Mean over all positions, kept as a 1x1 map."""
-
-    name: str
-
-
-Layer = Conv | LRN | Pool | Fire | GlobalMean
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """What a weight file expects of its input: ``(x / divisor - mean) / std``, x in 0..255.
-
-    Colours are given in the file's own `channels` order.
-    """
-
-    channels: Literal["RGB", "BGR"]
-    mean: tuple[float, float, float]
-    divisor: float = 1.0
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    def rgb(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return (mean, scale) in RGB order, such that the input is ``(x - mean) * scale``."""
-        step = -1 if self.channels == "BGR" else 1
-        mean = tuple(self.divisor * m for m in self.mean[::step])
-        return mean, tuple(1.0 / (self.divisor * s) for s in self.std[::step])
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSpec:
-    """A layer whose positions are used as descriptors.
-
-    Attributes:
-        name: the activation.
-        channels: length of a descriptor.
-        window: side in pixels of the receptive window of one descriptor.
-        stride: pixels between neighbouring descriptors.
-        pool_window: positions of the activation map, per axis, averaged into one descriptor
-            (1: none).
-        pool_stride: positions of the map between neighbouring averages.
-
-    Descriptor ``(i, j)`` of a map stands for rows ``i * stride .. i * stride + window`` and the
-    like columns, cut off at the picture's edge (ceil-mode pooling may reach past it).
-    """
-
-    name: str
-    channels: int
-    window: int
-    stride: int
-    pool_window: int = 1
-    pool_stride: int = 1
+__all__ = [
+    "LRN",
+    "Activation",
+    "Add",
+    "Conv",
+    "Fire",
+    "GlobalMean",
+    "Layer",
+    "LayerSpec",
+    "NetSpec",
+    "Params",
+    "Pool",
+    "PoolingMode",
+    "Preprocessing",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +95,18 @@ class NetSpec:
     files: WeightFiles = dataclasses.field(default=WeightFiles(), compare=False, repr=False)
     lacking: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
+    of_layers: ClassVar[bool] = True
+    """Whether `layers` say what is computed; a function says it in its own way."""
+
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Names of all activations, in order of computation."""
         return tuple(layer.name for layer in self.layers)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are parameters, which weight files hold."""
+        return bool(self.layers)
 
     def preprocessing_for(self, convention: str) -> Preprocessing | None:
         """Return the input that files of a convention expect; None where none is stated."""
@@ -286,10 +210,10 @@ def convolutions(spec: NetSpec) -> Iterator[tuple[tuple[str, ...], Conv, int]]:
 
     Those inside fire modules are included.
     """
-    channels = 3
+    channels, of_layer = 3, dict[str | None, int]()
     for layer in spec.layers:
         if isinstance(layer, Conv):
-            yield (layer.name,), layer, channels
+            yield (layer.name,), layer, of_layer.get(layer.source, channels)
             channels = layer.features
         elif isinstance(layer, Fire):
             squeeze, *expansions = fire_convolutions(layer)
@@ -297,6 +221,7 @@ def convolutions(spec: NetSpec) -> Iterator[tuple[tuple[str, ...], Conv, int]]:
             for part in expansions:
                 yield (layer.name, part.name), part, layer.squeeze
             channels = layer.features
+        of_layer[layer.name] = channels
 
 
 def kernel_shape(layer: Conv, channels: int) -> tuple[int, int, int, int]:
@@ -304,26 +229,52 @@ def kernel_shape(layer: Conv, channels: int) -> tuple[int, int, int, int]:
     return (layer.kernel, layer.kernel, channels // layer.groups, layer.features)
 
 
-def pooled_size(n: int, window: int, stride: int, mode: PoolingMode) -> int:
-    """Return the length of an axis after unpadded pooling."""
+def pooled_size(n: int, window: int, stride: int, mode: PoolingMode, pad: Padding = 0) -> int:
+    """Return the length of an axis after pooling."""
+    if pad == "same":
+        return -(-n // stride)
+    padded = n + 2 * pad
     if mode == "floor":
-        return max(0, (n - window) // stride + 1)
-    size = max(0, math.ceil((n - window) / stride) + 1)
-    return size - 1 if size > 0 and (size - 1) * stride >= n else size
+        return max(0, (padded - window) // stride + 1)
+    size = max(0, math.ceil((padded - window) / stride) + 1)
+    return size - 1 if size > 0 and (size - 1) * stride >= n + pad else size
 
 
-def _layers_to(spec: NetSpec, layer: str) -> Iterator[Layer]:
-    yield from spec.layers[: spec.index(layer) + 1]
+def convolved_size(n: int, layer: Conv) -> int:
+    """Return the length of an axis after a convolution."""
+    if layer.pad == "same":
+        return -(-n // layer.stride)
+    return max(0, (n + 2 * layer.pad - layer.kernel) // layer.stride + 1)
+
+
+def _path(spec: NetSpec, layer: str) -> list[Layer]:
+    """Return the layers from the picture up to a layer, without what residual sums add."""
+    at: int | None = spec.index(layer)
+    path: list[Layer] = []
+    while at is not None:
+        path.append(spec.layers[at])
+        below = input_of(spec, path[-1].name)
+        at = None if below is None else spec.index(below)
+    return path[::-1]
+
+
+def input_of(spec: NetSpec, layer: str) -> str | None:
+    """Return the name of the layer whose activation a layer takes; None: it takes the picture."""
+    at = spec.index(layer)
+    item = spec.layers[at]
+    if isinstance(item, Conv) and item.source is not None:
+        return item.source
+    return spec.layers[at - 1].name if at else None
 
 
 def map_size(spec: NetSpec, side: int, layer: str) -> int:
     """Return the positions along an axis of `side` pixels in the activation map of a layer."""
     n = side
-    for item in _layers_to(spec, layer):
+    for item in _path(spec, layer):
         if isinstance(item, Conv):
-            n = max(0, (n + 2 * item.pad - item.kernel) // item.stride + 1)
+            n = convolved_size(n, item)
         elif isinstance(item, Pool):
-            n = pooled_size(n, item.window, item.stride, spec.pooling)
+            n = pooled_size(n, item.window, item.stride, spec.pooling, item.pad)
         elif isinstance(item, GlobalMean):
             n = min(n, 1)
         if n == 0:  # zero padding must not bring a vanished map back
@@ -331,24 +282,47 @@ def map_size(spec: NetSpec, side: int, layer: str) -> int:
     return n
 
 
+def padding(spec: NetSpec, layer: Conv | Pool, n: int) -> tuple[int, int]:
+    """Return the zeros before and behind an axis of `n` positions that a layer takes.
+
+    Those behind a pooling include the positions that ceil mode reaches past the map. Padding
+    ``"same"`` is explained in `mpp_jax.nets.records`.
+    """
+    window = _window(layer)
+    if layer.pad != "same":
+        if isinstance(layer, Conv):
+            return layer.pad, layer.pad
+        size = pooled_size(n, window, layer.stride, spec.pooling, layer.pad)
+        return layer.pad, max(0, (size - 1) * layer.stride + window - n - layer.pad)
+    below = input_of(spec, layer.name)
+    base = spec.side if below is None else map_size(spec, spec.side, below)
+    before = max(0, (-(-base // layer.stride) - 1) * layer.stride + window - base) // 2
+    return before, max(0, (-(-n // layer.stride) - 1) * layer.stride + window - n - before)
+
+
 def map_stride(spec: NetSpec, layer: str) -> int:
     """Return the pixels between neighbouring positions of a layer."""
-    steps = (x.stride for x in _layers_to(spec, layer) if isinstance(x, Conv | Pool))
-    return math.prod(steps)
+    return math.prod(x.stride for x in _path(spec, layer) if isinstance(x, Conv | Pool))
 
 
 def map_channels(spec: NetSpec, layer: str) -> int:
     """Return the channels of the activation map of a layer."""
-    features = [x.features for x in _layers_to(spec, layer) if isinstance(x, Conv | Fire)]
+    features = [x.features for x in _path(spec, layer) if isinstance(x, Conv | Fire)]
     return features[-1] if features else 3
 
 
 def unpadded_window(spec: NetSpec, layer: str) -> int:
     """Return a position's receptive window in pixels, less the zero padding on either side."""
     n = 1
-    for item in reversed(list(_layers_to(spec, layer))):
-        if isinstance(item, Conv):
-            n = (n - 1) * item.stride + item.kernel - 2 * item.pad
-        elif isinstance(item, Pool):
-            n = (n - 1) * item.stride + item.window
+    for item in reversed(_path(spec, layer)):
+        if not isinstance(item, Conv | Pool):
+            continue
+        if item.pad == "same":
+            n *= item.stride
+        else:
+            n = (n - 1) * item.stride + _window(item) - 2 * item.pad
     return n
+
+
+def _window(layer: Conv | Pool) -> int:
+    return layer.kernel if isinstance(layer, Conv) else layer.window

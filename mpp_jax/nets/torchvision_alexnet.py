@@ -22,7 +22,7 @@ ALEXNET_TORCHVISION = NetSpec(
         Pool("pool5", 3, 2),
         Conv("fc6", 4096, 6, dense=True),
         Conv("fc7", 4096, 1, dense=True),
-        Conv("fc8", 1000, 1, relu=False, dense=True),
+        Conv("fc8", 1000, 1, activation="linear", dense=True),
     ),
     default_layer="fc7",
     descriptor_layers=DESCRIPTOR_LAYERS,

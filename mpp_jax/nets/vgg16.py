@@ -24,7 +24,7 @@ VGG16 = NetSpec(
         *_stages(),
         Conv("fc6", 4096, 7, dense=True),
         Conv("fc7", 4096, 1, dense=True),
-        Conv("fc8", 1000, 1, relu=False, dense=True),
+        Conv("fc8", 1000, 1, activation="linear", dense=True),
     ),
     default_layer="fc7",
     descriptor_layers=(*(x.name for x in _stages()), "fc6", "fc7", "fc8"),

@@ -54,6 +54,10 @@ class WeightFiles:
         matconvnet: whether files in MatConvNet's names are known.
         torchvision: (layer, module) pairs, for instance ``("conv1", "features.0")`` where torch
             files have ``features.0.weight``: every convolution, or none where no such file is.
+        batch_norms: (layer, module) pairs: the batch normalisation that follows a convolution in
+            torch files, for instance ``("conv1", "bn1")``. It is folded into the layer, which has
+            no bias of its own in such files.
+        batch_norm_epsilon: what these add to the variance.
         flax: (layer, module) pairs: names beside the layer's own where the layout is this package's
             own, as in what Flax saves, for instance ``("conv1", "AlexNet_0/Conv_0")`` where files
             have ``AlexNet_0/Conv_0/kernel``. Not every layer needs one.
@@ -65,6 +69,8 @@ class WeightFiles:
     caffe_names: tuple[tuple[str, str], ...] = ()
     matconvnet: bool = False
     torchvision: tuple[tuple[str, str], ...] = ()
+    batch_norms: tuple[tuple[str, str], ...] = ()
+    batch_norm_epsilon: float = 1e-5
     flax: tuple[tuple[str, str], ...] = ()
     deep_compression: bool = False
     places: tuple[WeightPlace, ...] = ()

@@ -53,6 +53,10 @@ def load_plugin(file: Path) -> tuple[str, ...]:
     code = _code(_files_of(file))
     for variant in new[0]:
         POOLINGS[variant] = replace(POOLINGS[variant], code=code)
+    for network in new[1]:
+        described: Any = NETWORKS[network]
+        if not described.of_layers:  # a list of layers is its own code
+            NETWORKS[network] = replace(described, code=code)
     return tuple(each for names in new for each in names)
 
 

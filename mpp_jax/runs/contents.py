@@ -6,7 +6,7 @@ compared where earlier work is taken up.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -49,6 +49,10 @@ class Contents:
     def read(self, items: Iterable[Item]) -> dict[str, str]:
         """Return the digests of what was read last of some pictures, by id."""
         return {item.id: self._read[item.id] for item in items if item.id in self._read}
+
+    def note(self, digests: Mapping[str, str]) -> None:
+        """Take the digests of pictures, by id, that were read elsewhere."""
+        self._read |= digests
 
     def now(self, item: Item) -> str | None:
         """Return the digest of a picture as it is now; None where it is no file or unreadable.

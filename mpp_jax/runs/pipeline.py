@@ -14,7 +14,7 @@ import numpy as np
 
 from mpp_jax import metrics as measures
 from mpp_jax.config import Run
-from mpp_jax.data import DataError, Dataset, Skipped, decodable
+from mpp_jax.data import DataError, Dataset, decodable
 from mpp_jax.data.dataset import listed_classes
 from mpp_jax.data.features import Features
 from mpp_jax.describe.dense import describer
@@ -22,7 +22,6 @@ from mpp_jax.describe.extraction import (
     ActivationSource,
     DescriptorSample,
     Extractor,
-    Wanted,
     source_layer,
 )
 from mpp_jax.describe.pyramid import scale_side
@@ -35,8 +34,9 @@ from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.finetune import finetune
 from mpp_jax.runs.model import Model
 from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
+from mpp_jax.runs.ray_engine import RayEngine
 from mpp_jax.runs.settings import check_contrast, check_features, check_folds
-from mpp_jax.runs.shards import Encoding, blocks
+from mpp_jax.runs.shards import Encoding, Sampling, blocks
 from mpp_jax.runs.solvers import Problem, plan_training
 from mpp_jax.runs.training import train_method
 from mpp_jax.runs.vectors import atoms_of, code_of, recipes_of
@@ -52,6 +52,7 @@ def fit(
     *,
     activations: ActivationSource | None = None,
     contents: Contents | None = None,
+    engine: RayEngine | None = None,
     watcher: Watcher | None = None,
     on_skip: Callable[[str, str], object] | None = None,
 ) -> tuple[Codebooks, dict[str, CodebookInfo]]:
@@ -66,6 +67,7 @@ def fit(
         config: settings.
         activations: where they come from; None for the network itself.
         contents: is left the digests of the pictures that were read.
+        engine: whoever describes; None for this process.
         watcher: is shown how far the work is; None for a new one.
         on_skip: is told (id, reason) of every picture that could not be decoded.
 
@@ -86,24 +88,27 @@ def fit(
         source: DescriptorSample(len(items), config.encoder.samples, config.seed)
         for source, _ in books.values()
     }
-    wants = {source: Wanted(config.pyramid.scales) for source in samples}
+    parts = [
+        (place[block[0].id], block)
+        for block in blocks(items, lambda item: place[item.id] // SHARD_SIZE)
+    ]
     with (
         watcher.stage("describe training pictures"),
         watcher.bar(len(items), "describe", "picture") as bar,
     ):
 
-        def skip(entry: Skipped) -> None:
-            bar.skip(entry.path, entry.reason)
+        def skip(position: int, name: str, reason: str) -> None:
+            bar.skip(name, reason)
             bar.update(1)
             if on_skip is not None:
-                on_skip(entry.path, entry.reason)
+                on_skip(name, reason)
 
-        for block in blocks(items, lambda item: place[item.id] // SHARD_SIZE):
-            for batch in activations.describe(contents.watched(block), wants, skip):
-                where = np.array([place[block[i].id] if i >= 0 else -1 for i in batch.index])
-                for source, sample in samples.items():
-                    sample.add(where, batch.sources[source].scales)
-                bar.update(int((batch.index >= 0).sum()))
+        if engine is not None:
+            engine.sample(parts, samples, contents, bar.update, skip)
+        else:
+            sampling = Sampling(activations, config.pyramid.scales, contents)
+            for first, block in parts:
+                sampling.block(first, block, samples, bar.update, skip)
     with watcher.stage("fit PCA and mixture"):
         drawn = {source: sample.finish() for source, sample in samples.items()}
         fitted = {
@@ -149,6 +154,7 @@ def encode_dataset(
     contents: Contents | None = None,
     append: bool = False,
     part: tuple[int, int] | None = None,
+    engine: RayEngine | None = None,
     watcher: Watcher | None = None,
 ) -> Store:
     """Encode all pictures into a store, resuming an unfinished one of the same settings.
@@ -168,6 +174,7 @@ def encode_dataset(
         contents: the digests of pictures that were read already; None for a new one.
         append: whether pictures that the store lacks join it.
         part: (i, n) for every n-th shard from the i-th on alone, i = 1..n.
+        engine: whoever encodes; None for this process.
         watcher: is shown how far the work is; None for a new one.
 
     Raises:
@@ -181,7 +188,6 @@ def encode_dataset(
     atoms = atoms_of(config)
     check_methods(atoms, codebooks=codebooks, scales=config.pyramid.scales)
     external = check_features(dataset, config, features or {})
-    encoding = Encoding(network, codebooks, config, activations, external, contents)
     writer = StoreWriter(
         folder,
         dataset,
@@ -212,8 +218,12 @@ def encode_dataset(
         watcher.stage("encode pictures"),
         watcher.bar(total, "encode", "picture", initial=total - len(todo)) as bar,
     ):
-        for block in blocks(todo, writer.shard_of):
-            encoding.block(block, writer, bar.update, bar.skip)
+        if engine is not None:
+            engine.encode(writer, codebooks, external, bar.update, bar.skip)
+        else:
+            encoding = Encoding(network, codebooks, config, activations, external, contents)
+            for block in blocks(todo, writer.shard_of):
+                encoding.block(block, writer, bar.update, bar.skip)
     return Store.open(folder, part=part is not None)
 
 

@@ -19,6 +19,7 @@ from mpp_jax.nets.dtypes import dtype_name, resolve_dtype
 from mpp_jax.pooling import canonical, check_methods, members
 from mpp_jax.pooling.notation import BEST
 from mpp_jax.runs.provenance import Provenance
+from mpp_jax.runs.ray_engine import Cluster
 from mpp_jax.runs.vectors import atoms_of, recipes_of
 from mpp_jax.storage.bundle import check_place
 
@@ -34,10 +35,12 @@ class Extras:
     Attributes:
         features: representations from files, by name.
         cache: folder of stored activations, or None.
+        cluster: whose workers describe and encode; None for this process.
     """
 
     features: Mapping[str, Features] = field(default_factory=dict)
     cache: Path | None = None
+    cluster: Cluster | None = None
 
 
 NOTHING = Extras()

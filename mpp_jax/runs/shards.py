@@ -1,7 +1,8 @@
 """One shard of a store after the other: what any process does with the pictures of one.
 
 A shard is the unit of work. Its pictures are described and encoded by themselves, training and test
-pictures apart, so that the bytes do not depend on who does it, in which order, or how often.
+pictures apart, so that the bytes do not depend on who does it, in which order, or how often. The
+sample for a codebook is drawn in blocks of as many training pictures.
 """
 
 import itertools
@@ -14,7 +15,7 @@ import numpy as np
 from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.data.features import Features
-from mpp_jax.describe.extraction import ActivationSource
+from mpp_jax.describe.extraction import ActivationSource, DescriptorSample, Wanted
 from mpp_jax.nets import Network
 from mpp_jax.progress import DISK, waiting
 from mpp_jax.runs.contents import Contents
@@ -41,6 +42,49 @@ def blocks(items: Sequence[Item], shard_of: Callable[[Item], int]) -> Iterator[l
     """Group items by shard and split: batches never reach beyond, whichever stage asks for them."""
     for _, block in itertools.groupby(items, key=lambda item: (shard_of(item), item.split)):
         yield list(block)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Everything that takes descriptors of training pictures for a codebook.
+
+    Attributes:
+        activations: where they come from.
+        scales: those that are sampled.
+        contents: is left the digests of the pictures that are read.
+    """
+
+    activations: ActivationSource
+    scales: tuple[int, ...]
+    contents: Contents
+
+    def block(
+        self,
+        first: int,
+        items: Sequence[Item],
+        samples: Mapping[str, DescriptorSample],
+        done: Callable[[int], object],
+        skip: Callable[[int, str, str], object],
+    ) -> None:
+        """Sample consecutive pictures.
+
+        Args:
+            first: position of the first one among all that are sampled.
+            items: the pictures.
+            samples: take their descriptors, by source.
+            done: is told of how many pictures more that is.
+            skip: is told (position, id, reason) of every picture that could not be decoded.
+        """
+        wants = {source: Wanted(self.scales) for source in samples}
+
+        def skipped(entry: Skipped) -> None:
+            skip(first + entry.position, entry.path, entry.reason)
+
+        for batch in self.activations.describe(self.contents.watched(items), wants, skipped):
+            where = np.where(batch.index >= 0, first + batch.index, -1)
+            for source, sample in samples.items():
+                sample.add(where, batch.sources[source].scales)
+            done(int((batch.index >= 0).sum()))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 from mpp_jax.nets.registry import NETWORKS
 from mpp_jax.nets.spec import NetSpec, Params, Preprocessing, convolutions
 from mpp_jax.weights.fit import fit
+from mpp_jax.weights.names import BATCH_NORM
 from mpp_jax.weights.source import SourceWeights, WeightsError, summary
 from mpp_jax.weights.structure import lrn_constants
 
@@ -84,13 +85,13 @@ class Converted:
     audit: Audit
 
 
-def _at(tree: Params, path: Iterable[str]) -> Any:
+def _at(tree: Params, path: Iterable[Any]) -> Any:
     for name in path:
         tree = tree[name]
     return tree
 
 
-def _assign(params: Params, path: tuple[str, ...], value: np.ndarray) -> None:
+def _assign(params: Params, path: tuple[Any, ...], value: np.ndarray) -> None:
     for name in path[:-1]:
         params = params.setdefault(name, {})
     params[path[-1]] = value
@@ -115,6 +116,9 @@ def convert(source: SourceWeights, spec: NetSpec, layer: str | None = None) -> C
         if not np.isfinite(value).all():
             errors.append(f"{key!r} holds values that are not finite")
             continue
+        if rule.path[-1] == "variance" and (value < 0).any():
+            errors.append(f"{key!r} holds variances below zero")
+            continue
         _assign(params, rule.path, value)
     if errors:
         raise WeightsError(_message(source, spec, errors), errors)
@@ -130,9 +134,47 @@ def convert(source: SourceWeights, spec: NetSpec, layer: str | None = None) -> C
         )
     mean, scale, mean_image = _fold_channels(params, spec, preprocessing, source.mean_image)
     spec = spec.with_lrn(lrn_constants(source, spec))
-    rows = tuple(_audit_row(rule.name, key, _at(params, rule.path)) for rule, key, _ in found.pairs)
+    origin = {rule.path: key for rule, key, _ in found.pairs}
+    if spec.of_layers:
+        origin = _fold_batch_norms(params, spec, origin)
+    rows = tuple(
+        _audit_row("/".join(map(str, path)), key, _at(params, path)) for path, key in origin.items()
+    )
     audit = Audit(spec.name, source.format, rows, found.notes)
     return Converted(params, spec, mean, scale, mean_image, audit)
+
+
+def _fold_batch_norms(
+    params: Params, spec: NetSpec, origin: dict[tuple[Any, ...], str]
+) -> dict[tuple[Any, ...], str]:
+    """Fold batch normalisations into the convolutions before them, in place.
+
+    ``gamma (kernel * x - mean) / sqrt(variance + epsilon) + beta`` is a convolution with
+    ``kernel gamma / sqrt(...)`` and the bias ``beta - mean gamma / sqrt(...)`` (Ioffe and Szegedy
+    2015, algorithm 2). In float64, rounded once.
+
+    Args:
+        params: kernels HWIO beside `mpp_jax.weights.names.BATCH_NORM`; kernels and biases after.
+        spec: the network.
+        origin: the key that each parameter came from, by path.
+
+    Returns:
+        The keys that each parameter of the network came from, by path.
+    """
+    folded: dict[tuple[Any, ...], str] = {}
+    for path, _, _ in convolutions(spec):
+        layer = _at(params, path)
+        if "gamma" in layer:
+            gamma, beta, mean, variance = (layer.pop(n).astype(np.float64) for n in BATCH_NORM)
+            factor = gamma / np.sqrt(variance + spec.files.batch_norm_epsilon)
+            layer["kernel"] = (layer["kernel"] * factor).astype(np.float32)
+            layer["bias"] = (beta - mean * factor).astype(np.float32)
+            norm = origin[*path, "gamma"].rpartition(".")[0]
+            folded[*path, "kernel"] = f"{origin[*path, 'kernel']} x {norm}"
+            folded[*path, "bias"] = norm
+        else:
+            folded |= {(*path, leaf): origin[*path, leaf] for leaf in ("kernel", "bias")}
+    return folded
 
 
 def _fold_channels(

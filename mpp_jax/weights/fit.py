@@ -2,7 +2,10 @@
 
 Every naming convention lists, for each parameter of the network, the key it is stored under; a
 layout function turns the stored array into HWIO (kernels) or a vector (biases). What all keys of a
-file have in front of these (``module.``, ``_orig_mod.``, ``model.``) is taken off first.
+file have in front of these (``module.``, ``_orig_mod.``, ``model.``) is taken off first. A batch
+normalisation has rules of its own, and is folded once all of it is there. The parameters of a
+function (`mpp_jax.nets.FunctionNet`) are stored by their own paths and in their own shapes, all of
+them.
 
 A file may end below the network's last layer, or have other sizes from some layer on: weights of
 the convolutions alone, or fine-tuned ones of other classes. The network then ends there, too. That
@@ -20,13 +23,14 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from mpp_jax.nets.function_spec import FunctionSpec
 from mpp_jax.nets.spec import Conv, NetSpec, convolutions, kernel_shape
 from mpp_jax.nets.weight_files import Convention
-from mpp_jax.weights.names import stored_keys
+from mpp_jax.weights.names import function_keys, leaves, needless_keys, stored_keys
 from mpp_jax.weights.source import SourceWeights
 from mpp_jax.weights.structure import described, structure_errors
 
@@ -37,19 +41,20 @@ _WORD = re.compile(r"[^./]*[./]")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One parameter: its place in the tree, the keys it may be stored under, its layer."""
+    """One parameter: its place in the tree, the keys it may be stored under, its layer if any."""
 
-    path: tuple[str, ...]
+    path: tuple[Any, ...]
     keys: tuple[str, ...]
-    layer: Conv
+    layer: Conv | None
     shape: tuple[int, ...]
 
     @property
     def name(self) -> str:
         """The place in the tree as text."""
-        return "/".join(self.path)
+        return "/".join(map(str, self.path))
 
 
+Layout = Callable[[np.ndarray, Rule], np.ndarray | None]
 Pair = tuple[Rule, str, np.ndarray]
 """A parameter, the key it is stored under, and the array in the layout of the network."""
 
@@ -73,10 +78,13 @@ class Fit:
 
 def rules(spec: NetSpec, convention: Convention) -> tuple[Rule, ...]:
     """Return the rules of a convention for a network; none where it does not know the network."""
+    if isinstance(spec, FunctionSpec):
+        return tuple(Rule(path, function_keys(path), None, shape) for path, shape in spec.shapes)
     found = []
     for path, layer, channels in convolutions(spec):
         kernel = kernel_shape(layer, channels)
-        for leaf, shape in (("kernel", kernel), ("bias", kernel[-1:])):
+        for leaf in leaves(spec, convention, path):
+            shape = kernel if leaf == "kernel" else kernel[-1:]
             keys = stored_keys(spec, convention, path, leaf)
             if keys:
                 found.append(Rule((*path, leaf), keys, layer, shape))
@@ -116,7 +124,7 @@ def fit(source: SourceWeights, spec: NetSpec) -> Fit:
         return Fit(spec, (), (wrong,))
     stored = bare(source.arrays, {key for rule in known for key in rule.keys})
     found = [_Finding.of(rule, stored, source) for rule in known]
-    mine = {key for rule in known for key in rule.keys}
+    mine = {key for rule in known for key in rule.keys} | needless_keys(spec, source.convention)
     strangers = [key for short, key in stored.items() if short not in mine]
     errors = [*structure_errors(source, spec), *_texts(found), *map(_stranger, strangers)]
     pairs = tuple(finding.pair for finding in found if finding.pair is not None)
@@ -125,7 +133,8 @@ def fit(source: SourceWeights, spec: NetSpec) -> Fit:
     if not pairs and len(strangers) == len(stored):
         names = ", ".join(repr(key[:80]) for key in strangers[:4])
         errors.insert(0, f"no array has a name that is known for this network; they are {names}")
-    return _trunk(source, spec, found, strangers) or Fit(spec, pairs, tuple(errors))
+    trunk = _trunk(source, spec, found, strangers) if spec.of_layers else None
+    return trunk or Fit(spec, pairs, tuple(errors))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +159,7 @@ class _Finding:
         if array.dtype.kind != "f":
             text = f"{key!r} has dtype {array.dtype}, wanted floating point"
             return cls(rule, "unusable", text)
-        layout = _bias if rule.path[-1] == "bias" else _LAYOUT[source.convention]
-        value = layout(array, rule)
+        value = _layout(rule, source.convention)(array, rule)
         if value is None:
             text = f"{key!r} has shape {array.shape}, {rule.name} needs {rule.shape}"
             return cls(rule, "size", text)
@@ -206,7 +214,7 @@ def _first_other(found: list[_Finding]) -> _Finding | None:
 
 
 def _by_layer(found: list[_Finding]) -> Iterator[list[_Finding]]:
-    """Yield kernel and bias of one convolution after the other."""
+    """Yield kernel, bias and so on of one convolution after the other."""
     layers: dict[tuple[str, ...], list[_Finding]] = {}
     for finding in found:
         layers.setdefault(finding.rule.path[:-1], []).append(finding)
@@ -232,7 +240,7 @@ def _below(spec: NetSpec, layer: str, file_layers: int) -> NetSpec | None:
     return None
 
 
-def _bias(x: np.ndarray, rule: Rule) -> np.ndarray | None:
+def _vector(x: np.ndarray, rule: Rule) -> np.ndarray | None:
     """Return a vector that may have axes of length one around it."""
     return x.reshape(-1) if max(x.shape, default=0) == x.size == rule.shape[0] else None
 
@@ -242,18 +250,26 @@ def _kernel_oihw(x: np.ndarray, rule: Rule) -> np.ndarray | None:
     height, width, inputs, outputs = rule.shape
     oihw = (outputs, inputs, height, width)
     as_matrix = math.prod(x.shape[:-2]) == 1 and x.shape[-2:] == (outputs, math.prod(oihw[1:]))
-    if x.shape != oihw and not (rule.layer.dense and as_matrix):
+    dense = rule.layer is not None and rule.layer.dense
+    if x.shape != oihw and not (dense and as_matrix):
         return None
     return x.reshape(oihw).transpose(2, 3, 1, 0)
 
 
-def _kernel_hwio(x: np.ndarray, rule: Rule) -> np.ndarray | None:
+def _as_it_is(x: np.ndarray, rule: Rule) -> np.ndarray | None:
     return x if x.shape == rule.shape else None
 
 
-_LAYOUT: dict[Convention, Callable[[np.ndarray, Rule], np.ndarray | None]] = {
+def _layout(rule: Rule, convention: Convention) -> Layout:
+    """Return what turns a stored array into the parameter, or into None where it does not fit."""
+    if rule.layer is None:
+        return _as_it_is
+    return _LAYOUT[convention] if rule.path[-1] == "kernel" else _vector
+
+
+_LAYOUT: dict[Convention, Layout] = {
     "caffe": _kernel_oihw,
     "torchvision": _kernel_oihw,
-    "matconvnet": _kernel_hwio,
-    "native": _kernel_hwio,
+    "matconvnet": _as_it_is,
+    "native": _as_it_is,
 }

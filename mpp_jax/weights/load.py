@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from mpp_jax.checkpoint import check_devices
 from mpp_jax.files import cache_folder
 from mpp_jax.nets.dtypes import arithmetic
+from mpp_jax.nets.function_network import FunctionNetwork, carried_digest
+from mpp_jax.nets.function_spec import FunctionSpec
 from mpp_jax.nets.network import Network, prepare
 from mpp_jax.nets.registry import DEFAULT_NETWORK, get_spec
 from mpp_jax.nets.sift_spec import SIFT_SPEC
@@ -45,7 +47,8 @@ def load_network(
         name: a name of `mpp_jax.nets.NETWORKS`, or ``sift``, which has no weights.
         weights: a weight file of any known format, or a folder of this package's own form; None
             takes what was imported into the cache folder, or the file inside the package, or the
-            network's public file, which is downloaded once (its hash is checked).
+            parameters that come with a function (`mpp_jax.nets.FunctionNet`), or the network's
+            public file, which is downloaded once (its hash is checked).
         layer: one that the weights must reach; None: whatever they reach.
         pooling: ``"floor"`` or ``"ceil"``; None: the network's own.
         dtype: of the parameters and so of the computation, float32 or bfloat16; or ``"tf32"``,
@@ -66,6 +69,11 @@ def load_network(
     if name == SIFT_SPEC.name and weights is None:
         SIFT_SPEC.layer(layer)
         return _sift(dtype)
+    spec = get_spec(name)
+    carries = isinstance(spec, FunctionSpec) and spec.carried is not None
+    if carries and weights is None and not looks_native(imported_folder(name)):
+        spec.layer(layer)
+        return _function(spec, dtype, precision, pooling)
     network, _ = load_audited(
         name, weights, layer, pooling=pooling, dtype=dtype, precision=precision
     )
@@ -81,6 +89,29 @@ def _sift(dtype: Any) -> Network:
     return sift_network()
 
 
+def _function(
+    spec: NetSpec, dtype: Any, precision: str | None, pooling: PoolingMode | None
+) -> Network:
+    """Return a function with the parameters that come with it."""
+    if pooling is not None:
+        spec.with_pooling(pooling)  # raises
+    assert isinstance(spec, FunctionSpec)
+    assert spec.carried is not None
+    check_devices()
+    dtype, precision = arithmetic(dtype, precision)
+    mean, scale = (jnp.asarray(v, jnp.float32) for v in spec.preprocessing[0][1].rgb())
+    return FunctionNetwork(
+        params=jax.tree.map(lambda x: jnp.asarray(x, dtype), spec.carried()),
+        mean=mean,
+        scale=scale,
+        mean_image=None,
+        spec=spec,
+        weights_sha256=carried_digest(spec),
+        precision=precision,
+        forms=tuned_forms(dtype, precision),
+    )
+
+
 def load_audited(
     name: str,
     weights: str | os.PathLike[str] | None = None,
@@ -92,7 +123,7 @@ def load_audited(
 ) -> tuple[Network, Audit]:
     """Return what `load_network` does, and the record of what was assigned from where."""
     spec = get_spec(name)
-    if not spec.layers:
+    if not spec.has_weights:
         raise WeightsError(f"weights: {name!r} computes without weights; leave them out")
     if pooling is not None:
         spec = spec.with_pooling(pooling)
@@ -161,7 +192,8 @@ def as_network(
     """
     check_devices()
     image = converted.mean_image
-    network = Network(
+    kind = FunctionNetwork if isinstance(converted.spec, FunctionSpec) else Network
+    network = kind(
         params=jax.tree.map(lambda x: jnp.asarray(x, dtype), converted.params),
         mean=jnp.asarray(converted.mean),
         scale=jnp.asarray(converted.scale),

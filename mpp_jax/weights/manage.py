@@ -154,7 +154,7 @@ def verify_weights(file: str | os.PathLike[str], network: str | None = None) -> 
         WeightsError: there is no such file, or it cannot be read.
     """
     path = Path(file)
-    if network is not None and not get_spec(network).layers:
+    if network is not None and not get_spec(network).has_weights:
         raise WeightsError(f"network: {network!r} computes without weights; it has no file")
     try:
         if path.is_dir():

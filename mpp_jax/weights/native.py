@@ -23,7 +23,7 @@ import numpy as np
 from mpp_jax.checkpoint import CheckpointError, declared_arrays, restore_arrays, save_arrays
 from mpp_jax.files import folder_digests, is_full, replaced_folder, seal
 from mpp_jax.nets.network import Network
-from mpp_jax.nets.spec import LRN, NetSpec, Preprocessing, convolutions
+from mpp_jax.nets.spec import LRN, NetSpec, Preprocessing
 from mpp_jax.weights.fit import rules
 from mpp_jax.weights.source import FileLayer, SourceWeights, WeightsError, summary
 from mpp_jax.weights.structure import described
@@ -122,12 +122,11 @@ def read_native(folder: Path, spec: NetSpec) -> tuple[SourceWeights, str]:
 def _arrays_of(network: Network) -> dict[str, np.ndarray]:
     """Return all arrays by name, flat: ``conv1/kernel``, ..., ``mean``, ``scale``."""
     arrays = {}
-    for path, _, _ in convolutions(network.spec):
+    for rule in rules(network.spec, "native"):
         node: Any = network.params
-        for name in path:
-            node = node[name]
-        for leaf in ("kernel", "bias"):
-            arrays["/".join((*path, leaf))] = np.asarray(node[leaf], np.float32)
+        for key in rule.path:
+            node = node[key]
+        arrays[rule.name] = np.asarray(node, np.float32)
     arrays["mean"], arrays["scale"] = np.asarray(network.mean), np.asarray(network.scale)
     if network.mean_image is not None:
         arrays["mean_image"] = np.asarray(network.mean_image)

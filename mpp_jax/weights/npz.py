@@ -46,7 +46,23 @@ def read_npz(data: bytes, budget: int) -> SourceWeights:
         held = f"{strange[0][:80]!r}" if strange else "nothing"
         raise WeightsError(f"the npz file holds {held}, wanted arrays")
     arrays = {name.removesuffix(SUFFIX): _array(name, read(name)) for name in sizes}
-    return SourceWeights("npz", convention_of(arrays), arrays)
+    convention = convention_of(arrays)
+    return SourceWeights("npz", convention, _oihw(arrays) if convention == "caffe" else arrays)
+
+
+def _oihw(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays in Caffe's names with kernels in Caffe's layout.
+
+    NumPy copies of Caffe models often have kernels as TensorFlow does, (h, w, in, out): there the
+    last axis of every kernel, and not the first of every one, is as long as the bias beside it.
+    """
+    kernels = {key: x for key, x in arrays.items() if key.endswith("/0") and x.ndim == 4}
+    outputs = {key: arrays.get(f"{key[:-1]}1", np.zeros(0)).size for key in kernels}
+    last = all(x.shape[-1] == outputs[key] for key, x in kernels.items())
+    first = all(x.shape[0] == outputs[key] for key, x in kernels.items())
+    if not last or first:
+        return arrays
+    return arrays | {key: x.transpose(3, 2, 0, 1) for key, x in kernels.items()}
 
 
 def _array(name: str, raw: bytes) -> np.ndarray:

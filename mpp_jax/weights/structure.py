@@ -34,7 +34,7 @@ def _convolution(name: str, layer: Conv) -> FileLayer:
         name,
         kernel=layer.kernel,
         stride=layer.stride,
-        pad=layer.pad,
+        pad=None if layer.pad == "same" else layer.pad,
         groups=layer.groups,
     )
 

@@ -101,6 +101,14 @@ def test_models_and_encodings_at_addresses(
     assert opened.predict([far_picture]).ranked(0, 1)[0][0] == one["classes"][0]["class"]
     found = ok("search", store, far_picture, "--json", "--top", "1")
     assert json.loads(found.stdout)[0]["neighbours"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+    assert f"{store}: " in ok("verify", store, model, codebook).stderr
+    ok("merge", store, "--out", f"s3://{BUCKET}/merged", "--quiet")
+    [shard, *_] = far.fs.glob(f"{BUCKET}/merged/*.npy")
+    content = far.fs.cat_file(shard)
+    far.fs.pipe_file(shard, content[:-1] + bytes([content[-1] ^ 1]))
+    found = cli("verify", f"s3://{BUCKET}/merged", "--quiet")
+    assert found.exit_code == 1
+    assert found.stdout.startswith(f"s3://{shard}: ")
     ok("train", store, "--out", f"s3://{BUCKET}/again", "--pooling", "avg", "--quiet")
     ok("evaluate", f"s3://{BUCKET}/again", store, "--out", f"s3://{BUCKET}/figures", "--quiet")
     assert far.fs.exists(f"{BUCKET}/figures/metrics.json")

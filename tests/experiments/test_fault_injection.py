@@ -98,7 +98,7 @@ def test_small_trial(
     import fault_injection
 
     out = tmp_path / "out.json"
-    arguments = ["--kills", "5", "--flips", "8", "--out", str(out)]
+    arguments = ["--kills", "7", "--flips", "8", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["fault_injection.py", *arguments])
     with pytest.raises(SystemExit) as ending:
         fault_injection.main()

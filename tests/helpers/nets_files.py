@@ -20,7 +20,8 @@ def narrow(spec, divisor):
 
     def thin(layer):
         if isinstance(layer, Conv):
-            return dataclasses.replace(layer, features=layer.features // divisor)
+            groups = layer.groups // divisor if layer.groups == layer.features else layer.groups
+            return dataclasses.replace(layer, features=layer.features // divisor, groups=groups)
         if isinstance(layer, Fire):
             sizes = (layer.squeeze, layer.expand1x1, layer.expand3x3)
             return Fire(layer.name, *(max(1, n // divisor) for n in sizes))
@@ -195,7 +196,7 @@ def matconvnet_layers(spec, blobs, mean, *, old=False):
             else:
                 struct["weights"] = _cell([filters, bias[None]])
             structs.append(struct)
-            if layer.relu:
+            if layer.activation == "relu":
                 structs.append({"name": f"relu_{layer.name}", "type": "relu"})
         elif kind == "LRN":
             param = _row(layer.size, layer.k, layer.alpha / layer.size, layer.beta)

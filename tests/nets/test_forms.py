@@ -74,7 +74,9 @@ def test_the_cpu_chooses_as_it_was_measured(mode):
         assert got == rule_of_the_cpu(kernel, stride, inputs, positions, groups)
     assert choose(table, (6, 5, 64, 8), (1, 1), 4) == DIRECT  # the lines are for square kernels
     assert (table.pool, table.lrn, table.taps, table.batch) == ("axes", "band", 0, "map")
-    assert forms_of("cpu", "cpu", "bfloat16").convolutions == ()
+    for dtype in (mode, "bfloat16"):
+        assert str(choose(forms_of("cpu", "cpu", dtype), (3, 3, 1, 64), (2, 2), 9, 64)) == "shifts"
+    assert choose(forms_of("cpu", "cpu", "bfloat16"), (1, 1, 64, 64), (1, 1), 9) == DIRECT
 
 
 def test_choices_of_a_gpu():

@@ -23,7 +23,7 @@ TINY = NetSpec(
         Pool("pool1", 3, 2),
         Fire("fire2", 2, 4, 4),
         Conv("fc6", 16, 7, dense=True),
-        Conv("fc8", 5, 1, relu=False, dense=True),
+        Conv("fc8", 5, 1, activation="linear", dense=True),
     ),
     default_layer="fire2",
     descriptor_layers=("conv1", "fire2", "fc6", "fc8"),

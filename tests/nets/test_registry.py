@@ -72,6 +72,16 @@ def example(tmp_path) -> Path:
     return place
 
 
+def test_the_documentations_function_is_a_plugin(tmp_path):
+    text = register_network.__doc__ or ""
+    code = text[text.index("        import flax.linen") :].split("\n\n    Args:")[0]
+    place = tmp_path / "mine.py"
+    place.write_text(re.sub("^ {8}", "", code, flags=re.MULTILINE) + "\n")
+    assert load_plugin(place) == ("mine",)
+    which = NETWORKS.pop("mine").layer()
+    assert (which.name, which.channels, which.stride, which.window) == ("top", 32, 4, 8)
+
+
 def read_example(example: Path) -> NetSpec:
     """Load the documentation's network and forget it again."""
     assert load_plugin(example) == ("tiny",)
@@ -147,7 +157,7 @@ KEYS = (
         (layers(Pool("Sift", 2, 2)), "none of default, sift; got 'Sift'"),
         (layers(Pool("FC3", 2, 2)), "two are named 'fc3'"),
         (layers(Conv("conv1", 8, 0)), "kernel of 'conv1' must be from 1, got 0"),
-        (layers(Conv("conv1", 8, 3, pad=-1)), "pad of 'conv1' must be from 0, got -1"),
+        (layers(Conv("conv1", 8, 3, pad=-1)), "pad of 'conv1' must be from 0 or 'same', got -1"),
         (layers(Pool("pool1", 3, 0.5)), "stride of 'pool1' must be from 1, got 0.5"),
         (layers(Conv("conv1", 8, 3, groups=2)), "'conv1' takes 3 channels and gives 8; both must"),
         (layers(Conv("conv1", 8, 99)), "side: .* 35 pixels leaves layer 'conv1' no position"),
@@ -180,6 +190,14 @@ KEYS = (
         (files(torchvision=dict(KEYS)), "torchvision must be a tuple"),
         (files(torchvision=KEYS[1:]), "torchvision must name each of conv1, fire2/squeeze1x1"),
         (files(torchvision=(*KEYS[1:], ("conv1", "e"))), "gives two layers the module 'e'"),
+        (files(batch_norms=(("conv1", "n"),)), "batch_norms need torchvision"),
+        (files(torchvision=KEYS, batch_norms=(("conv1", "e"),)), "two layers the module 'e'"),
+        (files(torchvision=KEYS, batch_norms=(("pool1", "n"),)), "batch_norms: 'pool1' is none"),
+        (
+            files(torchvision=KEYS, batch_norms=(("conv1", "n"), ("conv1", "m"))),
+            "batch_norms gives layer 'conv1' two",
+        ),
+        (files(batch_norm_epsilon=0.0), "batch_norm_epsilon must be above 0"),
         (files(caffe_names=(("conv9", "x"),)), "caffe_names: 'conv9' is none of conv1"),
         (files(places=("mine",)), "places must be WeightPlace, got 'mine'"),
         (
@@ -194,9 +212,9 @@ KEYS = (
         (files(places=(dataclasses.replace(PLACE, digest="0" * 65),)), "the digest of 'mine' must"),
         (files(places=(dataclasses.replace(PLACE, filename="../x"),)), "needs a plain file name"),
         (files(places=(dataclasses.replace(PLACE, urls=()),)), "at least one address"),
-        (3, "register_network wants a NetSpec, or a function .* got 3"),
-        (lambda side: SPEC, "wants a NetSpec, .* this one has arguments"),
-        (lambda: 3, "wants a NetSpec, .* this one returned 3"),
+        (3, "register_network wants a NetSpec or FunctionNet, or a .* got 3"),
+        (lambda side: SPEC, "wants a NetSpec .* this one has arguments"),
+        (lambda: 3, "wants a NetSpec .* this one returned 3"),
     ],
 )
 def test_unsound_descriptions_are_refused(spec, message):
