@@ -62,6 +62,7 @@ class ShardWriter:
     a record says is on disk, whenever the process is killed.
 
     Attributes:
+        task: what is written.
         items: the shard's pictures, as they stand.
     """
 
@@ -72,7 +73,7 @@ class ShardWriter:
             task: what to write.
             dimensions: of the vectors of each method, where they are known; kept up to date.
         """
-        self._task = task
+        self.task = task
         self.items = [*task.items]
         self._dimensions = {} if dimensions is None else dimensions
         self._left = set(task.pending)
@@ -100,9 +101,9 @@ class ShardWriter:
         Raises:
             ValueError: methods, shapes or items that do not fit.
         """
-        arrays = checked(len(items), vectors, self._task.methods, self._dimensions)
+        arrays = checked(len(items), vectors, self.task.methods, self._dimensions)
         with np.errstate(over="ignore"):  # becomes infinite, which is found here
-            arrays = {m: array.astype(self._task.dtype) for m, array in arrays.items()}
+            arrays = {m: array.astype(self.task.dtype) for m, array in arrays.items()}
         for row, item in enumerate(items):
             bad = [method for method, array in arrays.items() if not np.isfinite(array[row]).all()]
             if bad:
@@ -125,10 +126,11 @@ class ShardWriter:
         self._left.discard(identity)
         self._values[identity] = value
         if not self._left:
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
-        task = self._task
+    def write(self) -> None:
+        """Write what came: arrays first, then the record."""
+        task = self.task
         encoded: list[dict[str, np.ndarray]] = []
         files: dict[str, ArrayFile] = {}
         for number, stored in enumerate(self.items):

@@ -25,7 +25,7 @@ from mpp_jax.data import Dataset, Item
 from mpp_jax.nets import NETWORKS, Network, random_network
 from mpp_jax.nets.spec import Conv, Fire, NetSpec, Pool, Preprocessing
 from mpp_jax.runs import pipeline
-from mpp_jax.storage.store import StoreWriter
+from mpp_jax.storage.store_shard import ShardWriter
 
 MEAN = (100.0, 110.0, 120.0)
 TOY = NetSpec(
@@ -122,15 +122,15 @@ def memory_dataset(pictures: Sequence[np.ndarray], split: str = "train") -> Data
 
 def _pause_after_shard(number: int) -> None:
     """Stop for a minute once a shard is on disk, and say so by a file beside the store."""
-    write = StoreWriter._write_shard
+    write = ShardWriter.write
 
-    def written(self: StoreWriter, shard: int) -> None:
-        write(self, shard)
-        if shard == number:
-            (self.path.parent / "paused").touch()
+    def written(self: ShardWriter) -> None:
+        write(self)
+        if self.task.shard == number:
+            (self.task.folder.parent / "paused").touch()
             time.sleep(60)
 
-    StoreWriter._write_shard = written  # type: ignore[method-assign]
+    ShardWriter.write = written  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
