@@ -176,11 +176,14 @@ def candidates(
 ) -> tuple[Formulation, ...]:
     """Return every formulation that can compute a layer, for measurements.
 
-    Minimal filtering costs digits that only float32 has to spare.
+    Minimal filtering costs digits that only float32 has to spare. What takes groups apart is no
+    way to compute a depthwise layer, which has hundreds.
     """
-    height = kernel_shape[0]
+    height, _, inputs, _ = kernel_shape
+    if inputs == 1 and groups > 1:
+        return DIRECT, Formulation("shifts")
     found = [DIRECT, *([SPLIT] if groups > 1 else []), Formulation("im2col")]
-    found += [Formulation("matmul"), Formulation("space_to_depth"), Formulation("shifts")]
+    found += [Formulation("matmul"), Formulation("space_to_depth")]
     if height > 1:
         found.append(Formulation("rows"))
         if mode == "float32":

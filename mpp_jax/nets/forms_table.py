@@ -59,7 +59,19 @@ def _with_barriers(forms: Forms) -> Forms:
 
 _H200_BFLOAT16 = Forms(
     convolutions=(
-        Row(_DEPTH, "measured: 0.094 ms, direct 0.533", stride=(2, None), inputs=(1, 4)),
+        Row(
+            _SHIFTS,
+            "reasoned: one pass over memory, where there are no products for matrix units",
+            inputs=(1, 1),
+            groups=(2, None),
+        ),
+        Row(
+            _DEPTH,
+            "measured: 0.094 ms, direct 0.533",
+            stride=(2, None),
+            inputs=(1, 4),
+            groups=(1, 1),
+        ),
         Row(_MATMUL, "measured: 0.168 ms, direct 0.175", kernel=(1, 1)),
         Row(
             _ROWS,
@@ -112,6 +124,7 @@ _TPU_FORMS = Forms(
             "reasoned: three channels leave a matrix unit idle",
             stride=(2, None),
             inputs=(1, 4),
+            groups=(1, 1),
         ),
         Row(DIRECT, "reasoned: the compiler tiles convolutions for the matrix unit"),
     ),

@@ -13,7 +13,17 @@ from jax import lax
 from mpp_jax.describe.dense import describe_pictures
 from mpp_jax.nets import random_network
 from mpp_jax.nets.caffenet import CAFFENET
-from mpp_jax.nets.forms import DIRECT, MODES, SPLIT, Forms, Formulation, Row, choose, mode_of
+from mpp_jax.nets.forms import (
+    DIRECT,
+    MODES,
+    SPLIT,
+    Forms,
+    Formulation,
+    Row,
+    candidates,
+    choose,
+    mode_of,
+)
 from mpp_jax.nets.forms_table import OTHER, TABLES, device_forms, forms_of, nearest_kind
 from mpp_jax.nets.layers import lrn, max_pool
 from mpp_jax.nets.network import Network, with_forms
@@ -79,6 +89,17 @@ def test_the_cpu_chooses_as_it_was_measured(mode):
     assert choose(forms_of("cpu", "cpu", "bfloat16"), (1, 1, 64, 64), (1, 1), 9) == DIRECT
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_layers_are_never_taken_apart(stride):
+    """Hundreds of groups would be hundreds of convolutions."""
+    layer = ((5, 5, 1, 672), (stride, stride))
+    for platform, kind in (("cpu", "cpu"), ("gpu", "NVIDIA H200"), ("tpu", "TPU")):
+        for mode in MODES:
+            found = choose(forms_of(platform, kind, mode), *layer, 784, 672)
+            assert found.kind == ("direct" if platform == "tpu" else "shifts")
+    assert [str(f) for f in candidates(*layer, 672)] == ["direct", "shifts"]
+
+
 def test_choices_of_a_gpu():
     fast = of_caffenet(forms_of("gpu", "NVIDIA H200", "bfloat16"))
     assert fast == {
@@ -95,8 +116,8 @@ def test_choices_of_a_gpu():
     assert tf32 == {name: form.removesuffix("+barrier") for name, form in fast.items()}
     exact = of_caffenet(forms_of("gpu", "NVIDIA H200", "float32"), positions=1)
     assert exact == tf32 | {"conv1": "direct", "fc6": "im2col"}
-    many = choose(forms_of("gpu", "NVIDIA H200", "tf32"), (3, 3, 1, 64), (1, 1), 99, 64)
-    assert many == DIRECT  # a convolution for each of 64 channels would not do
+    many = choose(forms_of("gpu", "NVIDIA H200", "tf32"), (3, 3, 2, 128), (1, 1), 99, 64)
+    assert many == DIRECT  # a convolution for each of 64 groups would not do
 
 
 def test_every_line_says_where_it_comes_from():
