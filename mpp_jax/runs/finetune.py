@@ -143,6 +143,8 @@ class State(NamedTuple):
 
 
 ADAM = optax.scale_by_adam()
+LONGEST = 0.01
+"""Share that a step goes at most: a few long steps, as of few pictures, raise the loss."""
 
 
 @partial(jax.jit, static_argnames="loss")
@@ -182,7 +184,7 @@ def step(
 def step_lengths(given: Given, training: Training, steps: int) -> Given:
     """Return the length of a step of each parameter: of its shape, or () for all of an array."""
     # Steps fall to nothing, as cos^2: half of the full length in the mean.
-    length = 2 * training.reach / max(steps, 1)
+    length = min(2 * training.reach / max(steps, 1), LONGEST)
 
     def share(leaf: Array) -> Array:
         return length * jnp.sqrt(jnp.mean(jnp.square(leaf)))

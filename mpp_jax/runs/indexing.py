@@ -149,8 +149,8 @@ def check_index_place(folder: Path) -> None:
 def fit_compression(store: Store, method: str, plan: Plan) -> tuple[Compression, int]:
     """Return how a store's vectors are compressed, and to how many it was fitted."""
     items = store.items("train" if len(store.items("train")) else "test")
-    chosen = set(seeded_order((item.id for item in items), plan.seed, "index")[: plan.samples])
-    some = _picked(items, [i for i, item in enumerate(items) if item.id in chosen])
+    chosen = set(seeded_order(items.ids, plan.seed, "index")[: plan.samples])
+    some = items[np.array([name in chosen for name in items.ids], bool)]
     size = min(plan.pca, len(some) - 1, store.dimension(method))
     if size < 1:
         raise ValueError(f"{store.path}: {len(items)} pictures are too few to make an index of")
@@ -175,11 +175,6 @@ def fit_compression(store: Store, method: str, plan: Plan) -> tuple[Compression,
         reduced = np.concatenate([np.asarray(compress(held, jnp.asarray(b))) for b in blocks])
         held = held._replace(centroids=jnp.asarray(_fit_quantiser(reduced, quantise, plan.seed)))
     return held, len(some)
-
-
-def _picked(items: Any, rows: list[int]) -> Any:
-    """Return some items of a store, in the form in which it gives them."""
-    return tuple(items[i] for i in rows) if isinstance(items, tuple) else items[np.array(rows)]
 
 
 def _fit_quantiser(x: np.ndarray, parts: int, seed: int) -> np.ndarray:
