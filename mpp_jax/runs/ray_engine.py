@@ -44,8 +44,6 @@ PATIENCE = 10
 """Seconds that a cluster's address has to answer in, and that workers have to end in."""
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With this a cluster listens on 127.0.0.1 alone, on all systems."""
-WITHOUT_WARNINGS = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""With this a cluster that does not answer is told of in one line, ours."""
 PASSED_ON = ("JAX_", "XLA_", "MPP_JAX_")
 """Beginnings of the environment variables that workers are given as they are here."""
 
@@ -306,7 +304,7 @@ class RayEngine:
             return
         cluster = self._cluster
         address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-        ray = ray_module(**LOOPBACK if address == "local" else WITHOUT_WARNINGS)
+        ray = ray_module(**(LOOPBACK if address == "local" else {}))
         if not ray.is_initialized():
             _connect(ray, address)
             self._own = True
