@@ -99,7 +99,7 @@ def test_interrupt_keeps_complete_shards(
     (out / "paused").unlink()
     kept = listed(out / "encodings")
     assert [item.status for item in kept] == ["done"] * 16 + ["pending"] * 8
-    shards = {path.name: path.read_bytes() for path in (out / "encodings").glob("shard-*")}
+    shards = {path.name: path.read_bytes() for path in (out / "encodings").glob("shard-*.npy")}
     assert len(shards) == 4  # two shards of two methods
     for place in (out, tmp_path / "whole"):
         result = CliRunner().invoke(main, [str(word) for word in [*run, place]])
