@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from mpp_jax.storage.store import Store
 
 
@@ -28,6 +30,7 @@ def test_a_store_is_written_again_in_float16(done: object, tmp_path: Path) -> No
     half = store_dtype.rounded(store, tmp_path / "half")
     assert half.dtype == "float16"
     assert half.items("train").ids == store.items("train").ids
-    assert 1.5 < store_dtype.size(store) / store_dtype.size(half) < 2  # heads are the same
+    assert store_dtype.size(half) < store_dtype.size(store)
+    np.testing.assert_allclose(half.vectors("mpp", "test"), store.vectors("mpp", "test"), atol=5e-4)
     data = store_dtype.pictures(store)
     assert [item.id for item in data.split("test")] == store.items("test").ids
