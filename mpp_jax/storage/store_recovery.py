@@ -4,7 +4,8 @@ A damaged head is known from the settings and the records; the pictures of a los
 of the data that no other record has.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,32 +101,42 @@ def resumed(
 
 
 def rebuilt_head(
-    folder: Path, wanted: Mapping[str, Any], pictures: int, error: DamagedError, *, append: bool
+    folder: Path,
+    wanted: Mapping[str, Any],
+    data: Collection[str],
+    error: DamagedError,
+    *,
+    append: bool,
 ) -> dict[str, Any]:
     """Return a head instead of a damaged one, where records of the same settings lie beside it.
 
     Args:
         folder: of the store.
         wanted: the head that a new store of the data would have.
-        pictures: that the data have.
+        data: ids of the data's pictures.
         error: what is wrong with the head that is there.
         append: whether the data may be but a part of the store's.
 
     Raises:
         DamagedError: ``error``, where there are none, or where they do not tell.
     """
-    settings, found = settings_digest(wanted), []
-    for place in sorted(folder.glob("shard-*.json")):
-        number = place.stem.removeprefix("shard-")
-        if number.isdecimal():
-            try:
-                read_record(folder, int(number), settings)
-            except DamagedError:
-                continue
-            found.append(int(number))
-    if not found or append:
+    settings, sound, gone = settings_digest(wanted), False, 0
+    places = [place.stem.removeprefix("shard-") for place in folder.glob("shard-*.json")]
+    numbers = [int(number) for number in places if number.isdecimal()]
+    for number in numbers:
+        with contextlib.suppress(DamagedError):
+            record = read_record(folder, number, settings)
+            sound = True
+            gone += sum(name not in data for name in record["ids"])
+    if not sound:
         raise error
-    whole = {} if "part" in wanted else {"shards": 1 + max(found), "items": pictures}
+    if append:
+        raise DamagedError(
+            f"{error}; encode all of its pictures and the new ones together, without --append, to "
+            "have it remade"
+        )
+    # Damaged records count as well: their pictures are found by `with_lost_pictures`.
+    whole = {} if "part" in wanted else {"shards": 1 + max(numbers), "items": len(data) + gone}
     return {"list_sha256": None, **wanted, **whole}
 
 

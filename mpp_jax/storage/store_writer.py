@@ -250,7 +250,7 @@ class StoreWriter:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_list({}, None, set())
             return
-        head = self._head_there(len(dataset.items), append)
+        head = self._head_there(append)
         held = read_held(self.path, head)
         self._dimensions = dimensions(self._head["methods"], held.files)
         now = take_up(
@@ -280,12 +280,12 @@ class StoreWriter:
         )
         self._write_list(head, held, kept)
 
-    def _head_there(self, pictures: int, append: bool) -> dict[str, Any]:
+    def _head_there(self, append: bool) -> dict[str, Any]:
         """Return the head of the store that is there, if it is one to go on with."""
         try:
             head = read_head(self.path)
         except DamagedError as error:
-            head = rebuilt_head(self.path, self._head, pictures, error, append=append)
+            head = rebuilt_head(self.path, self._head, self._items, error, append=append)
         if head["version"] != VERSION:
             raise StoreError(
                 f"{self.path}: of version {head['version']}, which is read but not written to; "

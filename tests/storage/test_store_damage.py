@@ -14,6 +14,7 @@ from helpers.store_samples import (
     known,
     same_files,
     vectors_of,
+    without,
     writer_of,
 )
 
@@ -100,3 +101,25 @@ def test_a_list_that_was_half_written_is_found(tmp_path):
         Store.open(path)
     assert writer_of(path, dataset(classes=other), content=content_of()).remaining == ()
     assert files_of(path) == new
+
+
+@pytest.mark.parametrize("record", [0, 2, 3])
+def test_head_and_record_at_once(tmp_path, record):
+    """The last record's shard counts, and pictures that are gone are not taken for others."""
+    path, some = tmp_path / "s", without(dataset(), "train/004.jpg")
+    encoded(path)
+    writer_of(path, some, content=content_of())
+    before = files_of(path)
+    for name in ("manifest.json", f"shard-{record:05d}.json"):
+        (path / name).write_bytes(b"{")
+    writer = writer_of(path, some, content=content_of())
+    assert {writer.shard_of(item) for item in writer.remaining} == {record}
+    writer.put(writer.remaining, vectors_of(writer.remaining), known(writer.remaining))
+    assert files_of(path) == before
+
+
+def test_a_damaged_head_is_told_how_to_mend_before_anything_is_appended(tmp_path):
+    encoded(tmp_path / "s")
+    (tmp_path / "s" / "manifest.json").write_bytes(b"{")
+    with pytest.raises(StoreError, match="the new ones together, without --append"):
+        writer_of(tmp_path / "s", append=True)
