@@ -105,12 +105,12 @@ class ShardWriter:
         with np.errstate(over="ignore"):  # becomes infinite, which is found here
             arrays = {m: array.astype(self.task.dtype) for m, array in arrays.items()}
         for row, item in enumerate(items):
+            if digests is not None and item.id in digests:
+                self._digests[item.id] = digests[item.id]
             bad = [method for method, array in arrays.items() if not np.isfinite(array[row]).all()]
             if bad:
                 self._take(item.id, _Skip(f"encoding is not finite ({', '.join(bad)})", NOT_FINITE))
                 continue
-            if digests is not None and item.id in digests:
-                self._digests[item.id] = digests[item.id]
             self._take(item.id, {m: array[row].copy() for m, array in arrays.items()})
 
     def skip(self, item: Item, reason: str) -> None:
@@ -135,10 +135,11 @@ class ShardWriter:
         files: dict[str, ArrayFile] = {}
         for number, stored in enumerate(self.items):
             value = self._values.pop(stored.id, None)
+            digest = self._digests.get(stored.id)
             if isinstance(value, _Skip):
                 new = replace(stored, status="skipped", reason=value.reason, cause=value.cause)
+                new = replace(new, sha256=digest)
             elif value is not None:
-                digest = self._digests.get(stored.id)
                 new = replace(stored, status="done", row=len(encoded), sha256=digest)
                 encoded.append(value)
             else:  # removed, without a row of its own

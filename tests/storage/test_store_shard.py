@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from helpers.store_samples import (
     BAD,
+    NEW,
     complete,
+    content_of,
     dataset,
     fill,
+    known,
     listed,
     same_files,
+    skipped_of,
     vectors_of,
     writer_of,
 )
@@ -115,3 +119,14 @@ def test_a_million_rows_are_selected_by_columns(tmp_path):
     )
     assert items[-1] in items
     assert store.all_items.of(split="test", status="skipped") == [store.skipped[1]]
+
+
+def test_a_replaced_picture_whose_encoding_was_not_finite(tmp_path):
+    writer = writer_of(tmp_path / "s", content=content_of())
+    vectors = vectors_of(writer.remaining)
+    vectors["mpp"][2] = np.nan
+    writer.put(writer.remaining, vectors, known(writer.remaining))
+    assert skipped_of(tmp_path / "s")[0][0] == "train/002.jpg"
+    assert writer_of(tmp_path / "s", content=content_of()).remaining == ()
+    other = lambda item: NEW if item.id == "train/002.jpg" else content_of()(item)  # noqa: E731
+    assert writer_of(tmp_path / "s", content=other).changed == ("train/002.jpg",)
