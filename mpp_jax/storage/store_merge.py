@@ -83,10 +83,14 @@ def merge_stores(folders: Sequence[Path], out: Path, watcher: Watcher | None = N
         for part, shard in (watcher or Watcher()).bar(shards, "merge", "shard"):
             _copy_shard(part, shard, head, place)
         for name in BESIDE:
-            source = parts[0].folder / name
+            # A part that was killed at the very end lacks it.
+            sources = (part.folder / name for part in parts)
+            source = next(filter(Path.exists, sources), None)
+            if source is None:
+                continue
             if source.is_dir():
                 shutil.copytree(source, place / name)
-            elif source.exists():
+            else:
                 shutil.copy2(source, place / name)
     return int(head["items"])
 
@@ -165,7 +169,7 @@ def _copy_shard(part: _Part, shard: int, head: Mapping[str, Any], place: Path) -
     if part.head["version"] == VERSION:
         shutil.copyfile(part.folder / record_name(shard), place / record_name(shard))
         return
-    items = [item for item in part.held.items if item.shard == shard]
+    items = [*part.held.items[part.held.items.shards == shard]]
     record = record_bytes(shard, settings_digest(head), items, part.held.classes, files)
     write_file(place / record_name(shard), record)
 

@@ -141,3 +141,12 @@ def test_version_1_becomes_version_2(whole, tmp_path, first_programs):
     as_version_1(old, first_programs=first_programs)
     merge_stores([old], tmp_path / "new")
     same_files(whole, tmp_path / "new")
+
+
+def test_the_codebook_is_any_parts(tmp_path):
+    """As a kill between a part's last shard and its codebook leaves it."""
+    folders = parts_of(tmp_path, 2)
+    (folders[1] / "codebook").mkdir()
+    (folders[1] / "codebook" / "record.json").write_text("{}")
+    merge_stores(folders, tmp_path / "joined")
+    assert (tmp_path / "joined" / "codebook" / "record.json").read_text() == "{}"
