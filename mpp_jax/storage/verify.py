@@ -55,6 +55,10 @@ def verify(folder: Path) -> Iterator[Finding]:
         if (inside / MANIFEST).is_file() or (inside / RECORD).is_file():
             found = True
             yield from verify(inside)
+        elif inside.is_dir():
+            found = True
+            head = MANIFEST if name == "encodings" else RECORD
+            yield Finding(inside / head, "missing")
     if not found:
         raise ValueError(
             f"{folder}: nothing to verify (neither {MANIFEST} nor {RECORD}); give the folder of "

@@ -74,3 +74,10 @@ def test_heads_parts_and_version_1(tmp_path):
     assert bad(tmp_path / "part") == set()  # unfinished is not damaged
     with pytest.raises(ValueError, match="nothing to verify"):
         list(verify(tmp_path))
+
+
+def test_heads_that_are_missing(run):
+    lost = {"encodings/manifest.json", "model/record.json"}
+    for name in lost:
+        (run / name).unlink()
+    assert bad(run) == lost
