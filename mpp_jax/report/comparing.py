@@ -249,6 +249,9 @@ def _notes(asked: _Set, rows: Sequence[Row], mine: Row, baseline: str | None) ->
     if undefined and len(undefined) < len(asked.classes):
         notes.append(f"In no mean, for want of test pictures: {', '.join(undefined)}.")
     for group in asked.groups:
+        if any(run.chosen for run in group.runs):
+            each = ", ".join(f"{run.chosen or 'none'} ({run.seed})" for run in group.runs)
+            notes.append(f"By seed, best{_of([group])} is {each}.")
         lost = {m for run in group.runs for m in run.methods} - {
             row.method for row in rows if row.label == group.label
         }

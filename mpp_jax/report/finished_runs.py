@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mpp_jax.metrics import mean_average_precision
+from mpp_jax.pooling.notation import members
 from mpp_jax.report.metrics_json import checked_metrics
 from mpp_jax.report.scores import SCORES, Scores, read_scores
 
@@ -31,11 +32,13 @@ class FinishedRun:
         folder: where it is.
         metrics: of ``metrics.json``.
         scores: of every test picture; None where an earlier version of this program kept none.
+        chosen: what "best" stands for among the methods, where the seeds chose differently.
     """
 
     folder: Path
     metrics: Mapping[str, Any]
     scores: Scores | None
+    chosen: str | None = None
 
     @property
     def data(self) -> str:
@@ -52,6 +55,9 @@ class FinishedRun:
         """Its representations, the one that headlines first."""
         results = self.metrics["results"]
         named = list(self.metrics["config"].get("pooling", ()))
+        choice = None if self.chosen else _choice(self)
+        if choice is not None:
+            named[named.index(choice[0])] = choice[1]
         return tuple(dict.fromkeys(name for name in (*named, *results) if name in results))
 
     @property
@@ -95,7 +101,45 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     for run, place in zip(found, places, strict=True):
         if places.count(place) > 1:
             raise RunError(f"{run.folder}: is named twice")
+    return _named_alike(found)
+
+
+def _named_alike(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Call "best" by that name where runs that differ in their seed chose different methods."""
+    choices = [_choice(run) for run in runs]
+    asked = [
+        None if choice is None else (run.data, run.setting, choice[0])
+        for run, choice in zip(runs, choices, strict=True)
+    ]
+    found = []
+    for run, choice, mine in zip(runs, choices, asked, strict=True):
+        alike = [one for one, other in zip(choices, asked, strict=True) if other == mine]
+        differ = choice is not None and any(one != choice for one in alike)
+        found.append(_renamed(run, *choice) if choice is not None and differ else run)
     return found
+
+
+def _choice(run: FinishedRun) -> tuple[str, str] | None:
+    """Return ("best", the method that it is); None where none was chosen, or several were."""
+    asked = [name for name in run.metrics["config"].get("pooling", ()) if members(name)]
+    training = run.metrics.get("training") or {}
+    chosen = [name for name, held in training.items() if held and held.get("candidates")]
+    if len(asked) != 1 or len(chosen) != 1 or chosen[0] not in run.metrics["results"]:
+        return None
+    return asked[0], chosen[0]
+
+
+def _renamed(run: FinishedRun, asked: str, chosen: str) -> FinishedRun:
+    """Give what was chosen the name that was asked for; it keeps its own if that was asked too."""
+
+    def named(held: Mapping[str, Any]) -> dict[str, Any]:
+        both = chosen in run.metrics["config"]["pooling"]
+        rest = {name: value for name, value in held.items() if both or name != chosen}
+        return {asked: held[chosen], **rest}
+
+    metrics = {**run.metrics, "results": named(run.metrics["results"])}
+    scores = run.scores and run.scores._replace(scores=named(run.scores.scores))
+    return replace(run, metrics=metrics, scores=scores, chosen=chosen)
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:

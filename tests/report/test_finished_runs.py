@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from helpers.fake_runs import CLASSES, METHODS, fake_run
 
+from mpp_jax.cli.seeds import mean_metrics
+from mpp_jax.report.comparing import compare
 from mpp_jax.report.finished_runs import RunError, ranges, read_runs
 
 
@@ -69,3 +71,26 @@ def test_scores_of_another_evaluation_are_refused(tmp_path):
 def test_ranges():
     assert ranges([1, 2, 3, 5, 7, 8]) == "1-3,5,7-8"
     assert ranges([4]) == "4"
+
+
+def test_best_has_that_name_where_seeds_chose_differently(tmp_path):
+    chosen = {0: "mpp", 1: "avg+mpp", 2: "mpp"}
+    folders = []
+    for seed, name in chosen.items():
+        folders.append(fake_run(tmp_path / str(seed), seed=seed, methods={"fc7": 1.0, name: 1.2}))
+        file = folders[-1] / "metrics.json"
+        held = json.loads(file.read_text())
+        held["config"]["pooling"] = ["best", "fc7"]
+        held["training"] = {"fc7": {"candidates": None}, name: {"candidates": {"mpp": {}}}}
+        file.write_text(json.dumps(held))
+    runs = read_runs(folders)
+    assert [run.methods for run in runs] == [("best", "fc7")] * 3
+    assert [run.chosen for run in runs] == [*chosen.values()]
+    whole = mean_metrics(runs)
+    each = [json.loads((f / "metrics.json").read_text())["results"] for f in folders]
+    mean = np.mean([held[n]["map11"] for held, n in zip(each, chosen.values(), strict=True)])
+    assert whole["results"]["best"]["map11"] == pytest.approx(mean)
+    (table,) = compare(runs, draws=10)
+    assert [row.method for row in table.rows] == ["best", "fc7"]
+    assert "By seed, best is mpp (0), avg+mpp (1), mpp (2)." in table.notes
+    assert [run.methods for run in read_runs(folders[::2])] == [("mpp", "fc7")] * 2
