@@ -27,7 +27,7 @@ from mpp_jax.describe.extraction import (
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.memory import available_device_memory, available_memory
 from mpp_jax.nets import Network
-from mpp_jax.pooling import check_methods, members
+from mpp_jax.pooling import check_methods, members, parse
 from mpp_jax.progress import Watcher
 from mpp_jax.runs.choosing import Choice, choose
 from mpp_jax.runs.contents import Contents
@@ -273,7 +273,10 @@ def train(
             )
     check_contrast(store.classes, targets)
     check_folds(store.classes, targets, config.svm, methods)
-    problem = Problem(len(targets), max(map(store.dimension, methods)), len(store.classes))
+    atoms = (parse(m, config.features, config.pyramid.layer) for m in methods if members(m))
+    held = max((len(set(each)) for each in atoms), default=0)
+    dimension = max(map(store.dimension, methods))
+    problem = Problem(len(targets), dimension, len(store.classes), held)
     free = available_memory() if memory is None else memory
     plan = plan_training(problem, config.svm, free, available_device_memory())
     watcher.say(plan.reason)

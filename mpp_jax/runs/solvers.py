@@ -9,9 +9,9 @@ With N training vectors of D dimensions, L classes:
 bytes, and for each 40 L D for the weights and 0.8 GB for blocks, buffers and programs. "auto" takes
 the first of them that `SHARE` of the free memory holds, and where none does the one that takes
 least. With a Gram matrix there are two or three copies of it at a time (20 bytes for each pair of
-vectors covers the float64 one for vectors of unequal scale too) and some thirty arrays (N, L) of
-the solver. Where the device has its own memory, matrix and solver lie there. Measured on CPUs by
-`tests/runs/test_large_sets.py`.
+vectors covers the float64 one for vectors of unequal scale too), and some thirty arrays (N, L) of
+the solver; each representation that "best" may stack has a matrix more (4 bytes). Where the device
+has its own memory, matrix and solver lie there. Measured by `tests/runs/test_large_sets.py`.
 
 All three reach the same optimum within the tolerance and certify it in float64; the first is the
 fastest and, on one machine, has always the same bytes.
@@ -28,6 +28,7 @@ Way = Literal["gram", "streamed", "primal"]
 SHARE = 0.8
 """Of the free memory, what a way may take."""
 PAIR_BYTES = 20
+MEMBER_BYTES = 4
 STATE_BYTES = 256
 PRIMAL_BYTES = 48
 BATCH_BYTES = 6144
@@ -48,11 +49,13 @@ class Problem(NamedTuple):
         pictures: N.
         dimension: D, the largest of the representations'.
         classes: L.
+        members: representations whose Gram matrices are held while "best" is chosen among them.
     """
 
     pictures: int
     dimension: int
     classes: int
+    members: int = 0
 
 
 class Plan(NamedTuple):
@@ -87,14 +90,14 @@ def need(way: Way, problem: Problem, svm: Svm, device_free: int | None = None) -
         svm: settings.
         device_free: bytes of the device's own memory; None where it has none.
     """
-    n, d, classes = problem
+    n, d, classes, members = problem
     host, device = WEIGHT_BYTES * classes * d + FIXED_BYTES, 0
     if svm.cross_validated:  # the scores of held-out pictures at each C
         host += 8 * n * classes * (len(svm.cs) if svm.c == AUTO else 1)
     if way == "primal":
         return Need(host + PRIMAL_BYTES * n * classes + BATCH_BYTES * d, device)
     host += 4 * n * d if way == "gram" else 2 * CHUNK_BYTES
-    device += PAIR_BYTES * n * n + STATE_BYTES * n * classes
+    device += (PAIR_BYTES + MEMBER_BYTES * members) * n * n + STATE_BYTES * n * classes
     if device_free is not None:
         # Vectors go to the device where a quarter of it holds them (`mpp_jax.svm.blocks.resident`);
         # a Gram matrix that is put together of tiles lies on the host until it is whole.
@@ -131,7 +134,7 @@ def plan_training(problem: Problem, svm: Svm, free: int, device: int | None = No
         elif lost:
             last = lost[-1]
             why += f"; {WAYS[last]} would need {_amounts(needs[last])}"
-    n, d, classes = problem
+    n, d, classes, _ = problem
     there = f"{_size(free)} free" + (f", {_size(device)} on the device" if device else "")
     reason = f"solver {way} ({WAYS[way]}) for {n:,} x {d:,}: {why} ({there})"
     spare = (room.device - needs[way].device) if own else (room.host - needs[way].host)

@@ -105,6 +105,14 @@ def test_a_devices_own_memory_holds_the_matrix():
     assert "20.0 GB on the device" in plan.reason
 
 
+def test_members_of_a_choice_have_a_matrix_each():
+    alone, among = Problem(20_000, 4_096, 20), Problem(20_000, 4_096, 20, members=3)
+    more = need("gram", among, Svm()).host - need("gram", alone, Svm()).host
+    assert more == 3 * 4 * 20_000**2
+    assert plan_training(alone, Svm(), 12 * GB).solver == "gram"
+    assert plan_training(among, Svm(), 12 * GB).solver == "primal"
+
+
 def test_folds_are_trained_in_groups_where_memory_is_short():
     problem = Problem(2_000, 100, 50)
     least = need("gram", problem, Svm(c="auto")).host / solvers.SHARE
