@@ -69,7 +69,6 @@ def search(
             vectors[index] = encoded
         found += nearest(searched, vectors, top)
     left_out = {entry.position for entry in skipped}
-    found = nearest(searched, vectors, top)
 
     def entry(i: int) -> dict[str, Any]:
         return {"neighbours": [] if i in left_out else [_entry(n, searched) for n in found[i]]}

@@ -32,6 +32,19 @@ def test_an_index_answers_in_the_place_of_the_store(done: Finished, index: Path)
     assert "is an index of mpp, not 'nfk'" in refused("search", index, picture, "--method", "nfk")
 
 
+def test_many_queries_are_answered_in_parts(
+    done: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by its own neighbours, whichever pass over the vectors answers it."""
+    pictures = [item.path for item in done.dataset.split("test")[:3]]
+    asked = ["search", done.out / "encodings", *pictures, "--weights", done.weights, "--json"]
+    whole = json.loads(ok(*asked).stdout)
+    monkeypatch.setattr("mpp_jax.cli.similar.QUERY_BYTES", 1)
+    for one, other in zip(json.loads(ok(*asked).stdout), whole, strict=True):
+        assert one["neighbours"][0]["path"] == other["neighbours"][0]["path"]
+        assert one["path"].endswith(one["neighbours"][0]["path"])  # it is stored itself
+
+
 @pytest.mark.parametrize("what", ["store", "index"])
 def test_figures(done: Finished, index: Path, what: str) -> None:
     place = {"store": done.out / "encodings", "index": index}[what]
