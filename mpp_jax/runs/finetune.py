@@ -94,10 +94,17 @@ class TrainingSet:
         self._room = room
         self._kept: dict[int, tuple[np.ndarray, ...]] = {}
 
-    def batch(self, positions: Sequence[int], size: int) -> tuple[tuple[Descriptors, ...], Array]:
-        """Return descriptors and targets (size, L) of pictures, padded to ``size`` rows."""
+    def batch(
+        self, positions: Sequence[int], size: int
+    ) -> tuple[tuple[Descriptors, ...], Array] | None:
+        """Return descriptors and targets (size, L) of pictures, padded to ``size`` rows.
+
+        None where not one of them can be read.
+        """
         found = self._read([p for p in positions if p not in self.skipped])
         there = [p for p in positions if p in found]
+        if not found:
+            return None
         shapes = [rows.shape for rows in next(iter(found.values()))]
         scales = []
         for k, shape in enumerate(shapes):
@@ -238,10 +245,13 @@ def train_layer(
                 moves = np.cos(np.pi / 2 * done / steps) ** 2 if epoch >= warm_up else 0.0
                 done += epoch >= warm_up
                 chosen = order[first : first + training.batch].tolist()
-                parts, targets = pictures.batch(chosen, training.batch)
+                if (batch := pictures.batch(chosen, training.batch)) is None:
+                    continue
                 scale = jnp.asarray(moves, jnp.float32)
-                state, loss = step(state, parts, targets, lengths, scale, decay, training.loss)
+                state, loss = step(state, *batch, lengths, scale, decay, training.loss)
                 found.append(loss)
+            if not found:
+                raise ValueError("finetune: no training picture can be read")
             losses.append(float(np.mean(jax.device_get(found))))
             if not np.isfinite(losses[-1]):
                 raise ValueError("finetune: the loss is not finite; train fewer epochs")

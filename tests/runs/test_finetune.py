@@ -58,6 +58,16 @@ def test_pictures_that_cannot_be_read_are_left_out(done: Finished, tmp_path: Pat
         assert [p.mask[:, 0].tolist() for p in parts] == [[True, True, False, False]] * 3
         assert np.abs(targets).sum(axis=1).tolist() == [3, 3, 0, 0]
         assert given.skipped == {1}
+    # Also where they are all that a step would see: of two steps one has the only picture.
+    given.items = (items[0], *[replace(items[1], id=f"{n}", path=broken) for n in range(15)])
+    given.targets, given.skipped = np.repeat(given.targets[:1], 16, axis=0), set()
+    training = Training(epochs=1, warm_up=4, batch=8)
+    _, losses = train_layer(fitted(done), given, training, quiet())
+    assert np.isfinite(losses).all()
+    assert given.skipped == {*range(1, 16)}
+    given.skipped.add(0)
+    with pytest.raises(ValueError, match="no training picture can be read"):
+        train_layer(fitted(done), given, training, quiet())
 
 
 def test_commands_take_a_trained_codebook_as_any(done: Finished, tmp_path: Path) -> None:
