@@ -8,6 +8,7 @@ entity tag); its pictures are read by ranges afterwards.
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +23,13 @@ PIECE = 2**22
 """Bytes of a tar that are read at once from an address (4 MiB)."""
 MAX_TEXT = 2**20
 """Most bytes of a label or description (1 MiB)."""
-_PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
+_PACKED = {
+    # A tar begins with a name, which may begin with BZh too, but not go on so.
+    rb"\x1f\x8b\x08": "gzip",
+    rb"BZh[1-9]1AY&SY": "bzip2",
+    rb"\xfd7zXZ\x00": "xz",
+    rb"\x28\xb5\x2f\xfd": "zstd",
+}
 
 
 class Member(NamedTuple):
@@ -93,9 +100,9 @@ def _members(address: str, file: IO[bytes], is_text: Callable[[str], bool]) -> t
     Raises:
         DataError: no tar, packed, or cut short.
     """
-    head = file.read(2)
+    head = file.read(10)
     file.seek(0)
-    if packing := _PACKED.get(head):
+    if packing := next((_PACKED[magic] for magic in _PACKED if re.match(magic, head)), None):
         raise DataError(
             f"{address}: a tar packed with {packing}, whose pictures cannot be read singly; "
             "unpack it to a plain .tar"

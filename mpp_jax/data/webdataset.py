@@ -143,7 +143,8 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def _title(pattern: str) -> str:
-    last = re.split(r"[/\\]", pattern.rstrip("/"))[-1]
+    path = pattern.partition("?")[0] if is_address(pattern) else pattern  # a query may be secret
+    last = re.split(r"[/\\]", path.rstrip("/"))[-1]
     return re.sub(r"[-_.]*[{*\[].*|\.tar$", "", last) or "wds"
 
 
@@ -196,7 +197,8 @@ def _addresses(spec: str, pattern: str) -> list[str]:
         raise DataError(f"{spec}: unbalanced braces; write {{00000..00099}} or {{a,b}}") from error
     addresses: list[str] = []
     for text in written:
-        place = text if is_address(text) else str(expanded(text))
+        # Whole paths: workers may be elsewhere.
+        place = text if is_address(text) else str(expanded(text).absolute())
         if ".tar" not in text if is_address(text) else expanded(text).is_dir():
             place = f"{place.rstrip('/')}/"
         if place.endswith("/"):
@@ -239,7 +241,7 @@ def _samples(spec: str, shards: Sequence[Shard]) -> tuple[dict[str, _Sample], li
     for shard in shards:
         for member in shard.members:
             key, extension = _parts(member.name)
-            if not extension or PurePosixPath(member.name).name.startswith("__"):
+            if not extension or PurePosixPath(member.name).name.startswith(("__", ".")):
                 continue
             sample = samples.setdefault(key, _Sample(shard))
             if sample.shard is not shard:

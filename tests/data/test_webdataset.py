@@ -1,7 +1,9 @@
 """Tar shards: grouping, labels, splits, and tars that are not what they should be."""
 
+import bz2
 import gzip
 import hashlib
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +204,20 @@ def test_shards_at_an_address(far: Far, tmp_path: Path) -> None:
     assert f"s3://{BUCKET}/set/00002.tar: no such file" in mistake(
         f"wds:{there}/{{00001..00002}}.tar"
     )
+
+
+def test_names_that_are_like_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain tars that begin as packed ones do, and what an operating system leaves in tars."""
+    files = {"BZh91.jpg": JPEG, "BZh91.cls": "x", "._BZh91.jpg": b"mac", ".DS_Store": b"mac"}
+    shard(tmp_path / "0.tar", files)
+    monkeypatch.chdir(tmp_path)
+    data = open_dataset("wds:0.tar", to_train=False)
+    assert (list(labels(data)), data.warnings) == (["BZh91.jpg"], ())
+    (item,) = data.items
+    monkeypatch.chdir("/")  # as workers may be
+    assert item.source() == JPEG
+    for pack in (gzip, bz2, lzma):
+        (tmp_path / "0.tar").write_bytes(pack.compress(b"x"))
+        assert "a tar packed with" in mistake(f"wds:{tmp_path}/0.tar")
