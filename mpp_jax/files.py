@@ -49,6 +49,12 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
+def without_secrets(text: str) -> str:
+    """Return a text whose addresses lack passwords and queries: signed ones open what they name."""
+    text = re.sub(r"://[^/?#\s@]*@", "://", text)
+    return re.sub(r"(\bhttps?://[^?\s]*\?)[^\s,;'\")]*", r"\1...", text)
+
+
 def cache_folder() -> Path:
     """Return where downloads and imported networks are kept, whether or not it is there.
 

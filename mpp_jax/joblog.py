@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from mpp_jax.files import without_secrets
+
 PROGRESS_SECONDS = 5.0
 """At least so long between two lines of progress, but for the last one of a bar."""
 
@@ -101,7 +103,8 @@ def logged(path: Path | None, command: str, arguments: Mapping[str, Any]) -> Ite
         token = _LOG.set(log)
         try:
             given = {name: str(value) for name, value in arguments.items() if value is not None}
-            log.write("start", command=command, arguments=given, process=os.getpid())
+            shown = {name: without_secrets(value) for name, value in given.items()}
+            log.write("start", command=command, arguments=shown, process=os.getpid())
             yield log
         finally:
             _LOG.reset(token)

@@ -71,3 +71,14 @@ def test_a_log_that_cannot_be_written(tmp_path, capsys):
         log.write("lost")
         log.write("lost")
     assert capsys.readouterr().err == "log: cannot be written any more (No space left on device)\n"
+
+
+def test_passwords_and_signatures_are_not_logged(tmp_path):
+    place = tmp_path / "job.jsonl"
+    address = "wds:https://me:secret@host/shard-{0..9}.tar?sig=secret"
+    with logged(place, "x", {"data": address, "out": "s3://bucket/out"}):
+        pass
+    assert lines(place)[0]["arguments"] == {
+        "data": "wds:https://host/shard-{0..9}.tar?...",
+        "out": "s3://bucket/out",
+    }

@@ -12,7 +12,7 @@ import click
 
 from mpp_jax.cli.places import at_hand
 from mpp_jax.cli.signals import INTERRUPTED, MESSAGE, obeyed, status_of
-from mpp_jax.files import is_full
+from mpp_jax.files import is_full, without_secrets
 from mpp_jax.joblog import JobLog, logged
 from mpp_jax.remote.mirror import shown
 
@@ -72,7 +72,7 @@ def _told(error: Exception, log: JobLog | None = None) -> int:
     status, message = _explained(error)
     message = shown(message)
     if log is not None:
-        log.write("error", status=status, message=message)
+        log.write("error", status=status, message=without_secrets(message))
     if os.environ.get(TRACEBACK):
         raise error
     click.echo(f"error: {message}", err=True)

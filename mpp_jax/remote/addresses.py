@@ -11,8 +11,10 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from mpp_jax.files import without_secrets
 from mpp_jax.progress import waiting
 
 if TYPE_CHECKING:
@@ -119,6 +121,8 @@ def patiently(address: str, call: Callable[[], Found]) -> Found:
         wait_random_exponential,
     )
 
+    address = without_secrets(address)
+
     def tell(state: RetryCallState) -> None:
         global _told_at
         assert state.outcome is not None  # it has just failed
@@ -158,7 +162,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException | None) -> str:
-    text = " ".join(str(error).split())
+    text = without_secrets(" ".join(str(error).split()))
     return text[:200] or type(error).__name__
 
 
@@ -192,21 +196,62 @@ def listing(folder: str) -> dict[str, Entry]:
     """
     fs, path = filesystem(folder)
     root = path.rstrip("/") + "/"
-
-    def ask() -> dict[str, Any]:
-        fs.invalidate_cache()
-        found: dict[str, Any] = fs.find(path, detail=True)
-        return found
-
+    # Pages of web servers link to themselves in other orders, ?C=N;O=D.
+    linked = "?" if root.lower().startswith(("http://", "https://")) else None
     try:
-        found = patiently(folder, ask)
+        found = (
+            _walked(folder, fs, path) if _walks(fs) else patiently(folder, partial(_find, fs, path))
+        )
     except FileNotFoundError:
         return {}
     return {
         name.removeprefix(root): _entry(info)
         for name, info in sorted(found.items())
-        if name.startswith(root) and not name.endswith("/")
+        if name.startswith(root) and not name.endswith("/") and not (linked and linked in name)
     }
+
+
+def _find(fs: "AbstractFileSystem", path: str) -> dict[str, Any]:
+    fs.invalidate_cache()
+    found: dict[str, Any] = fs.find(path, detail=True)
+    return found
+
+
+def _walks(fs: "AbstractFileSystem") -> bool:
+    """Return whether fsspec would find files folder by folder: it skips those that fail."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    if isinstance(fs, AsyncFileSystem):
+        return type(fs)._find is AsyncFileSystem._find
+    return type(fs).find is AbstractFileSystem.find
+
+
+def _walked(address: str, fs: "AbstractFileSystem", path: str) -> dict[str, Any]:
+    """Return what is known of every file below a path, by name.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        RemoteError: it, or a folder below, cannot be listed.
+    """
+    fs.invalidate_cache()
+    found: dict[str, Any] = {}
+    folders = [path.rstrip("/")]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = patiently(address, partial(fs.ls, folder, detail=True))
+        except FileNotFoundError:
+            if folder == path.rstrip("/"):
+                raise
+            continue  # it went meanwhile
+        for info in entries:
+            name = info["name"].rstrip("/")
+            if info["type"] != "directory":
+                found[info["name"]] = info
+            elif name.startswith(f"{folder}/"):
+                folders.append(name)
+    return found
 
 
 def matching(pattern: str) -> list[str]:
@@ -276,7 +321,9 @@ def read_range(address: str, start: int, size: int) -> bytes:
     def read() -> bytes:
         content: bytes = fs.cat_file(path, start=start, end=start + size)
         if len(content) > size:
-            raise RemoteError(f"{address}: the server does not give parts of files")
+            raise RemoteError(
+                f"{without_secrets(address)}: the server does not give parts of files"
+            )
         if len(content) != size:
             raise LengthError(f"{len(content):,} of {size:,} bytes came from byte {start:,} on")
         return content

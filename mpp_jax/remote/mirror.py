@@ -176,7 +176,7 @@ class Mirror:
             self._take(name, about)
 
     def _take(self, name: str, about: Entry) -> None:
-        if ".." in name.split("/"):
+        if name.startswith("/") or ".." in name.split("/"):
             raise RemoteError(f"{self.address}/{name}: leads out of its folder")
         fs, path = filesystem(f"{self.address}/{name}")
         place = self.folder / name
@@ -211,23 +211,33 @@ class Mirror:
             RemoteError: the server takes it not.
             FileNotFoundError: a file was replaced meanwhile.
         """
-        here = {
+        # Descriptions are read before the arrays are looked for, and sent after them: whatever is
+        # described is among those then, also where the job writes meanwhile.
+        described = {n: stamp for n, stamp in self._here().items() if n.endswith(_DESCRIPTIONS)}
+        late = {n: (self.folder / n).read_bytes() for n in self._new(described)}
+        arrays = {n: stamp for n, stamp in self._here().items() if not n.endswith(_DESCRIPTIONS)}
+        here = described | arrays
+        try:
+            for name in [*self._new(arrays), *late]:
+                self._give(name, here[name], late.get(name))
+            for name in [name for name in self._same if name not in here]:
+                self._remove(name)
+        finally:
+            self._write()
+
+    def _here(self) -> dict[str, list[int]]:
+        """Return the stamps of finished files by name."""
+        return {
             name: stamp
             for path in sorted(self.folder.rglob("*"))
             if not _UNFINISHED.search(name := path.relative_to(self.folder).as_posix())
             and path.is_file()
             and (stamp := _stamp(path)) is not None
         }
-        new = [n for n, stamp in here.items() if n not in self._same or self._same[n][1] != stamp]
-        # Descriptions are read before the arrays are sent, and sent after them.
-        late = {n: (self.folder / n).read_bytes() for n in new if n.endswith(_DESCRIPTIONS)}
-        try:
-            for name in [*(n for n in new if n not in late), *late]:
-                self._give(name, here[name], late.get(name))
-            for name in [name for name in self._same if name not in here]:
-                self._remove(name)
-        finally:
-            self._write()
+
+    def _new(self, here: Mapping[str, list[int]]) -> list[str]:
+        """Return which files are not the same there."""
+        return [n for n, stamp in here.items() if n not in self._same or self._same[n][1] != stamp]
 
     def _remove(self, name: str) -> None:
         fs, path = filesystem(f"{self.address}/{name}")

@@ -81,6 +81,27 @@ def test_finished_files_are_sent_while_the_work_goes_on(
     assert there(far) == {"shard-0.npy": b"0"}
 
 
+def test_nothing_is_described_that_is_not_there(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job writes while files are looked for: an array, and what describes it."""
+    rglob, count = Path.rglob, 0
+
+    def looked(folder: Path, pattern: str) -> list[Path]:
+        nonlocal count
+        found, count = [*rglob(folder, pattern)], count + 1
+        (folder / f"shard-{count}.npy").write_bytes(b"new")
+        (folder / "record.json").write_text(f"shard-{count}.npy")
+        return found
+
+    copy = Mirror(ADDRESS)
+    copy.folder.mkdir(parents=True)
+    (copy.folder / "record.json").write_text("none")
+    monkeypatch.setattr(Path, "rglob", looked)
+    copy._send()
+    assert count
+    sent = there(far)
+    assert sent[sent["record.json"].decode()] == b"new"
+
+
 def test_what_could_not_be_sent_is_sent_the_next_time(far: Far) -> None:
     far.fault = lambda method, path, before: "500" if method == "PUT" else None
 

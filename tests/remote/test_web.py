@@ -1,11 +1,14 @@
 """Pictures at a web server, whose listings say nothing of sizes and which may not give ranges."""
 
+import socket
+import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from helpers import toy
@@ -13,13 +16,35 @@ from helpers.far import tar_bytes
 
 from mpp_jax.data import open_dataset
 from mpp_jax.data.content import DecodeError
+from mpp_jax.remote import addresses
+from mpp_jax.remote.addresses import RemoteError, listing
+from mpp_jax.remote.mirror import Mirror, local_copy
 
 pytest.importorskip("aiohttp")
 
 
 class Silent(SimpleHTTPRequestHandler):
+    breaks: ClassVar[dict[str, int]] = {}
+    """How often the connection breaks instead of an answer, by path."""
+
     def log_message(self, *arguments: Any) -> None:
         """Say nothing."""
+
+    def do_GET(self) -> None:
+        left = self.breaks.get(self.path.rstrip("/"), 0)
+        if left:
+            self.breaks[self.path.rstrip("/")] = left - 1
+            # Closed so, it says that the connection was reset.
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
+            self.close_connection = True
+            return
+        super().do_GET()
+
+    def finish(self) -> None:
+        with suppress(OSError):
+            super().finish()
 
 
 @pytest.fixture
@@ -57,3 +82,39 @@ def test_folders_lists_and_tars(web: str, tmp_path: Path) -> None:
     [item] = open_dataset(f"wds:{web}/0.tar").items
     with pytest.raises(DecodeError, match="the server does not give parts of files"):
         item.source()  # this one does not
+
+
+def test_no_folder_that_cannot_be_listed_is_left_out(
+    web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fsspec would have it: a class would be missing, or a copy be emptied."""
+    monkeypatch.setattr(addresses, "FIRST_PAUSE", 0.01)
+    folder = tmp_path / "www" / "data"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.png").write_bytes(b"picture")
+    whole = {"cat/a.png", "dog/a.png"}
+    monkeypatch.setattr(Silent, "breaks", {"/data/cat": 2})
+    assert set(listing(f"{web}/data")) == whole
+    assert Silent.breaks == {"/data/cat": 0}
+    monkeypatch.setattr(Silent, "breaks", {"/data/cat": 1000})
+    with pytest.raises(RemoteError, match="tries"):
+        listing(f"{web}/data")
+    monkeypatch.setattr(Silent, "breaks", {})
+    assert listing(f"{web}/nowhere") == {}
+
+
+def test_what_a_page_links_to(web: str, tmp_path: Path) -> None:
+    """Its other orders are no files, and nothing is written outside the copy."""
+    folder = tmp_path / "www" / "data"
+    folder.mkdir()
+    (folder / "a.npy").write_bytes(b"a")
+    orders = '<a href="?C=N;O=D">Name</a> <a href="a.npy">a.npy</a>'
+    (folder / "index.html").write_text(orders)
+    assert set(listing(f"{web}/data")) == {"a.npy"}
+    assert [p.name for p in local_copy(f"{web}/data").iterdir()] == ["a.npy"]
+    outside = tmp_path / "outside"
+    (folder / "index.html").write_text(f'<a href="/data/{outside}">x</a>')
+    with pytest.raises(RemoteError, match="leads out of its folder"):
+        Mirror(f"{web}/data").fetched()
+    assert not outside.exists()
