@@ -257,7 +257,9 @@ def test_options_that_do_not_apply(tmp_path):
     split_folder(tmp_path, {"a": 1}, {"a": 1})
     for spec in (str(tmp_path), f"mit67:{tmp_path}", f"scene15:{tmp_path}"):
         line = mistake(spec, split_test="val")
-        assert "split_train and split_test are for data of voc:, flowers102: and tfds:" in line
+        assert (
+            "split_train and split_test are for data of voc:, flowers102:, tfds: and wds:" in line
+        )
     for spec in (str(tmp_path), f"voc:{tmp_path}", "tfds:clutter"):
         line = mistake(spec, train_per_class=3)
         assert "train_per_class is for data of caltech101: and scene15:" in line

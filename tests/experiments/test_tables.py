@@ -134,7 +134,7 @@ def test_table6_killed_and_given_again(
     with pytest.raises(KeyboardInterrupt):
         toy_table("table6_flowers", data=data)
     monkeypatch.setattr(pipeline, "fit", None)
-    monkeypatch.setattr(pipeline, "encode_from", None)  # no picture is encoded again
+    monkeypatch.setattr("mpp_jax.runs.shards.encode_from", None)  # no picture is encoded again
     most = 7
     found = toy_table("table6_flowers", data=data)
     assert trained == ["ap1", "ap10", "ap50", "nfk", "csf", "mpp", "mpp+sp"]
