@@ -39,7 +39,7 @@ def obey(folder: str) -> None:
     orders = Path(folder)
     NETWORKS["toy"] = toy.TOY
     pipeline.SHARD_SIZE = TOYS
-    write = ShardWriter._write
+    write = ShardWriter.write
 
     def written(self: ShardWriter) -> None:
         die = orders / f"die-{self._task.shard}"
@@ -53,7 +53,7 @@ def obey(folder: str) -> None:
             time.sleep(0.5)
         write(self)
 
-    ShardWriter._write = written  # type: ignore[method-assign]
+    ShardWriter.write = written  # type: ignore[method-assign]
 
 
 def environment() -> dict[str, str]:
