@@ -42,7 +42,7 @@ def obey(folder: str) -> None:
     write = ShardWriter.write
 
     def written(self: ShardWriter) -> None:
-        die = orders / f"die-{self._task.shard}"
+        die = orders / f"die-{self.task.shard}"
         if die.exists():
             die.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
