@@ -73,7 +73,7 @@ def test_workers_that_die(done: Finished, orders: Path, tmp_path: Path) -> None:
     status, output, errors = ended(process)
     assert status == 0, errors
     assert [line.split(":")[0] for line in output.splitlines()] == [
-        *("codebook", "encodings", "model", "metrics", "report"),
+        *("codebook", "encodings", "model", "scores", "metrics", "report"),
     ]
     assert errors.count("a worker died and is started again") >= 2
     assert not [*orders.glob("die-*")]
