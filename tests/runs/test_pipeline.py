@@ -165,7 +165,9 @@ class Fitted(Exception):
 
 
 @pytest.fixture
-def fit_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def fit_raises(done: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse to fit, once the finished run is there, whichever test asks for it first."""
+
     def refuse(*arguments: Any, **options: Any) -> None:
         raise Fitted
 
