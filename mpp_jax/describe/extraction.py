@@ -152,6 +152,8 @@ def describe_sources(
     found: dict[str, Activations] = {}
     for sift in (False, True):
         mine = {source: want for source, want in wants.items() if (source == SIFT) == sift}
+        if not mine:
+            continue
         network_of = describer(network, SIFT if sift else DEFAULT)
         layers = {source: source_layer(network_of.spec, source, pyramid) for source in mine}
         scales: dict[str, list[Descriptors]] = {source: [] for source in mine}

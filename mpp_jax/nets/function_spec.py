@@ -48,7 +48,7 @@ class FunctionSpec(NetSpec):
 
     of_layers: ClassVar[bool] = False
 
-    @property
+    @functools.cached_property
     def layer_names(self) -> tuple[str, ...]:
         """Names of all maps."""
         return tuple(name for name, *_ in self.geometry)

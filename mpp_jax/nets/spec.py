@@ -24,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import ClassVar
 
 from mpp_jax.nets.records import (
@@ -98,10 +99,14 @@ class NetSpec:
     of_layers: ClassVar[bool] = True
     """Whether `layers` say what is computed; a function says it in its own way."""
 
-    @property
+    @cached_property  # it is asked for with every batch, of every layer and scale
     def layer_names(self) -> tuple[str, ...]:
         """Names of all activations, in order of computation."""
         return tuple(layer.name for layer in self.layers)
+
+    @cached_property
+    def _found(self) -> dict[str, LayerSpec]:
+        return {}
 
     @property
     def has_weights(self) -> bool:
@@ -144,6 +149,11 @@ class NetSpec:
                 f"layer: {name!r} of network {self.name!r} has no descriptors; "
                 f"take one of {', '.join(self.descriptor_layers)}"
             )
+        if name not in self._found:
+            self._found[name] = self._geometry(name)
+        return self._found[name]
+
+    def _geometry(self, name: str) -> LayerSpec:
         stride, channels = map_stride(self, name), map_channels(self, name)
         at_base = map_size(self, self.side, name)
         if name in self.averaged:
