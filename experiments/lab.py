@@ -210,7 +210,7 @@ def judged(job: Job, codebooks: Codebooks, kept: Kept | None = None) -> dict[str
     scored: dict[str, Scored] = {}
     waiting = list(job.config.pooling)
     while waiting:
-        group = _fitting(job, codebooks, waiting)
+        group = fitting(job, codebooks, waiting)
         waiting = waiting[len(group) :]
         found = _one_pass(job, codebooks, group)
         if kept is not None:
@@ -220,7 +220,7 @@ def judged(job: Job, codebooks: Codebooks, kept: Kept | None = None) -> dict[str
     return scored
 
 
-def _fitting(job: Job, codebooks: Codebooks, names: list[str]) -> list[str]:
+def fitting(job: Job, codebooks: Codebooks, names: list[str]) -> list[str]:
     """Return the first names, those whose training vectors fit into memory together."""
     pictures, room, taken = len(job.data.split("train")), ROOM, []
     seen: set[str] = set()
@@ -243,18 +243,7 @@ def _fitting(job: Job, codebooks: Codebooks, names: list[str]) -> list[str]:
 
 
 def _one_pass(job: Job, codebooks: Codebooks, names: list[str]) -> dict[str, Scored]:
-    config = replace(job.config, pooling=tuple(names))
-    atoms = atoms_of(config)
-    wants = wanted_of(atoms, config.pyramid.scales)
-    parts = {name: [a.name for a in parse(name, (), config.pyramid.layer)] for name in names}
-
-    def encoded(split: str, take: Callable[[np.ndarray, dict[str, np.ndarray]], None]) -> None:
-        items = job.data.split(split)
-        with Watcher().bar(len(items), f"encode {split}", "picture") as bar:
-            for described in job.activations.describe(items, wants, _refuse):
-                index, vectors = encode_described(described, wants, codebooks, config, atoms)
-                take(index, vectors)
-                bar.update(len(index))
+    parts = {name: [a.name for a in parse(name, (), job.config.pyramid.layer)] for name in names}
 
     def stack(vectors: dict[str, np.ndarray], name: str) -> np.ndarray:
         return stack_unit_vectors([vectors[part] for part in parts[name]])
@@ -268,11 +257,11 @@ def _one_pass(job: Job, codebooks: Codebooks, names: list[str]) -> dict[str, Sco
                 trained[name] = np.empty((rows, value.shape[1]), np.float32)
             trained[name][index] = value
 
-    encoded("train", keep)
+    encode_split(job, codebooks, names, "train", keep)
     targets = job.data.targets("train")
     machines, gaps = {}, {}
     for name in names:
-        machines[name], info = fit_svm(stack(trained, name), targets, config.svm.c)
+        machines[name], info = fit_svm(stack(trained, name), targets, job.config.svm.c)
         gaps[name] = float(np.max(info.relative_gap))
     trained.clear()
     shape = (len(job.data.split("test")), len(job.data.classes))
@@ -292,13 +281,31 @@ def _one_pass(job: Job, codebooks: Codebooks, names: list[str]) -> dict[str, Sco
             scores[name][index] = svm_scores(machines[name], stacked)
         waiting.clear()
 
-    encoded("test", score)
+    encode_split(job, codebooks, names, "test", score)
     if waiting:
         score_waiting()
     return {
         name: Scored(scores[name], gaps[name], int(machines[name].weights.shape[1]))
         for name in names
     }
+
+
+def encode_split(
+    job: Job,
+    codebooks: Codebooks,
+    names: Sequence[str],
+    split: str,
+    take: Callable[[np.ndarray, dict[str, np.ndarray]], None],
+) -> None:
+    """Give the vectors of a split's pictures, a batch at a time: positions (n,), {atom: (n, D)}."""
+    config = replace(job.config, pooling=tuple(names))
+    atoms = atoms_of(config)
+    wants = wanted_of(atoms, config.pyramid.scales)
+    items = job.data.split(split)
+    with Watcher().bar(len(items), f"encode {split}", "picture") as bar:
+        for described in job.activations.describe(items, wants, _refuse):
+            take(*encode_described(described, wants, codebooks, config, atoms))
+            bar.update(int((described.index >= 0).sum()))
 
 
 def _refuse(entry: Skipped) -> None:

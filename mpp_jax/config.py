@@ -65,6 +65,7 @@ class Encoder:
         tolerance: EM stops when the mean log-likelihood gains less than this (nats a descriptor).
         max_iterations: EM steps at most.
         variance_floor: share of the largest per-dimension data variance.
+        whiten: scale what the PCA keeps to variance 1.
         finetune: epochs for which the fitted codebook is trained further (`runs.finetune`).
     """
 
@@ -76,6 +77,7 @@ class Encoder:
     tolerance: float = 1e-2
     max_iterations: int = 100
     variance_floor: float = 1e-4
+    whiten: bool = False
     finetune: int = 0
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import click
 
+from mpp_jax.cli.codebook_options import codebook_options, grouped
 from mpp_jax.cli.job_options import label_field_option, split_field_option
 from mpp_jax.cli.places import PATH
 from mpp_jax.config import AUTO, Dtype, Run, preset, with_fidelity
@@ -108,15 +109,6 @@ def read_file(
     return held if "config" in held else {"config": held}
 
 
-def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
 quiet_option = click.option("--quiet", is_flag=True, help="Print only results and skipped inputs.")
 devices_option = click.option(
     "--devices",
@@ -143,7 +135,7 @@ pooling_option = click.option(
     "of the training pictures; the paper's MPP(Alex-FC7,Pool5)+SP is understood. "
     f"[default: {','.join(Run().pooling)}]",
 )
-data_options = _options(
+data_options = grouped(
     click.option(
         "--test-fraction",
         default=0.2,
@@ -212,7 +204,7 @@ def scales_option(default: str) -> Callable[[Any], Any]:
     )
 
 
-fit_options = _options(
+fit_options = grouped(
     click.option(
         "--config",
         "config_file",
@@ -227,42 +219,7 @@ fit_options = _options(
     devices_option,
     click.option("--layer", metavar="NAME", help="Activation to pool. [default: the network's]"),
     scales_option("1-7"),
-    click.option(
-        "--pca",
-        default=Run().encoder.pca,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Dimensions that descriptors are reduced to.",
-    ),
-    click.option(
-        "--components",
-        default=Run().encoder.components,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Gaussians of the mixture.",
-    ),
-    click.option(
-        "--samples",
-        default=Run().encoder.samples,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Training descriptors that PCA and mixture are fitted to.",
-    ),
-    click.option(
-        "--finetune",
-        default=Run().encoder.finetune,
-        show_default=True,
-        type=click.IntRange(min=0),
-        metavar="EPOCHS",
-        help="Train the fitted codebook further for so many passes over the labelled training "
-        "pictures, so that linear classifiers tell their classes apart by MPP. Needs --cache.",
-    ),
-    click.option(
-        "--l2",
-        type=click.Choice(["none", "before", "both"]),
-        help="L2-normalise descriptors before the PCA, or before and after it. "
-        "[default: none; both with --fidelity author]",
-    ),
+    codebook_options,
     click.option(
         "--dtype",
         default="auto",
@@ -280,7 +237,7 @@ fit_options = _options(
         help="Details as the paper has them, or as its first author's published experiments.",
     ),
 )
-pictures_arguments = _options(
+pictures_arguments = grouped(
     click.argument("pictures", nargs=-1, metavar="PICTURE..."),
     click.option(
         "--list",
@@ -300,7 +257,7 @@ plugin_option = click.option(
     metavar="FILE",
     help="Python file that registers pooling variants or networks of your own. May be repeated.",
 )
-extra_options = _options(
+extra_options = grouped(
     click.option(
         "--features",
         "features",
@@ -318,7 +275,7 @@ extra_options = _options(
         "run.",
     ),
 )
-svm_options = _options(
+svm_options = grouped(
     click.option(
         "--c",
         callback=read_cost,
@@ -357,6 +314,7 @@ _PLACES = {
     "samples": ("encoder", "samples"),
     "finetune": ("encoder", "finetune"),
     "l2": ("encoder", "l2"),
+    "whiten": ("encoder", "whiten"),
     "scales": ("pyramid", "scales"),
     "layer": ("pyramid", "layer"),
     **{name: ("svm", name) for name in SVM_OPTIONS},

@@ -132,7 +132,7 @@ def fit_codebook(
         )
     before, after = config.l2 in ("before", "both"), config.l2 == "both"
     x = spread(_normalize(x), mesh) if before else x
-    pca = fit_pca(x, config.pca, mask=mask)
+    pca = fit_pca(x, config.pca, whiten=config.whiten, mask=mask)
     total = _total_variance(x, mask)
     y = _transform(pca, x)
     y = spread(_normalize(y) if after else y, mesh)

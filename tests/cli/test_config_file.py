@@ -88,11 +88,12 @@ def test_the_command_line_wins(done: Finished, tmp_path: Path) -> None:
         "0",
         "--l2",
         "none",
+        "--whiten",
     )
     assert changed == replace(
         base,
         pyramid=replace(layer, scales=(0, 1)),
-        encoder=replace(base.encoder, pca=2, l2="none"),
+        encoder=replace(base.encoder, pca=2, l2="none", whiten=True),
         seed=0,
     )
     paper = fitted(done, tmp_path / "c", *common, "--fidelity", "paper")

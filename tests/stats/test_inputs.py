@@ -9,7 +9,7 @@ from mpp_jax.config import Encoder
 from mpp_jax.stats.codebook import fit_codebook
 from mpp_jax.stats.gmm import fit_gmm
 from mpp_jax.stats.kmeans import fit_kmeans
-from mpp_jax.stats.pca import fit_pca
+from mpp_jax.stats.pca import fit_pca, pca_transform
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
@@ -47,6 +47,20 @@ def test_codebook_of_a_frame():
     config = Encoder(pca=2, components=2)
     one, other = (fit_codebook(KEY, x, config)[0] for x in (X, FRAME))
     np.testing.assert_array_equal(one.gmm.means, other.gmm.means)
+
+
+def test_whitened_descriptors_have_variance_one():
+    x = (X * [1.0, 5.0, 30.0]).astype(np.float32)
+    plain, whitened = (
+        fit_codebook(KEY, x, Encoder(pca=2, components=2, whiten=white))[0]
+        for white in (False, True)
+    )
+    y = np.asarray(pca_transform(whitened.pca, x))
+    np.testing.assert_allclose(y.std(axis=0, ddof=1), 1, rtol=1e-4)
+    assert np.asarray(pca_transform(plain.pca, x)).std(axis=0, ddof=1).min() > 3
+    np.testing.assert_allclose(
+        whitened.pca.explained_variance, plain.pca.explained_variance, rtol=1e-5
+    )
 
 
 def test_what_is_no_matrix_is_named():
