@@ -5,12 +5,15 @@ all stacks, all C and all folds of a set of representations cost one pass of enc
 makes that pass and keeps what comes out beside the codebooks (`kept.py`).
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import lab
 import numpy as np
 from kept import Kept
@@ -24,11 +27,13 @@ from mpp_jax.runs.vectors import atoms_of
 from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.svm import accuracy_metric, cross_validate_svm, fit_svm_gram, gram_matrix, gram_scores
 
-CS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+CS = (0.3, 1.0, 3.0, 10.0, 30.0)
 FOLDS = 5
-DRAWS = 3
+LOOSE = {"tolerance": 1e-2, "max_iterations": 4000}
+"""Of the machines of folds: enough to tell which C or stack is better."""
+DRAWS = 2
 """Times that folds are drawn; what is reported is the mean."""
-SCORED_AT_ONCE = 64
+SCORED_AT_ONCE = 256
 
 
 class Kernel(NamedTuple):
@@ -92,27 +97,55 @@ def stacked(kernels: Sequence[Kernel]) -> Kernel:
     )
 
 
-def judged(kernel: Kernel, data: Dataset, seed: int = 0) -> Judged:
-    """Judge a kernel at every C of `CS` by folds of the training pictures."""
-    metric = metrics.mean_average_precision if data.multi_label else accuracy_metric
+def judged(kernel: Kernel, data: Dataset, keep: Path | None = None, seed: int = 0) -> Judged:
+    """Judge a kernel at every C of `CS` by folds of the training pictures.
+
+    What was judged before is read from ``keep``, a folder.
+    """
     targets = data.targets("train")
-    means = np.mean(
-        [
-            cross_validate_svm(
-                kernel.train, targets, CS, FOLDS, key=jax.random.key(seed + draw), metric=metric
-            ).mean
-            for draw in range(DRAWS)
-        ],
-        axis=0,
-    )
+    settings = f"{CS} {FOLDS} {DRAWS} {LOOSE} {seed} {data.multi_label}"
+    file = _file(keep, "judged", settings, kernel.train, targets)
+    if file is not None and file.is_file():
+        return Judged(**json.loads(file.read_text()))
+    metric = metrics.mean_average_precision if data.multi_label else accuracy_metric
+    gram = jnp.asarray(kernel.train)
+    draws = [
+        cross_validate_svm(
+            gram, targets, CS, FOLDS, key=jax.random.key(seed + draw), metric=metric, **LOOSE
+        ).mean
+        for draw in range(DRAWS)
+    ]
+    means = np.mean(draws, axis=0)
     best = int(np.argmax(means))
-    return Judged(CS[best], float(means[best]), float(means[CS.index(10.0)]))
+    found = Judged(CS[best], float(means[best]), float(means[CS.index(10.0)]))
+    if file is not None:
+        write_file(file, json.dumps(found._asdict()).encode())
+    return found
 
 
-def test_scores(kernel: Kernel, data: Dataset, c: float) -> np.ndarray:
+def scored(kernel: Kernel, data: Dataset, c: float, keep: Path | None = None) -> np.ndarray:
     """Return the scores (M, L) of the test pictures by machines of all training pictures."""
-    coefficients, _ = fit_svm_gram(kernel.train, data.targets("train"), c)
-    return gram_scores(kernel.test, coefficients)
+    targets = data.targets("train")
+    file = _file(keep, "scores", f"{c}", kernel.train, kernel.test, targets)
+    if file is not None and file.is_file():
+        return np.load(file)
+    coefficients, _ = fit_svm_gram(kernel.train, targets, c)
+    scores = gram_scores(kernel.test, coefficients)
+    if file is not None:
+        write_file(file, partial(np.save, arr=scores))
+    return scores
+
+
+def _file(keep: Path | None, kind: str, settings: str, *arrays: np.ndarray) -> Path | None:
+    """Return where something is kept that these arrays and settings decide."""
+    if keep is None:
+        return None
+    digest = hashlib.sha256(settings.encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    folder = keep / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{kind}-{digest.hexdigest()[:16]}{'.json' if kind == 'judged' else '.npy'}"
 
 
 def _one_pass(job: Job, codebooks: Codebooks, test: bool) -> dict[str, Kernel]:
@@ -127,13 +160,16 @@ def _one_pass(job: Job, codebooks: Codebooks, test: bool) -> dict[str, Kernel]:
             rows[index] = value
 
     lab.encode_split(job, codebooks, names, "train", keep)
-    products = {atom: np.empty((others, count), np.float32) for atom in trained}
+    on_device = {atom: jnp.asarray(rows) for atom, rows in trained.items()}
+    trained.clear()
+    products = {atom: np.empty((others, count), np.float32) for atom in on_device}
     waiting: list[tuple[np.ndarray, Mapping[str, np.ndarray]]] = []
 
     def multiply() -> None:
         index = np.concatenate([rows for rows, _ in waiting])
-        for atom, rows in trained.items():
-            products[atom][index] = np.concatenate([v[atom] for _, v in waiting]) @ rows.T
+        for atom, rows in on_device.items():
+            asked = np.concatenate([vectors[atom] for _, vectors in waiting])
+            products[atom][index] = jnp.matmul(asked, rows.T, precision="highest")
         waiting.clear()
 
     def score(index: np.ndarray, vectors: Mapping[str, np.ndarray]) -> None:
@@ -146,7 +182,7 @@ def _one_pass(job: Job, codebooks: Codebooks, test: bool) -> dict[str, Kernel]:
     if waiting:
         multiply()
     found = {}
-    for atom, rows in trained.items():
+    for atom, rows in on_device.items():
         gram = np.asarray(gram_matrix(rows))
         if not np.allclose(np.diagonal(gram), 1, atol=1e-3):
             raise ValueError(f"{atom}: some vectors are not of length 1, so stacks are no means")

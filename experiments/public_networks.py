@@ -3,7 +3,7 @@
 Scene-15 (**resized to 200 x 200 pixels by whoever published it**) or a VOC 2007 folder, under
 SqueezeNet 1.0, torchvision's AlexNet without its fully connected layers, and EfficientNet-Lite0.
 Everything is chosen on the training pictures: the layer, C and what is stacked by the mean of
-three times five folds (codebooks have seen all training pictures, though not their labels); the
+twice five folds (codebooks have seen all training pictures, though not their labels); the
 test figure of a choice is printed once, beside those of the plain representations, at their own C.
 
     python experiments/public_networks.py                     Scene-15, four scales: 90 minutes
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import lab
 import numpy as np
-from kernels import Judged, Kernel, judged, kernels_of, stacked, test_scores
+from kernels import Judged, Kernel, judged, kernels_of, scored, stacked
 from machine import provenance, shared
 
 from mpp_jax.encoders.vlad import vlad
@@ -92,7 +92,7 @@ def of_layer(name: str, layer: str, own: str) -> str:
 
 def row(kernel: Kernel, found: Judged, job: Job) -> tuple[dict[str, Any], np.ndarray]:
     """Return a representation's figures, and its scores at the C that the folds chose."""
-    scores = test_scores(kernel, job.data, found.c)
+    scores = scored(kernel, job.data, found.c, job.extras.cache)
     figure = lab.measure(job.data)
     return {
         "dimension": kernel.dimension,
@@ -111,7 +111,7 @@ def forward(
     found = values[chosen[0]]
     while True:
         grown = {
-            name: judged(stacked([kernels[n] for n in (*chosen, name)]), job.data)
+            name: judged(stacked([kernels[n] for n in (*chosen, name)]), job.data, job.extras.cache)
             for name in kernels
             if name not in chosen
         }
@@ -128,7 +128,9 @@ def among(
 ) -> tuple[tuple[str, ...], Judged]:
     """Return the stack of some representations that folds judge best; the shortest among equals."""
     stacks = [s for n in range(1, len(names) + 1) for s in itertools.combinations(names, n)]
-    values = {s: judged(stacked([kernels[n] for n in s]), job.data) for s in stacks}
+    values = {
+        s: judged(stacked([kernels[n] for n in s]), job.data, job.extras.cache) for s in stacks
+    }
     best = max(values, key=lambda s: values[s].value)
     return best, values[best]
 
@@ -155,7 +157,7 @@ def measured(job: Job, layers: Sequence[str]) -> tuple[dict[str, Any], dict[str,
     def take(layer: str, pooling: Sequence[str]) -> None:
         for name, kernel in kernels_of(at_layer(job, layer, pooling)).items():
             title = of_layer(name, layer, own)
-            kernels[title], values[title] = kernel, judged(kernel, job.data)
+            kernels[title], values[title] = kernel, judged(kernel, job.data, job.extras.cache)
             print(f"{title}: folds {100 * values[title].value:.2f}", flush=True)
 
     take(own, CROPS)
@@ -188,7 +190,7 @@ def measured(job: Job, layers: Sequence[str]) -> tuple[dict[str, Any], dict[str,
 def among_one(
     names: Sequence[str], kernels: Mapping[str, Kernel], job: Job
 ) -> tuple[tuple[str, ...], Judged]:
-    return tuple(names), judged(stacked([kernels[n] for n in names]), job.data)
+    return tuple(names), judged(stacked([kernels[n] for n in names]), job.data, job.extras.cache)
 
 
 def factors(job: Job, layer: str) -> dict[str, Any]:
@@ -200,7 +202,10 @@ def factors(job: Job, layer: str) -> dict[str, Any]:
         names = ["mpp", "vlad", *(["vlad-intra"] if not changed else [])]
         other = lab.with_pooling(replace(job, config=replace(plain, encoder=encoder)), names)
         found = kernels_of(other, test=False)
-        table[title] = {name: judged(kernel, job.data)._asdict() for name, kernel in found.items()}
+        table[title] = {
+            name: judged(kernel, job.data, job.extras.cache)._asdict()
+            for name, kernel in found.items()
+        }
         print(title, {n: f"{100 * r['value']:.2f}" for n, r in table[title].items()}, flush=True)
     return table
 
@@ -249,7 +254,9 @@ def main() -> None:
         keep(network, entry, job)
         print(f"\n{job.data.name}, {network}, {args.scales} scales\n\n{show(entry)}\n", flush=True)
     if len(args.networks.split(",")) > 1:
-        values = {name: judged(kernel, job.data) for name, kernel in together.items()}
+        values = {
+            name: judged(kernel, job.data, job.extras.cache) for name, kernel in together.items()
+        }
         chosen, found = forward(together, values, job)
         figures, scores = row(stacked([together[name] for name in chosen]), found, job)
         whole = bootstrap({"it": scores}, job.data.targets("test"), lab.measure(job.data))["it"]

@@ -25,7 +25,7 @@ def data() -> Any:
 
 
 def test_stacks_and_scores_are_those_of_the_vectors(data: Any) -> None:
-    from kernels import Kernel, stacked, test_scores
+    from kernels import Kernel, scored, stacked
 
     rng = np.random.default_rng(0)
     train = [unit(rng, CLASSES * EACH, d) for d in (5, 9)]
@@ -38,7 +38,7 @@ def test_stacks_and_scores_are_those_of_the_vectors(data: Any) -> None:
     assert together.dimension == 14
     svm, _ = fit_svm(a, data.targets("train"), 3.0)
     expected = np.asarray(svm_scores(svm, b))
-    np.testing.assert_allclose(test_scores(together, data, 3.0), expected, atol=2e-2)
+    np.testing.assert_allclose(scored(together, data, 3.0), expected, atol=2e-2)
 
 
 def test_folds_prefer_what_separates(data: Any) -> None:
