@@ -1,26 +1,29 @@
-"""Peak memory of encode, train, evaluate and search: flat in the number of pictures.
+"""Peak memory of the commands that read or write encodings: flat in the number of pictures.
 
 Generated pictures of five colours pass through a tiny network with random weights and a pooling
-that repeats what it gives to any number of dimensions. Each stage runs in a process of its own,
+that repeats what it gives to any number of dimensions. Each command runs in a process of its own,
 which notes the most memory that it had beyond what it took to import everything and start JAX.
-Training is told to take 2 GB at most (`mpp-jax train --memory 2`). Many pictures with short
-vectors, a tenth of them, and fewer with vectors as long as the paper's: 50,000 of those would take
-13 GB in one piece.
+Training is told to take 2 GB at most (`mpp-jax train --memory 2`), and less where that has it take
+another way. Many pictures with short vectors, a tenth of them, and fewer with vectors as long as
+the paper's: 50,000 of those would take 13 GB in one piece. `compare` reads scores alone: of drawn
+ones, two runs of three representations and 20 classes, pictures of several.
 
-    python experiments/bench_memory.py            50,000 and 5,000 x 256; 3,000 and 600 x 65,536
-    python experiments/bench_memory.py --quick    600 x 256 and 300 x 4,096
+    python experiments/bench_memory.py            50,000 and 5,000 x 256; 600 to 10,000 x 65,536
+    python experiments/bench_memory.py --quick    600 x 256 and 300 x 1,024
 
-Expected: each stage stays under 2 GB, and takes no more for many pictures than for few beside what
-scores and lists of them take. Results: ``results/bench_memory.json``.
+Expected: each stays under 2 GB, and takes no more for many pictures than for few beside what scores
+and lists of them take. Results: ``results/bench_memory.json``.
 """
 
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,21 +36,30 @@ from machine import provenance
 
 import mpp_jax as mpp
 from mpp_jax.cli import stages
+from mpp_jax.cli.app import main
 from mpp_jax.cli.console import Console
 from mpp_jax.config import Pyramid, Run, Svm
 from mpp_jax.data import Dataset, Item
+from mpp_jax.metrics import average_precision, mean_average_precision
 from mpp_jax.nets import NETWORKS, random_network
+from mpp_jax.report.metrics_json import write_metrics
+from mpp_jax.report.scores import scores_of_run
 from mpp_jax.runs import pipeline
 from mpp_jax.runs.provenance import Provenance, save_codebooks
 from mpp_jax.runs.search import StoredVectors, nearest
 from mpp_jax.storage.store import Store
 
 RESULTS = Path(__file__).parent / "results"
-STAGES = ("encode", "train", "evaluate", "search")
+STAGES = ("encode", "train", "evaluate", "search", "verify", "merge", "index")
 CLASSES = ("blue", "green", "red", "white", "black")
 COLOURS = ((40, 60, 200), (50, 190, 70), (210, 60, 50), (230, 230, 230), (30, 30, 30))
+TRAININGS = {(3_000, 65_536): (2.0, 1.3), (10_000, 65_536): (2.0, 1.6)}
+"""GB that training may take, by pictures and dimension; `MEMORY` of others."""
 MEMORY = 2.0
-"""GB that training may take."""
+INDEXED = 1024
+"""Dimensions up to which `index` is measured: its components of longer vectors take very long."""
+RUNS, METHODS, LABELS, DRAWS = 2, ("mpp", "nfk", "avg"), 20, 500
+"""What `compare` compares, and by how many draws: they cost time, and no memory to speak of."""
 
 
 def picture(number: int) -> np.ndarray:
@@ -80,7 +92,43 @@ def know(dimension: int) -> Run:
     return Run(pyramid=pyramid, pooling=("repeated",), svm=Svm(c=1.0))
 
 
-def stage(name: str, folder: Path, count: int, dimension: int) -> dict[str, Any]:
+def write_runs(folder: Path, count: int) -> None:
+    """Write finished runs with drawn scores of so many test pictures."""
+    ids = [f"{i:06}.jpg" for i in range(count)]
+    classes = [f"class {k:02}" for k in range(LABELS)]
+    rng = np.random.default_rng(0)
+    targets = rng.choice([-1, 0, 1], (count, LABELS), p=[0.9, 0.02, 0.08]).astype(np.int8)
+    for seed in range(RUNS):
+        scores, results = {}, {}
+        for gain, method in enumerate(METHODS):
+            noise = rng.standard_normal(targets.shape, np.float32)
+            scores[method] = noise + np.float32(1 + 0.1 * gain) * targets
+            each = average_precision(scores[method], targets).tolist()
+            results[method] = {"top1": None, "mean_class_accuracy": None} | {
+                "map11": mean_average_precision(scores[method], targets),
+                "per_class": dict(zip(classes, each, strict=True)),
+            }
+        held = {
+            **{"data": "drawn", "network": "none", "weights_sha256": None, "seconds": {}},
+            "config": replace(Run(pooling=METHODS), seed=seed).to_dict(),
+            "results": results,
+            "pictures": {"train": 0, "test": count, "skipped": []},
+        }
+        run = folder / f"run-{seed}"
+        write_metrics(run, held)
+        scores_of_run(run).write(scores, ids, classes, targets, METHODS[0])
+
+
+def command(*arguments: Any) -> None:
+    """Do what a command line does, in this process."""
+    try:
+        main.main([*map(str, arguments), "--quiet"], standalone_mode=False)
+    except SystemExit as end:
+        if end.code != 0:
+            raise RuntimeError(f"{arguments}: status {end.code}") from end
+
+
+def stage(name: str, folder: Path, count: int, dimension: int, memory: float) -> dict[str, Any]:
     """Do one stage in this process; return its seconds and peak."""
     config, console = know(dimension), Console(quiet=True)
     store, model = folder / "store", folder / "model"
@@ -93,18 +141,27 @@ def stage(name: str, folder: Path, count: int, dimension: int) -> dict[str, Any]
         pipeline.encode_dataset(data, network, {}, config, store, watcher=console)
         save_codebooks(store / "codebook", {}, Provenance.of(data, network, config))
     elif name == "train":
-        stages.train(store, model, console, memory=MEMORY)
+        stages.train(store, model, console, memory=memory)
         record = json.loads((model / "record.json").read_text())
-        extra = {"solver": record["config"]["svm"]["solver"]}
+        extra = {"memory_gb": memory, "solver": record["config"]["svm"]["solver"]}
     elif name == "evaluate":
         stages.evaluate(model, store, folder / "results", console)
         metrics = json.loads((folder / "results" / "metrics.json").read_text())
         extra = {"top1": metrics["results"]["repeated"]["top1"]}
-    else:
+    elif name == "search":
         opened = Store.open(store)
         queries = next(opened.iter_vectors("repeated", "test"))[:10]
         found = nearest(StoredVectors(opened, "repeated"), queries)
         assert all(abs(each[0].similarity - 1) < 1e-5 for each in found)
+    elif name == "runs":
+        write_runs(folder, count)
+    elif name == "compare":
+        draws = ("--draws", DRAWS)
+        command("compare", *sorted(folder.glob("run-*")), "--out", folder / "comparison", *draws)
+    elif name == "verify":
+        command("verify", store)
+    else:
+        command(name, store, "--out", folder / name)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "peak_bytes": peak() - before, **extra}
 
@@ -114,37 +171,62 @@ def peak() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main() -> None:
+def alone(name: str, folder: str, count: int, dimension: int = 0, memory: float = MEMORY) -> Any:
+    """Do one stage in a process of its own; return what it notes, and show its peak."""
+    command = [sys.executable, __file__, "--stage", name, "--folder", folder]
+    command += ["--size", str(count), str(dimension), "--memory", str(memory)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    how = f" by {found['solver']}" if "solver" in found else ""
+    print(
+        f"  {name}{how}: {found['peak_bytes'] / 1e6:,.0f} MB, {found['seconds']:.0f} s", flush=True
+    )
+    return found
+
+
+def measure() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--stage", help="only this one, of COUNT x DIMENSION in FOLDER; for itself")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--size", type=int, nargs=2, metavar=("COUNT", "DIMENSION"))
+    parser.add_argument("--memory", type=float, default=MEMORY)
     parser.add_argument("--out", type=Path, default=RESULTS / "bench_memory.json")
     args = parser.parse_args()
     if args.stage is not None:
-        print(json.dumps(stage(args.stage, args.folder, *args.size)))
+        print(json.dumps(stage(args.stage, args.folder, *args.size, args.memory)))
         return
-    sizes = [(5_000, 256), (50_000, 256), (600, 65_536), (3_000, 65_536)]
+    sizes = [(600, 65_536), (3_000, 65_536), (10_000, 65_536), (5_000, 256), (50_000, 256)]
+    tests = [5_000, 50_000, 100_000]
     if args.quick:
-        sizes = [(600, 256), (300, 4_096)]
-    rows = []
+        sizes, tests = [(600, 256), (300, 1_024)], [500]
+    record: dict[str, Any] = {"made": provenance(), "stores": []}
+    record["compare"] = {"runs": RUNS, "methods": len(METHODS), "classes": LABELS, "sets": []}
+    for count in tests:
+        print(f"scores of {count:,} pictures", flush=True)
+        with tempfile.TemporaryDirectory() as place:
+            alone("runs", place, count)
+            found = {"pictures": count} | alone("compare", place, count)
+        record["compare"]["sets"].append(found)
     for count, dimension in sizes:
+        print(f"{count:,} x {dimension:,}", flush=True)
         row: dict[str, Any] = {"pictures": count, "dimension": dimension}
         with tempfile.TemporaryDirectory() as place:
             for name in STAGES:
-                alone = [sys.executable, __file__, "--stage", name, "--folder", place]
-                alone += ["--size", str(count), str(dimension)]
-                done = subprocess.run(alone, check=True, stdout=subprocess.PIPE, text=True)
-                row[name] = json.loads(done.stdout.splitlines()[-1])
-        rows.append(row)
-        each = ", ".join(f"{name} {row[name]['peak_bytes'] / 1e6:,.0f} MB" for name in STAGES)
-        print(f"{count:,} x {dimension:,}: {each}", flush=True)
-    record = {"made": provenance(), "memory_gb_of_training": MEMORY, "stores": rows}
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+                if name == "index" and dimension > INDEXED:
+                    continue
+                limits = TRAININGS.get((count, dimension), (MEMORY,))
+                if name == "train":
+                    row[name] = [alone(name, place, count, dimension, most) for most in limits]
+                else:
+                    row[name] = alone(name, place, count, dimension)
+                if name in ("merge", "index"):
+                    shutil.rmtree(Path(place) / name)
+        record["stores"].append(row)
+        args.out.write_text(json.dumps(record, indent=1) + "\n")  # what is left may take hours
     print(f"results: {args.out}")
 
 
 if __name__ == "__main__":
-    main()
+    measure()

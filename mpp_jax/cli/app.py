@@ -81,6 +81,7 @@ def main() -> None:
 @extra_options
 @engine_options
 @svm_options
+@memory_option
 @data_options
 @click.option(
     "--maps",

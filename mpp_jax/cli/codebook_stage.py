@@ -13,6 +13,7 @@ from mpp_jax.runs.fitted_on import (
     FittedOn,
     compare,
     fitted_on,
+    labels_of,
     other_settings,
     same_contents,
 )
@@ -35,9 +36,9 @@ def codebooks_or_fit(
 ) -> tuple[Codebooks, Skips]:
     """Take the codebooks of the same settings that are in ``folder``, or fit and save them.
 
-    Where training pictures have changed, are gone, or can be read by now that they were fitted
-    without, they are fitted again, unless encodings of the run that ``folder`` is the codebook of
-    rest on them; then this is said.
+    Where training pictures have changed, are gone, have other labels than they were trained by, or
+    can be read by now that they were fitted without, they are fitted again, unless encodings of the
+    run that ``folder`` is the codebook of rest on them; then this is said.
 
     Returns:
         The codebooks, and the pictures that could not be read for them.
@@ -50,7 +51,9 @@ def codebooks_or_fit(
         compared = compare(fitted, job.data, contents)
         found = other_settings(old, made, compared)
         used = folder.name == "codebook" and (folder.parent / "encodings" / MANIFEST).exists()
-        mended = _readable(job, [name for name, _ in fitted.skipped])
+        names = {} if compared is None else compared.renamed
+        skipped = [(names.get(name, name), reason) for name, reason in fitted.skipped]
+        mended = _readable(job, [name for name, _ in skipped])
         if codebooks and not found:
             lost = () if compared is None else compared.lost
             found = _reasons(fitted, compared, mended, job, contents)
@@ -67,7 +70,7 @@ def codebooks_or_fit(
                 there = {item.id for item in job.data.split("train")}
                 return codebooks, [
                     (name, f"{reason} ({note} would use it)" if name in mended else reason)
-                    for name, reason in fitted.skipped
+                    for name, reason in skipped
                     if name in there
                 ]
         if codebooks:
@@ -99,7 +102,9 @@ def codebooks_or_fit(
     used_now = [item for item in job.data.split("train") if item.id not in missing]
     digests = contents.read(used_now)
     pictures = {item.id: digests.get(item.id) for item in used_now}
-    save_codebooks(folder, codebooks, made, skips, pictures)
+    broken = contents.read(item for item in job.data.split("train") if item.id in missing)
+    labels = labels_of(job.data) if job.config.encoder.finetune else None
+    save_codebooks(folder, codebooks, made, skips, pictures, broken=broken, labels=labels)
     write_config(folder, made)
     console.say(f"codebook of {made_with(made.network, made.weights_sha256)}")
     console.wrote("codebook", folder)
@@ -117,9 +122,13 @@ def _reasons(
         if not same_contents(fitted, job.data.split("train"), contents):
             found.append("training pictures changed since it was fitted")
         return found
-    for names, what in ((compared.changed, "changed"), (compared.lost, "are gone")):
+    for names, what in (
+        (compared.changed, "changed since"),
+        (compared.lost, "are gone since"),
+        (compared.relabelled, "have other labels now"),
+    ):
         if names:
-            found.append(f"{len(names)} training pictures {what} since ({names[0]} for one)")
+            found.append(f"{len(names)} training pictures {what} ({names[0]} for one)")
     return found
 
 

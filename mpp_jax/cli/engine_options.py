@@ -23,8 +23,11 @@ _OPTIONS = (
         callback=read_engine,
         help="What describes and encodes pictures: this process, or workers that Ray runs "
         "(pip install 'mpp-jax[ray]'), on this machine or on a cluster whose machines share the "
-        "folders of pictures and output. The results are the same. A worker that dies is started "
-        "again; with --cache activations of one stage serve the next.",
+        "folders of pictures, output and cache. Pictures may be at addresses too, if every machine "
+        "can read these, and so may the output, which workers then hand back. The results are the "
+        "same. A worker that dies is started again. Workers keep no activations in memory: without "
+        "--cache, training pictures are described for the codebook and once more for their "
+        "vectors, and with --seeds by each seed.",
     ),
     click.option(
         "--address",

@@ -168,11 +168,14 @@ def _far_inside(folder: str) -> list[Item]:
 
 
 def open_extras(options: dict[str, Any]) -> Extras:
-    """Read the files of --features; the folder of --cache may be made later."""
+    """Read the files of --features; the folder of --cache may be made later.
+
+    Commands that do not train have no --memory.
+    """
     cluster = cluster_of(options)
     files = options["features"]
     read = {name: Features.read(name, file) for name, file in files.items()}
-    return Extras(read, options["cache"], cluster)
+    return Extras(read, options["cache"], cluster, options.get("memory"))
 
 
 def open_job(

@@ -106,7 +106,8 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     skips = [(name, f"while the codebook was fitted: {reason}") for name, reason in skips]
     skips = known + skips + _dataset_skips(job.data)
     try:
-        model = _train(store, codebooks, made, job.config.pooling, job.out / "model", console)
+        most, place = job.extras.memory, job.out / "model"
+        model = _train(store, codebooks, made, job.config.pooling, place, console, most)
         write_config(job.out, model.provenance)  # with the solver that was taken
 
         def gallery(table: dict[str, Any]) -> MapGallery:

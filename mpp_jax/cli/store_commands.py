@@ -1,5 +1,6 @@
 """The commands that keep what is on disk: merge and verify. Heavy imports are inside."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -28,7 +29,10 @@ def merge(stores: tuple[Path, ...], out: Path, quiet: bool) -> int:
     from mpp_jax.storage.store_merge import merge_stores
 
     console = Console(quiet)
-    with exclusive(out):
+    with ExitStack() as held:
+        # The parts too, which their `encode`, given again, would change meanwhile.
+        for place in dict.fromkeys(place.absolute() for place in (out, *stores)):
+            held.enter_context(exclusive(place))
         pictures = merge_stores(stores, out, console)
     console.say(f"{pictures} pictures")
     console.wrote("encodings", out)

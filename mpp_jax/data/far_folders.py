@@ -14,7 +14,7 @@ from mpp_jax.data.dataset import (
     stratified_test_ids,
 )
 from mpp_jax.data.folders import ignored_name, is_picture_name
-from mpp_jax.remote.addresses import listing
+from mpp_jax.remote.listing import listing
 
 
 def open_far_folder(

@@ -34,7 +34,8 @@ from mpp_jax.data.dataset import DataError, Dataset, Item, make_dataset, stratif
 from mpp_jax.data.tar_shards import Member, Shard, read_shard
 from mpp_jax.files import expanded
 from mpp_jax.progress import Watcher
-from mpp_jax.remote.addresses import RemoteError, is_address, matching
+from mpp_jax.remote.addresses import RemoteError, is_address
+from mpp_jax.remote.listing import matching
 
 LABEL_FIELDS: Final = ("label", "labels", "cls", "class")
 SPLIT_FIELD: Final = "split"

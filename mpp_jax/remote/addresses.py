@@ -11,7 +11,6 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from mpp_jax.files import without_secrets
@@ -177,97 +176,16 @@ def entry(address: str) -> Entry:
 
     def ask() -> Entry:
         fs.invalidate_cache()
-        return _entry(fs.info(path))
+        return entry_of(fs.info(path))
 
     return patiently(address, ask)
 
 
-def _entry(info: dict[str, Any]) -> Entry:
+def entry_of(info: dict[str, Any]) -> Entry:
+    """Return what matters of what a file system says of a file."""
     names = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")
     stamp = next((str(info[name]) for name in names if info.get(name)), "")
     return Entry(info.get("size"), stamp)
-
-
-def listing(folder: str) -> dict[str, Entry]:
-    """Return every file below a folder by relative name; nothing where there is no such folder.
-
-    Raises:
-        RemoteError: it cannot be listed.
-    """
-    fs, path = filesystem(folder)
-    root = path.rstrip("/") + "/"
-    # Pages of web servers link to themselves in other orders, ?C=N;O=D.
-    linked = "?" if root.lower().startswith(("http://", "https://")) else None
-    try:
-        found = (
-            _walked(folder, fs, path) if _walks(fs) else patiently(folder, partial(_find, fs, path))
-        )
-    except FileNotFoundError:
-        return {}
-    return {
-        name.removeprefix(root): _entry(info)
-        for name, info in sorted(found.items())
-        if name.startswith(root) and not name.endswith("/") and not (linked and linked in name)
-    }
-
-
-def _find(fs: "AbstractFileSystem", path: str) -> dict[str, Any]:
-    fs.invalidate_cache()
-    found: dict[str, Any] = fs.find(path, detail=True)
-    return found
-
-
-def _walks(fs: "AbstractFileSystem") -> bool:
-    """Return whether fsspec would find files folder by folder: it skips those that fail."""
-    from fsspec import AbstractFileSystem
-    from fsspec.asyn import AsyncFileSystem
-
-    if isinstance(fs, AsyncFileSystem):
-        return type(fs)._find is AsyncFileSystem._find
-    return type(fs).find is AbstractFileSystem.find
-
-
-def _walked(address: str, fs: "AbstractFileSystem", path: str) -> dict[str, Any]:
-    """Return what is known of every file below a path, by name.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        RemoteError: it, or a folder below, cannot be listed.
-    """
-    fs.invalidate_cache()
-    found: dict[str, Any] = {}
-    folders = [path.rstrip("/")]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = patiently(address, partial(fs.ls, folder, detail=True))
-        except FileNotFoundError:
-            if folder == path.rstrip("/"):
-                raise
-            continue  # it went meanwhile
-        for info in entries:
-            name = info["name"].rstrip("/")
-            if info["type"] != "directory":
-                found[info["name"]] = info
-            elif name.startswith(f"{folder}/"):
-                folders.append(name)
-    return found
-
-
-def matching(pattern: str) -> list[str]:
-    """Return the addresses (or local paths) that fit a glob pattern, sorted.
-
-    Raises:
-        RemoteError: they cannot be listed.
-    """
-    fs, path = filesystem(pattern)
-
-    def ask() -> list[str]:
-        fs.invalidate_cache()
-        return sorted(fs.glob(path))
-
-    found = patiently(pattern, ask)
-    return [fs.unstrip_protocol(name) if is_address(pattern) else name for name in found]
 
 
 def read_whole(address: str, size: int | None = None) -> bytes:

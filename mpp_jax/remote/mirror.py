@@ -29,9 +29,9 @@ from mpp_jax.remote.addresses import (
     entry,
     filesystem,
     is_address,
-    listing,
     patiently,
 )
+from mpp_jax.remote.listing import listing
 
 SEND_SECONDS = 30.0
 """How often finished files are sent while a job writes."""
@@ -72,6 +72,11 @@ def shown(text: str) -> str:
     for folder, address in _copies.items():
         text = text.replace(str(folder), address)
     return text
+
+
+def is_copy(place: Path) -> bool:
+    """Return whether a path lies in the copy of a folder at an address, on this disk alone."""
+    return any(place.is_relative_to(folder) for folder in _copies)
 
 
 class Mirror:

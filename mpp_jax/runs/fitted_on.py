@@ -7,6 +7,7 @@ another order; it is another one where there are new pictures, or other contents
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mpp_jax.data import Dataset, Item
@@ -30,11 +31,25 @@ class FittedOn(NamedTuple):
             records of earlier versions of this program, which do not list them.
         skipped: (id, reason) of those that could not be read.
         contents_sha256: such an earlier record's digest of all contents together, if it has one.
+        broken: the SHA-256 of those of the skipped that are files with something in them that is
+            no picture, by id.
+        labels: classes of the pictures, by id, where the codebook was trained by them; else None.
     """
 
     pictures: Mapping[str, str | None] | None
     skipped: Sequence[tuple[str, str]]
     contents_sha256: str | None
+    broken: Mapping[str, str] = MappingProxyType({})
+    labels: Mapping[str, Sequence[str]] | None = None
+
+
+def labels_of(data: Dataset) -> dict[str, list[str]]:
+    """Return the classes of all training pictures by id; unclear ones with a question mark."""
+    names = data.classes
+    return {
+        item.id: sorted([*(names[k] for k in item.labels), *(f"?{names[k]}" for k in item.ignored)])
+        for item in data.split("train")
+    }
 
 
 def fitted_on(folder: Path) -> FittedOn:
@@ -45,10 +60,15 @@ def fitted_on(folder: Path) -> FittedOn:
     """
     _, record = read_bundle(folder, CODEBOOK)
     with damage_reported(folder):
-        skipped = [(entry["path"], entry["reason"]) for entry in record.get("skipped", ())]
+        entries = record.get("skipped", ())
+        skipped = [(entry["path"], entry["reason"]) for entry in entries]
+        broken = {entry["path"]: entry["sha256"] for entry in entries if "sha256" in entry}
         listed = record.get("pictures")
         pictures = None if listed is None else dict(listed.items())
-        return FittedOn(pictures, skipped, record.get("contents_sha256"))
+        together, labels = record.get("contents_sha256"), record.get("labels")
+        return FittedOn(
+            pictures, skipped, together, broken, None if labels is None else dict(labels.items())
+        )
 
 
 class Compared(NamedTuple):
@@ -58,11 +78,15 @@ class Compared(NamedTuple):
         new: ids of today's that the codebook has not seen.
         lost: ids of those that it was fitted to which are no training pictures any more.
         changed: ids of today's whose content is not what the codebook saw.
+        relabelled: ids of today's whose classes are not those that the codebook was trained by.
+        renamed: today's ids of those that the codebook knows by others, by these.
     """
 
     new: tuple[str, ...]
     lost: tuple[str, ...]
     changed: tuple[str, ...]
+    relabelled: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = MappingProxyType({})
 
 
 def compare(fitted: FittedOn, data: Dataset, contents: Contents) -> Compared | None:
@@ -79,17 +103,17 @@ def compare(fitted: FittedOn, data: Dataset, contents: Contents) -> Compared | N
     today = {item.id: item for item in data.split("train")}
     lost = [name for name in fitted.pictures if name not in today]
     waiting: dict[str, list[str]] = {}
-    for name in lost:
-        waiting.setdefault(seen[name] or "", []).append(name)
+    for name in [*lost, *(name for name in fitted.broken if name not in today)]:
+        waiting.setdefault(seen[name] or fitted.broken.get(name, ""), []).append(name)
     known = any(digest for digest in waiting)
-    new, found = [], set()
+    new, renamed = [], dict[str, str]()
     for name, item in today.items():
         if name in seen:
             continue
         # Under another name: the same picture. (Pictures are read for that only if it can be.)
         twins = waiting.get(contents.now(item) or "none") if known else None
         if twins:
-            found.add(twins.pop(0))
+            renamed[twins.pop(0)] = name
         else:
             new.append(name)
     changed = [
@@ -97,7 +121,15 @@ def compare(fitted: FittedOn, data: Dataset, contents: Contents) -> Compared | N
         for name, item in today.items()
         if seen.get(name) is not None and contents.now(item) not in (None, seen[name])
     ]
-    return Compared(tuple(new), tuple(n for n in lost if n not in found), tuple(changed))
+    labels = {} if fitted.labels is None else labels_of(data)
+    names = {name: renamed.get(name, name) for name in fitted.labels or ()}
+    relabelled = [
+        now
+        for name, now in names.items()
+        if now in labels and labels[now] != [*(fitted.labels or {})[name]]
+    ]
+    gone = tuple(name for name in lost if name not in renamed)
+    return Compared(tuple(new), gone, tuple(changed), tuple(relabelled), renamed)
 
 
 def other_settings(old: Provenance, made: Provenance, compared: Compared | None) -> list[str]:
@@ -131,7 +163,8 @@ def check_same_run(out: Path, made: Provenance, data: Dataset, contents: Content
 
     Raises:
         ValueError: the folder holds encodings by a codebook of other settings, or of training
-            pictures that are not what they were (they are named).
+            pictures that are not what they were, or whose labels it was trained by and are others
+            (they are named).
     """
     folder = out / "codebook"
     if not holds_bundle(folder) or not (out / "encodings" / MANIFEST).exists():
@@ -145,12 +178,15 @@ def check_same_run(out: Path, made: Provenance, data: Dataset, contents: Content
             f"{out}: holds a run of other settings: {'; '.join(found)}; "
             "give a new folder or remove this one"
         )
-    changed = () if compared is None else compared.changed
-    if changed:
-        raise ValueError(
-            f"{out}: {len(changed)} training pictures changed since ({changed[0]} for one), "
-            "and its codebook rests on them; give a new folder or remove this one"
-        )
+    for names, what in (
+        (() if compared is None else compared.changed, "changed since"),
+        (() if compared is None else compared.relabelled, "have other labels now"),
+    ):
+        if names:
+            raise ValueError(
+                f"{out}: {len(names)} training pictures {what} ({names[0]} for one), "
+                "and its codebook rests on them; give a new folder or remove this one"
+            )
     if compared is None and not same_contents(fitted, data.split("train"), contents):
         raise ValueError(
             f"{out}: training pictures changed since, and its codebook rests on them; "

@@ -29,7 +29,7 @@ from mpp_jax.memory import available_device_memory, available_memory
 from mpp_jax.nets import Network
 from mpp_jax.pooling import check_methods, members, parse
 from mpp_jax.progress import Watcher
-from mpp_jax.runs.choosing import Choice, choose
+from mpp_jax.runs.choosing import choose
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.finetune import finetune
 from mpp_jax.runs.model import Model
@@ -38,7 +38,7 @@ from mpp_jax.runs.ray_engine import RayEngine
 from mpp_jax.runs.settings import check_contrast, check_features, check_folds
 from mpp_jax.runs.shards import Encoding, Sampling, blocks
 from mpp_jax.runs.solvers import Problem, plan_training
-from mpp_jax.runs.training import train_method
+from mpp_jax.runs.training import Folds, train_method
 from mpp_jax.runs.vectors import atoms_of, code_of, recipes_of
 from mpp_jax.stats.codebook import CodebookInfo, Codebooks, Recipe, check_sizes, fit_codebook
 from mpp_jax.storage.store import SHARD_SIZE, Store, StoreWriter
@@ -282,17 +282,17 @@ def train(
     watcher.say(plan.reason)
     made = replace(made, config=replace(config, svm=replace(config.svm, solver=plan.solver)))
     machines, key = {}, jax.random.key(config.seed)
-    choices: dict[str, Choice] = {}
+    chosen: dict[str, dict[str, Folds]] = {}
     with watcher.stage("train SVMs"):
         for asked in filter(members, methods):
             choice = choose(store, asked, targets, config, plan, key, watcher)
-            choices[choice.name] = choice
+            # Several may choose the same, and folds are the same for all: it is best among all.
+            chosen.setdefault(choice.name, {}).update(choice.candidates)
             methods = tuple(choice.name if name == asked else name for name in methods)
         for method in watcher.bar(dict.fromkeys(methods), "train", "method"):
             one = train_method(store, method, targets, config.svm, plan, key, watcher)
-            if method in choices:
-                trained = replace(one.trained, candidates=choices[method].candidates)
-                one = one._replace(trained=trained)
+            if method in chosen:
+                one = one._replace(trained=replace(one.trained, candidates=chosen[method]))
             machines[method] = one
     model = Model(
         made,

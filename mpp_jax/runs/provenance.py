@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from mpp_jax.config import Run
@@ -271,6 +272,9 @@ def save_codebooks(
     provenance: Provenance,
     skipped: Sequence[tuple[str, str]] = (),
     pictures: Mapping[str, str | None] | None = None,
+    *,
+    broken: Mapping[str, str] = MappingProxyType({}),
+    labels: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write a codebook folder; none at all says that these settings need none.
 
@@ -281,15 +285,22 @@ def save_codebooks(
         skipped: (id, reason) of the training pictures that could not be read for them.
         pictures: digests of those that could be, by id (`mpp_jax.runs.fitted_on`); None where
             codebooks are copied beside what was made with them.
+        broken: digests of those that could not be, by id, as far as they are known.
+        labels: classes of the pictures, by id, where codebooks were trained by them.
 
     Raises:
         BundleError: the place is taken by something else.
     """
     record = provenance.to_dict() | {"codebooks": codebook_record(codebooks)}
     if skipped:
-        record["skipped"] = [{"path": name, "reason": reason} for name, reason in skipped]
+        record["skipped"] = [
+            {"path": name, "reason": reason} | ({"sha256": broken[name]} if name in broken else {})
+            for name, reason in skipped
+        ]
     if pictures is not None:
         record["pictures"] = dict(pictures)
+    if labels is not None:
+        record["labels"] = {name: [*classes] for name, classes in labels.items()}
     write_bundle(folder, CODEBOOK, codebook_arrays(codebooks), record)
 
 

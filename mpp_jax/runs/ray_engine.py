@@ -7,12 +7,13 @@ training pictures to sample; done twice it is the same (`mpp_jax.runs.shards`), 
 that of one process, byte for byte on machines of one kind. Everything else (fits, SVMs, reports) is
 this process's own. If it dies, the same command goes on with the shards that are missing.
 
-Pictures, the store and the cache are files that all machines see under the same paths; the network,
+Pictures, the store and the cache are files that all machines see under the same paths; pictures may
+lie at addresses that all reach as well (`mpp_jax.runs.ray_places`). Of a store that goes to an
+address this machine alone has the copy: shards are handed back and written here. The network,
 codebooks and features are sent.
 """
 
 import contextlib
-import itertools
 import os
 import pickle
 import signal
@@ -33,9 +34,13 @@ from mpp_jax.data.features import Features
 from mpp_jax.describe.extraction import DescriptorSample
 from mpp_jax.files import remove_leftovers, undisturbed
 from mpp_jax.nets import Network
+from mpp_jax.remote.digests import remember_digest
+from mpp_jax.remote.mirror import is_copy
 from mpp_jax.runs.contents import Contents
+from mpp_jax.runs.ray_places import Places, places_of
 from mpp_jax.runs.ray_worker import Setup, Worker, packed, ray_module
 from mpp_jax.stats.codebook import Codebooks
+from mpp_jax.storage.store_shard import put_files
 from mpp_jax.storage.store_writer import StoreWriter
 
 MOST_DEATHS = 5
@@ -176,15 +181,12 @@ class RayEngine:
         """Start nothing yet."""
         self._cluster = cluster
         self._say = say
-        paths = (item.path for item in data.items if item.path is not None)
-        there = (path.absolute().parent for path in paths if path.exists())
-        seen = [*itertools.islice(there, 1)]
+        self._items = data.items
         if cache is not None:
             cache = cache.absolute()
             cache.mkdir(parents=True, exist_ok=True)
-            seen.append(cache)
         self._setup = Setup(
-            __version__, packed(network), config, cache, cluster.devices, tuple(seen), around
+            __version__, packed(network), config, cache, cluster.devices, Places(), around
         )
         self._workers: list[Any] = []
         self._own = False
@@ -232,6 +234,7 @@ class RayEngine:
                 for source, sample in samples.items():
                     sample.merge(found.samples[source])
                 contents.note(found.digests)
+                _remember(found.marks)
                 skipped += found.skipped
                 done(found.done)
         for entry in sorted(skipped):
@@ -257,18 +260,20 @@ class RayEngine:
         if not writer.tasks:
             return
         self._start()
-        items = {item.id: item for item in writer.remaining}
+        items, hand_back = {item.id: item for item in writer.remaining}, is_copy(writer.path)
         shared = (ray_module().put(codebooks), ray_module().put(dict(features)))
         units = [
             Unit(
                 "encode",
                 [items[name] for name in task.pending],
-                (replace(task, folder=task.folder.absolute()), *shared),
+                (replace(task, folder=task.folder.absolute()), *shared, hand_back),
             )
             for task in writer.tasks.values()
         ]
         with _silent():
             for found in self._results(units):
+                put_files(writer.path, found.files)
+                _remember(found.marks)
                 for entry in found.skipped:
                     skipped(*entry)
                 done(found.done)
@@ -329,7 +334,17 @@ class RayEngine:
             runtime_env={"env_vars": environment},
         )(Worker)
         plugins = tuple(file.absolute() for file in cluster.plugins)
-        self._given = plugins, ray.put(ray.cloudpickle.dumps(self._setup))
+        places, cache = places_of(self._items), self._setup.cache
+        if cache is not None:
+            places = places._replace(seen=(*places.seen, cache))
+        setup = replace(self._setup, places=places)
+        self._given = plugins, ray.put(ray.cloudpickle.dumps(setup))
+
+
+def _remember(marks: Mapping[str, str]) -> None:
+    """Remember here what workers read elsewhere: the next command asks for the marks alone."""
+    for mark, digest in marks.items():
+        remember_digest(mark, digest)
 
 
 def _sent(items: Sequence[Item]) -> list[Item]:
@@ -362,7 +377,7 @@ def _connect(ray: Any, address: str) -> None:
     except SystemExit as error:  # SIGTERM meanwhile, as Ray has it
         signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt from error
-    except (OSError, ValueError, OverflowError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises whatever it likes, plain ones where it starts slowly
         why = " ".join(str(error).split())[:300]
         if address == "local":
             raise ValueError(f"--engine ray: Ray cannot start on this machine ({why})") from error

@@ -6,11 +6,11 @@ It samples training pictures for a codebook and writes shards, each as one proce
 import importlib
 import os
 import pickle
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
@@ -28,10 +28,11 @@ from mpp_jax.nets import Network
 from mpp_jax.nets.network import plain, with_forms
 from mpp_jax.pooling import load_plugin
 from mpp_jax.runs.contents import Contents
+from mpp_jax.runs.ray_places import Places, check_places, check_seen, here
 from mpp_jax.runs.shards import Encoding, Sampling, blocks
 from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.storage.store_format import MANIFEST
-from mpp_jax.storage.store_shard import ShardTask, ShardWriter
+from mpp_jax.storage.store_shard import ShardTask, ShardWriter, shard_files
 from mpp_jax.weights.forms_file import tuned_forms
 
 SETTINGS = {
@@ -69,7 +70,7 @@ class Setup:
         config: settings.
         cache: folder of stored activations, or None.
         devices: over how many devices a worker spreads its work.
-        seen: folders that it must see.
+        places: what it must see or reach.
         around: is entered before the first computation, and left when the worker ends.
     """
 
@@ -78,7 +79,7 @@ class Setup:
     config: Run
     cache: Path | None
     devices: int
-    seen: tuple[Path, ...]
+    places: Places
     around: Callable[[], AbstractContextManager[Any]]
 
 
@@ -89,12 +90,14 @@ class Sampled(NamedTuple):
         done: number of the pictures that were sampled.
         samples: by source, of these pictures alone.
         digests: of the pictures' contents, by id.
+        marks: of those that lie elsewhere, with their digests, see `Contents`.
         skipped: (position, id, reason) of every picture that could not be decoded.
     """
 
     done: int
     samples: dict[str, DescriptorSample]
     digests: dict[str, str]
+    marks: dict[str, str]
     skipped: list[tuple[int, str, str]]
 
 
@@ -104,10 +107,14 @@ class Encoded(NamedTuple):
     Attributes:
         done: number of its pictures that were encoded or skipped.
         skipped: (path, reason) of every one that could not be decoded.
+        marks: as of `Sampled`.
+        files: the shard's, where they are handed back (`mpp_jax.storage.store_shard.shard_files`).
     """
 
     done: int
     skipped: list[tuple[str, str]]
+    marks: dict[str, str]
+    files: dict[str, bytes | None]
 
 
 class Worker:
@@ -126,7 +133,7 @@ class Worker:
 
         Raises:
             ValueError: another version of this package, a folder that is not seen from here, a
-                plug-in that fails, or too few devices.
+                server that does not answer, a plug-in that fails, or too few devices.
         """
         if self._open is not None:
             return
@@ -136,10 +143,9 @@ class Worker:
         setup: Setup = pickle.loads(ray_module().get(reference))
         if setup.version != __version__:
             raise ValueError(
-                f"{_here()} has mpp-jax {__version__}, this is {setup.version}; install the same"
+                f"{here()} has mpp-jax {__version__}, this is {setup.version}; install the same"
             )
-        for folder in setup.seen:
-            _check_seen(folder)
+        check_places(setup.places)
         self._stack.enter_context(setup.around())
         with using_devices(setup.devices):
             network, pyramid = unpacked(setup.network), setup.config.pyramid
@@ -167,7 +173,7 @@ class Worker:
                 first, items, samples, lambda n: None, lambda *entry: skipped.append(entry)
             )
         done = len(items) - len(skipped)
-        return Sampled(done, samples, contents.read(items), skipped)
+        return Sampled(done, samples, contents.read(items), contents.marks, skipped)
 
     def encode(
         self,
@@ -176,6 +182,7 @@ class Worker:
         task: ShardTask,
         codebooks: Codebooks,
         features: Mapping[str, Features],
+        hand_back: bool,
     ) -> Encoded:
         """Write a shard.
 
@@ -185,15 +192,25 @@ class Worker:
             task: what to write.
             codebooks: by key.
             features: those that representations stack with, by name.
+            hand_back: whether the files are handed back, instead of written into the store.
         """
         setup, network, activations = self._opened(given)
-        _check_seen(task.folder / MANIFEST)
-        encoding = Encoding(network, codebooks, setup.config, activations, features, Contents())
-        writer, skipped = ShardWriter(task), list[tuple[str, str]]()
-        with using_devices(setup.devices):
+        contents = Contents()
+        encoding = Encoding(network, codebooks, setup.config, activations, features, contents)
+        skipped, files = list[tuple[str, str]](), dict[str, bytes | None]()
+        with ExitStack() as stack:
+            if hand_back:
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="mpp_jax-")))
+                task = replace(task, folder=folder)
+            else:
+                check_seen(task.folder / MANIFEST)
+            stack.enter_context(using_devices(setup.devices))
+            writer = ShardWriter(task)
             for block in blocks(items, lambda item: task.shard):
                 encoding.block(block, writer, lambda n: None, lambda *entry: skipped.append(entry))
-        return Encoded(len(items), skipped)
+            if hand_back:
+                files = shard_files(task)
+        return Encoded(len(items), skipped, contents.marks, files)
 
     def end(self) -> None:
         """Leave what surrounds the computations."""
@@ -216,15 +233,3 @@ def unpacked(network: Network) -> Network:
     there: Network = jax.tree.map(jnp.asarray, network)
     forms = tuned_forms(there.dtype, there.precision)
     return replicated(with_forms(there, forms), current_mesh())
-
-
-def _check_seen(place: Path) -> None:
-    if not place.exists():
-        raise ValueError(
-            f"{_here()} does not see {place}; pictures, output and cache must lie in folders that "
-            "all machines of the cluster share"
-        )
-
-
-def _here() -> str:
-    return f"the worker on {socket.gethostname()}"

@@ -36,11 +36,13 @@ class Extras:
         features: representations from files, by name.
         cache: folder of stored activations, or None.
         cluster: whose workers describe and encode; None for this process.
+        memory: GB that training may take; None for what is free.
     """
 
     features: Mapping[str, Features] = field(default_factory=dict)
     cache: Path | None = None
     cluster: Cluster | None = None
+    memory: float | None = None
 
 
 NOTHING = Extras()

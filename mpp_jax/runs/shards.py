@@ -34,8 +34,8 @@ class Taker(Protocol):
     ) -> None:
         """Take the vectors of some pictures."""
 
-    def skip(self, item: Item, reason: str) -> None:
-        """Take note of a picture that could not be decoded."""
+    def skip(self, item: Item, reason: str, digest: str | None = None) -> None:
+        """Take note of a picture that could not be decoded, and the SHA-256 of what was read."""
 
 
 def blocks(items: Sequence[Item], shard_of: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -125,7 +125,8 @@ class Encoding:
         computed = tuple(atom for atom in atoms_of(self.config) if not atom.external)
 
         def skip(entry: Skipped) -> None:
-            taker.skip(items[entry.position], entry.reason)
+            item = items[entry.position]
+            taker.skip(item, entry.reason, self.contents.read([item]).get(item.id))
             skipped(entry.path, entry.reason)
             done(1)
 

@@ -113,8 +113,10 @@ class ShardWriter:
                 continue
             self._take(item.id, {m: array[row].copy() for m, array in arrays.items()})
 
-    def skip(self, item: Item, reason: str) -> None:
-        """Record that a picture could not be decoded, and why (one line)."""
+    def skip(self, item: Item, reason: str, digest: str | None = None) -> None:
+        """Record that a picture could not be decoded, why (one line), and its content's SHA-256."""
+        if digest is not None:
+            self._digests[item.id] = digest
         self._take(item.id, _Skip(" ".join(reason.split()) or "unknown reason"))
 
     def _take(self, identity: str, value: dict[str, np.ndarray] | _Skip) -> None:
@@ -156,6 +158,25 @@ class ShardWriter:
             files[method] = ArrayFile(len(matrix), matrix.shape[1], size, digest)
         record = record_bytes(task.shard, task.settings, self.items, task.classes, files)
         write_file(task.folder / record_name(task.shard), record)
+
+
+def shard_files(task: ShardTask) -> dict[str, bytes | None]:
+    """Return the files of a shard that was written, by name; None for an array that it lacks.
+
+    They come in the order in which they are to be put: the record, which names the others, last.
+    """
+    names = [array_name(task.shard, method) for method in task.methods]
+    places = [task.folder / name for name in (*names, record_name(task.shard))]
+    return {place.name: place.read_bytes() if place.exists() else None for place in places}
+
+
+def put_files(folder: Path, files: Mapping[str, bytes | None]) -> None:
+    """Put files of shards that were written elsewhere into a store's folder, see `shard_files`."""
+    for name, content in files.items():
+        if content is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            write_file(folder / name, content)
 
 
 def checked(

@@ -209,10 +209,10 @@ class StoreWriter:
             self._writer(shard, some[0]).put(some, part, digests)
             self._close(shard)
 
-    def skip(self, item: Item, reason: str) -> None:
-        """Record that a picture could not be decoded, and why (one line)."""
+    def skip(self, item: Item, reason: str, digest: str | None = None) -> None:
+        """Record that a picture could not be decoded, why (one line), and its content's SHA-256."""
         shard = self._known(item)
-        self._writer(shard, item).skip(item, reason)
+        self._writer(shard, item).skip(item, reason, digest)
         self._close(shard)
 
     def _known(self, item: Item) -> int:

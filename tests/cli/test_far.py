@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers.far import BUCKET, Far, tar_bytes
+from helpers.far import BUCKET, Far, shards_of
 from helpers.toy_cli import cli, ok, refused
 from helpers.toy_run import OPTIONS, Finished, assert_same_run, store_bytes
 
@@ -17,23 +17,11 @@ from mpp_jax.runs.model import load_model
 POOLING = ["--pooling", "mpp,avg", "--quiet"]
 
 
-def tars(data: Path) -> dict[str, bytes]:
-    """A folder's pictures as two shards, with class and split in their .json."""
-    files: list[dict[str, object]] = [{}, {}]
-    for number, path in enumerate(sorted(data.rglob("*.png"))):
-        split, label, _ = path.relative_to(data).parts
-        files[number % 2] |= {
-            f"{number:06d}.png": path.read_bytes(),
-            f"{number:06d}.json": {"label": label, "split": split},
-        }
-    return {f"shard-{n:06d}.tar": tar_bytes(part) for n, part in enumerate(files)}
-
-
 def test_a_job_at_addresses(
     far: Far, done: Finished, toy_known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ended by SIGTERM and gone on elsewhere, through faults: the same as from local files."""
-    shards = tars(done.data)
+    shards = shards_of(done.data)
     for name, content in shards.items():
         (tmp_path / name).write_bytes(content)
         far.put(name, content)

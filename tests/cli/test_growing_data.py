@@ -233,3 +233,32 @@ def test_a_broken_training_picture_that_is_taken_away_is_no_loss(
     assert "codebook: taken from" in said
     assert "no training pictures any more" not in said
     assert pictures(out) == {"train": 14, "test": 9, "skipped": []}
+
+
+def test_renamed_data_with_pictures_that_are_none(
+    done: Finished, data: Path, tmp_path: Path
+) -> None:
+    """What cannot be decoded is known by its content as well; so is a file without any."""
+    out, book, store = tmp_path / "out", tmp_path / "book", tmp_path / "store"
+    (data / "train/red/00.png").write_bytes(b"no picture")
+    (data / "train/red/01.png").write_bytes(b"")
+    (data / "test/blue/00.png").write_bytes(b"no picture either")
+    fit = ["fit", data, "--out", book, *OPTIONS, "--weights", done.weights, "--pooling", "mpp"]
+    commands = [run_command(data, out, done), fit, encode_command(data, store, done)]
+    for command in commands:
+        assert cli(*command).exit_code == 1
+    before = store_bytes(out / "encodings")
+    for path in [*data.rglob("*.png")]:
+        path.rename(path.with_stem(f"new-{path.stem}"))
+    for command in commands:
+        found = cli(*command)
+        assert found.exit_code == 1, found.stderr
+        assert "skipped train/red/new-00.png: " in found.stderr
+        assert "skipped train/red/new-01.png: " in found.stderr
+        assert "fitted again" not in found.stderr
+    assert len(pictures(out)["skipped"]) == 3
+    after = store_bytes(out / "encodings")
+    assert all(before[name] == after[name] for name in before if name.endswith("npy"))
+    shutil.copy(done.data / "train/red/00.png", data / "train/red/new-00.png")
+    found = cli(*fit)
+    assert "not fitted to: 1 (train/red/new-00.png for one); it is fitted again" in found.stderr

@@ -86,3 +86,15 @@ def test_training_is_told_how_much_memory_there_is(done: Finished, tmp_path: Pat
     store = done.out / "encodings"
     train = ["train", store, "--pooling", "avg", "--memory", "0.5", "--out", tmp_path / "model"]
     assert "(500 MB free)" in ok(*train).stderr
+
+
+def test_a_run_is_told_how_much_memory_there_is(
+    done: Finished, toy_known: None, tmp_path: Path
+) -> None:
+    """Each of several seeds too."""
+    run = ["run", done.data, "--network", "toy", "--weights", done.weights, "--scales", "1"]
+    run += ["--pooling", "avg", "--memory", "0.25"]
+    lines = ok(*run, "--out", tmp_path / "out").stderr
+    assert "which is more than there is, but the others need more (250 MB free)" in lines
+    seeds = ok(*run, "--out", tmp_path / "seeds", "--seeds", "0,1").stderr
+    assert seeds.count("(250 MB free)") == 2

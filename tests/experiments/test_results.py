@@ -17,9 +17,12 @@ def result(name: str) -> Any:
 
 def table(page: str, heading: str) -> list[list[str]]:
     """Return the cells of the first table of a section, its head among them."""
-    section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return first_table(page.split(f"\n## {heading}\n")[1].split("\n## ")[0])
+
+
+def first_table(section: str) -> list[list[str]]:
     lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
-    assert lines is not None, heading
+    assert lines is not None, section
     rows = [line.strip("|").split("|") for line in lines[0].splitlines()]
     return [[cell.strip().strip("*") for cell in row] for row in rows if "---" not in row[0]]
 
@@ -97,6 +100,29 @@ def test_core() -> None:
         best = min(found[part]["ratio"].values())
         assert float(ratio) == pytest.approx(best, abs=0.5 * 10 ** -len(ratio.partition(".")[2]))
         assert share == f"{found[part]['share_of_matmul_peak']:.2f}"
+
+
+def test_memory() -> None:
+    """Of every command, in MB; each stays under 2 GB."""
+    found = result("bench_memory")
+
+    def cell(entry: Any) -> str:
+        if entry is None:
+            return ""
+        if isinstance(entry, list):
+            return ", ".join(f"{cell(one)} {one['solver']}" for one in entry)
+        assert entry["peak_bytes"] < 2e9
+        return f"{entry['peak_bytes'] / 1e6:,.0f}"
+
+    text = PAGE.split("`python experiments/bench_memory.py`")[1]
+    head, *rows = first_table(text)
+    for (name, *cells), row in zip(rows, found["stores"], strict=True):
+        assert name == f"{row['pictures']:,} x {row['dimension']:,}"
+        assert cells == [cell(row.get(stage)) for stage in head[1:]]
+    shown = ", ".join(
+        f"{cell(one)} of {one['pictures']:,} pictures" for one in found["compare"]["sets"]
+    )
+    assert shown in " ".join(text.split())
 
 
 def test_mini() -> None:

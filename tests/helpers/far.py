@@ -177,3 +177,15 @@ def tar_bytes(files: Mapping[str, bytes | str | dict[str, Any]]) -> bytes:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return held.getvalue()
+
+
+def shards_of(data: Path) -> dict[str, bytes]:
+    """Return a folder's pictures as two tars by name, with class and split in their .json."""
+    files: list[dict[str, Any]] = [{}, {}]
+    for number, path in enumerate(sorted(data.rglob("*.png"))):
+        split, label, _ = path.relative_to(data).parts
+        files[number % 2] |= {
+            f"{number:06d}.png": path.read_bytes(),
+            f"{number:06d}.json": {"label": label, "split": split},
+        }
+    return {f"shard-{n:06d}.tar": tar_bytes(part) for n, part in enumerate(files)}

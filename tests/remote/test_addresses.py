@@ -12,11 +12,10 @@ from mpp_jax.remote.addresses import (
     RemoteError,
     entry,
     is_address,
-    listing,
-    matching,
     read_range,
     read_whole,
 )
+from mpp_jax.remote.listing import listing, matching
 
 CONTENT = bytes(range(256)) * 40
 

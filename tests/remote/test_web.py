@@ -14,10 +14,11 @@ import pytest
 from helpers import toy
 from helpers.far import tar_bytes
 
-from mpp_jax.data import open_dataset
+from mpp_jax.data import DataError, open_dataset
 from mpp_jax.data.content import DecodeError
 from mpp_jax.remote import addresses
-from mpp_jax.remote.addresses import RemoteError, listing
+from mpp_jax.remote.addresses import RemoteError
+from mpp_jax.remote.listing import listing, matching
 from mpp_jax.remote.mirror import Mirror, local_copy
 
 pytest.importorskip("aiohttp")
@@ -102,6 +103,30 @@ def test_no_folder_that_cannot_be_listed_is_left_out(
         listing(f"{web}/data")
     monkeypatch.setattr(Silent, "breaks", {})
     assert listing(f"{web}/nowhere") == {}
+
+
+def test_no_folder_that_cannot_be_listed_is_left_out_of_a_pattern(
+    web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fsspec would have it: shards would be missing. Folders beside it do not matter."""
+    monkeypatch.setattr(addresses, "FIRST_PAUSE", 0.01)
+    shards = tmp_path / "www" / "shards"
+    for name in ("a-1", "a-2", "b-1"):
+        (shards / name / "deep").mkdir(parents=True)
+        (shards / name / "0.tar").write_bytes(b"tar")
+        (shards / name / "0.txt").write_bytes(b"text")
+        (shards / name / "deep" / "1.tar").write_bytes(b"tar")
+    both = [f"{web}/shards/a-{n}/0.tar" for n in (1, 2)]
+    monkeypatch.setattr(Silent, "breaks", {"/shards/a-2": 2, "/shards/b-1": 1000})
+    assert matching(f"{web}/shards/a-*/*.tar") == both
+    assert Silent.breaks == {"/shards/a-2": 0, "/shards/b-1": 1000}
+    assert matching(f"{web}/shards/a-[1]/*.tar") == both[:1]
+    monkeypatch.setattr(Silent, "breaks", {})
+    assert len(matching(f"{web}/shards/**/*.tar")) == 6
+    assert matching(f"{web}/nowhere/*.tar") == []
+    monkeypatch.setattr(Silent, "breaks", {"/shards/a-2": 1000})
+    with pytest.raises(DataError, match=r"shards/a-\*/\*\.tar: .*\(6 tries\)"):
+        open_dataset(f"wds:{web}/shards/a-*/*.tar")
 
 
 def test_what_a_page_links_to(web: str, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from helpers.toy_run import Finished, quiet
 from mpp_jax.config import AUTO, Svm
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import candidates, canonical, members, parse
+from mpp_jax.report.finished_runs import read_runs
+from mpp_jax.runs import pipeline
 from mpp_jax.runs.choosing import choose, stacked_gram
 from mpp_jax.runs.model import open_model
 from mpp_jax.runs.solvers import Plan
@@ -121,6 +123,31 @@ def test_a_run_trains_and_tests_the_chosen_one(done: Finished, tmp_path: Path):
     picture = next(data.rglob("*.png"))
     assert chosen == open_model(out / "model").method()
     assert "red" in ok("predict", out / "model", picture).stdout
+
+
+def test_two_choices_that_come_to_the_same(
+    done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It is there once, and was chosen among all that either had."""
+    both = []
+
+    def choose_first(store, asked, *given):
+        found = choose(store, asked, *given)
+        both.append(found.candidates)
+        return found._replace(name="fc7")
+
+    monkeypatch.setattr(pipeline, "choose", choose_first)
+    store, asked = done.out / "encodings", "best(fc7,avg),best(fc7,mpp)"
+    train = ["train", store, "--pooling", asked, "--folds", 3, "--out", tmp_path / "model"]
+    said = ok(*train).stderr
+    model = open_model(tmp_path / "model")
+    assert list(model.svms) == ["fc7"]
+    assert model.trained["fc7"].candidates == both[0] | both[1]
+    assert len(both[0] | both[1]) == 5
+    assert "%: fc7 " in said
+    ok("evaluate", tmp_path / "model", store, "--out", tmp_path / "results")
+    [run] = read_runs([tmp_path / "results"])
+    assert run.methods == ("fc7",)
 
 
 def test_too_few_pictures_for_folds(done: Finished, tmp_path: Path):

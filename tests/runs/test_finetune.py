@@ -1,5 +1,7 @@
 """Codebooks that are trained further: by the library, and by the commands that take them."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,3 +93,27 @@ def test_commands_take_a_trained_codebook_as_any(done: Finished, tmp_path: Path)
     bare = ["--cache", kept, "--finetune", 1, "--scales", "1-5"]
     message = refused("run", done.data, "--out", tmp_path / "r", *options, *bare)
     assert "mop read no Gaussian mixture" in message
+
+
+def test_corrected_labels_are_noticed(done: Finished, tmp_path: Path) -> None:
+    """A trained codebook rests on them; one that is only fitted does not."""
+    table, out = tmp_path / "list.csv", tmp_path / "out"
+    paths = [*sorted((done.data / "train").rglob("*.png")), *done.data.glob("test/*/*.png")]
+    rows = [[str(path), path.parent.name, path.parent.parent.name] for path in paths]
+    run = ["run", table, "--out", out, *OPTIONS, "--weights", done.weights, "--pooling", "mpp"]
+    run += ["--cache", tmp_path / "kept"]
+
+    def write() -> None:
+        table.write_text("\n".join(",".join(row) for row in rows) + "\n")
+
+    write()
+    ok(*run, "--finetune", 1)
+    rows[0][1] = "red"  # it was blue
+    write()
+    line = refused(*run, "--finetune", 1)
+    assert f"1 training pictures have other labels now ({rows[0][0]} for one), and its" in line
+    shutil.rmtree(out / "encodings")
+    said = ok(*run, "--finetune", 1).stderr
+    assert f"1 training pictures have other labels now ({rows[0][0]} for one); it is fitt" in said
+    assert "codebook: taken from" in ok(*run, "--finetune", 1).stderr
+    assert "labels" not in json.loads((done.out / "codebook" / "record.json").read_text())

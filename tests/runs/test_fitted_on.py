@@ -1,11 +1,13 @@
 """The training pictures of a codebook and those of today: new, gone, renamed, changed."""
 
+import contextlib
+import hashlib
 from dataclasses import replace
 
 import pytest
 from helpers.toy_run import CONFIG, Finished
 
-from mpp_jax.data import Dataset, Item
+from mpp_jax.data import Dataset, DecodeError, Item
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.fitted_on import (
     Compared,
@@ -18,7 +20,10 @@ from mpp_jax.runs.fitted_on import (
 )
 from mpp_jax.runs.provenance import Provenance, load_codebooks, save_codebooks
 
-SEEN = FittedOn({"a": "1", "b": "2", "c": "2", "d": None}, [("e", "truncated")], None)
+SEEN = FittedOn(
+    {"a": "1", "b": "2", "c": "2", "d": None}, [("e", "truncated")], None, broken={"e": "7"}
+)
+TWO, LAST = {"b": "x", "c": "y"}, {"e": "x"}
 
 
 class Known(Contents):
@@ -42,9 +47,11 @@ def data(*names: str, test: str = "t") -> Dataset:
         ("ac", {"a": "1", "c": "2"}, Compared((), ("b", "d"), ())),  # e never counted
         ("abcdef", {"a": "1", "b": "9", "c": "2", "f": "1"}, Compared(("f",), (), ("b",))),
         # Under other names, one to one.
-        ("xcde", {"x": "1", "c": "2"}, Compared((), ("b",), ())),
-        ("axyde", {"a": "1", "x": "2", "y": "2"}, Compared((), (), ())),
-        ("axyzde", {"a": "1", "x": "2", "y": "2", "z": "2"}, Compared(("z",), (), ())),
+        ("xcde", {"x": "1", "c": "2"}, Compared((), ("b",), (), renamed={"a": "x"})),
+        ("axyde", {"a": "1", "x": "2", "y": "2"}, Compared((), (), (), renamed=TWO)),
+        ("axyzde", {"a": "1", "x": "2", "y": "2", "z": "2"}, Compared(("z",), (), (), renamed=TWO)),
+        # Also of what is no picture.
+        ("abcdx", {"a": "1", "b": "2", "c": "2", "x": "7"}, Compared((), (), (), renamed=LAST)),
     ],
 )
 def test_compare(names: str, now: dict[str, str], wanted: Compared) -> None:
@@ -55,6 +62,14 @@ def test_compare(names: str, now: dict[str, str], wanted: Compared) -> None:
 def test_a_training_picture_that_is_a_test_picture_now_is_lost() -> None:
     found = compare(SEEN, data(*"bcde", test="a"), Known(b="2", c="2"))
     assert found == Compared((), ("a",), ())
+
+
+def test_labels_count_where_a_codebook_was_trained_by_them() -> None:
+    """Also of those that have other names by now; of others nothing is known."""
+    names = {"a": ["x"], "b": ["x"], "c": ["y"]}
+    contents = Known(z="1", b="2", c="2", d=None, e=None)
+    found = compare(SEEN._replace(labels=names), data(*"zbcde"), contents)
+    assert found == Compared((), (), (), ("c",), {"a": "z"})
 
 
 def test_records_of_earlier_versions(done: Finished, tmp_path) -> None:
@@ -76,3 +91,18 @@ def test_records_of_earlier_versions(done: Finished, tmp_path) -> None:
     assert same_contents(fitted, training, Contents())
     assert not same_contents(FittedOn(None, [], "0" * 64), training, Contents())
     check_same_run(job.out, now, done.dataset, Contents())  # nothing rests on anything there
+
+
+def test_what_is_no_picture_has_a_digest_too(tmp_path) -> None:
+    """Of what was in the file, which may be nothing; a file that is not there has none."""
+    contents, digests = {"none": b"no picture", "empty": b""}, {}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        digests[name] = hashlib.sha256(content).hexdigest()
+    items = [Item(name, (0,), "train", path=tmp_path / name) for name in (*contents, "gone")]
+    seen = Contents()
+    for item in seen.watched(items):
+        with contextlib.suppress(DecodeError):
+            item.source()
+    assert seen.read(items) == digests
+    assert {item.id: seen.now(item) for item in items} == {**digests, "gone": None}

@@ -124,6 +124,14 @@ def test_the_second_of_two_is_told_at_once(done: Finished, tmp_path: Path) -> No
         with exclusive(out):
             assert told in refused(*arguments), name
         assert not out.exists(), name
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    for number, part in enumerate(parts, 1):
+        encode = ["encode", done.data, "--codebook", done.out / "codebook", "--out", part]
+        ok(*encode, "--weights", done.weights, "--shard", f"{number}/2")
+    with exclusive(parts[1]):  # its encode was given again
+        assert f"{parts[1]}: {told}" in refused("merge", *parts, "--out", out)
+    assert "hold the same part" in refused("merge", parts[0], parts[0], "--out", out)
+    ok("merge", *parts, "--out", out)
 
 
 def test_two_runs_of_different_seeds_leave_one_run(done: Finished, tmp_path: Path) -> None:

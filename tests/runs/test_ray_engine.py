@@ -10,18 +10,22 @@ import numpy as np
 import pytest
 from helpers import toy
 from helpers.fake_ray import Actor, FakeRay, RayError
+from helpers.far import BUCKET, Far, tar_bytes
 from helpers.toy_run import CONFIG, Finished, assert_same_run, quiet, store_bytes
 
 from mpp_jax.cli import stages
 from mpp_jax.data import Item, open_dataset
-from mpp_jax.data.content import ReadOnce
+from mpp_jax.data.content import FarPicture, ReadOnce
 from mpp_jax.describe.extraction import DescriptorSample, Extractor
-from mpp_jax.runs import ray_engine, ray_worker
+from mpp_jax.remote.mirror import Mirror
+from mpp_jax.runs import ray_engine, ray_places, ray_worker
 from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.ray_engine import Cluster, RayEngine, Unit, in_line
+from mpp_jax.runs.ray_places import check_places, places_of
 from mpp_jax.runs.ray_worker import packed, unpacked
 from mpp_jax.runs.settings import Extras
 from mpp_jax.runs.shards import Sampling
+from mpp_jax.storage.store_shard import ShardWriter
 
 pytestmark = pytest.mark.usefixtures("toy_known")
 
@@ -218,7 +222,7 @@ def test_folders_that_a_worker_does_not_see(
     job = done.job(tmp_path / "out").settled()
     engine = RayEngine(Cluster(), job.data, job.network, job.config, cache=tmp_path / "cache")
     (tmp_path / "cache").rmdir()
-    monkeypatch.setattr(ray_worker.socket, "gethostname", lambda: "far")
+    monkeypatch.setattr(ray_places.socket, "gethostname", lambda: "far")
     with engine, pytest.raises(ValueError, match=r"worker on far does not see .*cache; pictures,"):
         engine.sample([(0, done.dataset.items[:2])], {}, Any, print, print)
     monkeypatch.setattr(ray_engine, "__version__", "0.0.9")
@@ -240,3 +244,84 @@ def test_shards_that_are_left(done: Finished, fake: FakeRay, tmp_path: Path) -> 
     assert store_bytes(out / "encodings") == wanted
     assert not [*(out / "encodings").glob(".*")]
     assert len(fake.actors) == 1
+
+
+def test_places_that_a_worker_must_have(
+    done: Finished, far: Far, fake: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every folder and tar, and one address of each server: or else all would be skipped there."""
+    picture = next(done.data.rglob("*.png")).read_bytes()
+    content = tar_bytes({"a.png": picture, "a.json": {"label": "x", "split": "test"}})
+    (tmp_path / "0.tar").write_bytes(content)
+    [inside] = open_dataset(f"wds:{tmp_path}/0.tar", to_train=False).items
+    gone = Item("gone", (), "test", path=tmp_path / "gone" / "a.png")
+    items = [gone, *done.dataset.items, inside]
+    addresses = [far.put("a.png", picture), far.put("b.png", picture), f"s3://{BUCKET}/none.png"]
+    items += [Item(name, (), "test", read=FarPicture(name), far=True) for name in addresses]
+    found = places_of(items)
+    folders = {item.path.parent for item in done.dataset.items if item.path is not None}
+    assert set(found.seen) == {*folders, tmp_path / "0.tar"}
+    assert found.reached == (addresses[0],)
+    check_places(found)
+    assert places_of(items[-1:]) == ((), ())  # not there for this machine either
+
+    monkeypatch.setattr(ray_places.socket, "gethostname", lambda: "far")
+    data = replace(done.dataset, items=tuple(items))
+    job = done.job(tmp_path / "out", replace(CONFIG, pooling=("avg",)), data=data).settled()
+
+    def refusal(begins: Any) -> str:
+        begin = ray_worker.Worker.begin
+        monkeypatch.setattr(
+            ray_worker.Worker, "begin", lambda self, given: (begins(), begin(self, given))
+        )
+        with (
+            RayEngine(Cluster(), data, job.network, job.config) as engine,
+            pytest.raises(ValueError, match="the worker on far") as caught,
+        ):
+            engine.sample([(0, items[1:3])], {}, Contents(), print, print)
+        monkeypatch.setattr(ray_worker.Worker, "begin", begin)
+        return str(caught.value)
+
+    def forbidden() -> None:
+        far.fault = lambda method, path, before: "403"
+
+    assert f"cannot read {addresses[0]} (" in (said := refusal(forbidden))
+    assert "credentials" in said
+    assert f"does not see {tmp_path}/0.tar; " in refusal((tmp_path / "0.tar").unlink)
+
+
+def test_shards_of_an_address_are_handed_back(
+    done: Finished, far: Far, fake: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers do not see the copy on this disk: what they write elsewhere is put there.
+
+    Nor does this machine see what they remember of pictures at addresses: it is told.
+    """
+    written: list[Path] = []
+    write = ShardWriter.write
+
+    def noted(self: ShardWriter) -> None:
+        written.append(self.task.folder)
+        write(self)
+
+    monkeypatch.setattr(ShardWriter, "write", noted)
+    config = replace(CONFIG, pooling=("avg",))
+    data = toy.write_folder(tmp_path / "data")
+    for broken in (data / "test").rglob("*.png"):  # shards without a vector
+        broken.write_bytes(b"no picture")
+    (data / "test/blue/00.png").write_bytes((data / "train/blue/00.png").read_bytes())
+    dataset = open_dataset(data)
+    assert stages.run(done.job(tmp_path / "here", config, data=dataset), quiet()) == 1
+    dataset = open_dataset(far.put_folder(data, "data"))
+    monkeypatch.setattr("mpp_jax.runs.contents.remember_digest", lambda mark, digest: None)
+    with Mirror(f"s3://{BUCKET}/run").written() as out:
+        written.clear()
+        assert stages.run(done.job(out, config, data=dataset, extras=on()), quiet()) == 1
+        assert store_bytes(out / "encodings") == store_bytes(tmp_path / "here" / "encodings")
+        assert len(written) == 3
+        assert not any(folder.exists() or folder.is_relative_to(out) for folder in written)
+    assert far.fs.exists(f"{BUCKET}/run/report.html")
+    far.asked.clear()
+    contents = Contents()
+    assert all(contents.now(item) for item in dataset.items)
+    assert not far.asked

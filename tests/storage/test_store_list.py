@@ -228,3 +228,23 @@ def test_other_names_for_the_same_pictures(finished):
     writer = writer_of(finished, data, append=True, content=content)
     assert len(writer.remaining) == 13
     assert "new by name alone" in writer.notes[-1]
+
+
+def test_other_names_for_pictures_that_are_none(tmp_path):
+    """What was skipped is known by its content as well, if that was read."""
+    path, broken = tmp_path / "s", ("train/002.jpg", "test/004.jpg")
+    writer = writer_of(path, content=content_of())
+    for item in writer.remaining:
+        if item.id in broken:
+            writer.skip(item, "bad line", content_of()(item))
+        else:
+            writer.put([item], vectors_of([item]), known([item]))
+    renamed = {f"moved/{item.id}": item for item in dataset().items}
+    items = tuple(replace(item, id=name) for name, item in renamed.items())
+    again = writer_of(
+        path, replace(dataset(), items=items), content=lambda i: content_of()(renamed[i.id])
+    )
+    assert again.remaining == ()
+    store = Store.open(path)
+    assert [item.id for item in store.skipped] == [f"moved/{name}" for name in broken]
+    assert {item.reason for item in store.skipped} == {"bad line"}
