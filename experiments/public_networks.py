@@ -61,11 +61,9 @@ FACTORS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "l2 none": {"l2": "none"},
     "l2 both": {"l2": "both"},
-    "PCA 32": {"pca": 32},
     "PCA 64": {"pca": 64},
     "whitened": {"whiten": True},
     "K 64": {"components": 64},
-    "K 128": {"components": 128},
     "K 512": {"components": 512},
 }
 """Settings of the codebook that are changed one at a time."""

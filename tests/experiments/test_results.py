@@ -67,6 +67,19 @@ def test_voc2007_part(network: str, heading: str) -> None:
             assert f"{100 * mean:.2f} ± {100 * deviation:.2f}" in text
 
 
+@pytest.mark.parametrize(
+    ("network", "heading"),
+    [("efficientnet_lite0", "Public networks on Scene-15: which layer and pooling is best")],
+)
+def test_public_networks(network: str, heading: str) -> None:
+    import public_networks
+
+    entry = result("public_networks")["scene15"]["4 scales"][network]
+    shown = [line for line in public_networks.show(entry).splitlines() if "---" not in line]
+    want = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown]
+    assert table(PAGE, heading) == want
+
+
 def test_figure4() -> None:
     found = result("figure4")
     head, *rows = table(PAGE, "Figure 4: NFK against MPP by the number of scales")
