@@ -92,6 +92,7 @@ def write_report(
         "map_gallery": gallery,
         "maps": map_rows(gallery),
         "method": method,
+        "chosen_among": len(_candidates(plain, method)),
         "multi_label": multi_label,
         "classes": class_names,
         "pictures": len(labels),
@@ -125,6 +126,11 @@ def render(template: str, page: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"percent": figures.percent, "duration": figures.duration}
     return environment.get_template(template).render(page)
+
+
+def _candidates(metrics: Mapping[str, Any], method: str) -> Mapping[str, Any]:
+    """Return what a representation was chosen among ("best"); nothing of one that was named."""
+    return ((metrics.get("training") or {}).get(method) or {}).get("candidates") or {}
 
 
 def _checked_arrays(
