@@ -160,7 +160,7 @@ def encoded(job: Job, shared_books: Any) -> tuple[Any, Vectors]:
     for split in ("train", "test"):
         items = job.data.split(split)
         with Watcher().bar(len(items), f"encode {split}", "picture") as bar:
-            for described in activations.describe(items, wants, lab._refuse):
+            for described in activations.describe(items, wants, lab.refuse):
                 for book, codebooks in books.items():
                     read = [a for a in atoms if book == "shared" or a.codebook is not None]
                     index, found = encode_described(described, wants, codebooks, config, read)

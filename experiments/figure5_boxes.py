@@ -25,7 +25,7 @@ from mpp_jax.maps.overlays import panels
 from mpp_jax.maps.picture_maps import map_pictures
 from mpp_jax.maps.pointing import CENTRE, covered_share, inside, peak
 from mpp_jax.progress import Watcher
-from mpp_jax.report.figures import wilson_interval
+from mpp_jax.report.certainty import wilson_interval
 from mpp_jax.runs.model import Model, load_model, open_model
 from mpp_jax.runs.settings import Job
 from mpp_jax.weights.load import load_network

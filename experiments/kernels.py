@@ -8,6 +8,7 @@ makes that pass and keeps what comes out beside the codebooks (`kept.py`).
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,6 @@ from kept import Kept
 from mpp_jax import metrics
 from mpp_jax.data import Dataset
 from mpp_jax.files import write_file
-from mpp_jax.pooling import parse
 from mpp_jax.runs.settings import Job
 from mpp_jax.runs.vectors import atoms_of
 from mpp_jax.stats.codebook import Codebooks
@@ -41,13 +41,13 @@ class Kernel(NamedTuple):
 
     Attributes:
         train: (N, N) float32, among the training pictures.
-        test: (M, N) float32, of test with training pictures.
-        dimension: of the vectors.
+        cross: (M, N) float32, of test with training pictures.
+        dimension: of the vectors; 0 where it does not matter.
     """
 
     train: np.ndarray
-    test: np.ndarray
-    dimension: int
+    cross: np.ndarray
+    dimension: int = 0
 
 
 class Judged(NamedTuple):
@@ -65,16 +65,15 @@ class Judged(NamedTuple):
 
 
 def kernels_of(job: Job, test: bool = True) -> dict[str, Kernel]:
-    """Return the kernel of every representation of a job, none of which is a stack, by its name.
+    """Return the kernel of each part of a job's representations, by its name.
 
     Without ``test`` only training pictures are encoded, and M is 0: enough to judge by folds.
     """
     kept = Kept(job, job.extras.cache)
     assert kept.made is not None  # experiments that use kernels keep activations
-    own = job.config.pyramid.layer
-    atoms = {name: parse(name, (), own)[0].name for name in job.config.pooling}
     kind = "kernel" if test else "folds"
-    files = {name: kept.made / f"{kind}-{atom}.npz" for name, atom in atoms.items()}
+    names = [atom.name for atom in atoms_of(job.config)]
+    files = {name: kept.made / f"{kind}-{name}.npz" for name in names}
     waiting = [name for name, file in files.items() if not file.is_file()]
     if waiting:
         books = lab.codebooks_of(lab.with_pooling(job, waiting), kept)
@@ -87,17 +86,39 @@ def kernels_of(job: Job, test: bool = True) -> dict[str, Kernel]:
     return {name: _read(file) for name, file in files.items()}
 
 
-def stacked(kernels: Sequence[Kernel]) -> Kernel:
-    """Return the kernel of representations that are stacked and brought back to length 1."""
-    count = len(kernels)
+def stacked(kernels: Sequence[Kernel], weights: Sequence[float] | None = None) -> Kernel:
+    """Return the kernel of a stack, brought back to length 1; each part times its weight's root."""
+    weights = [1.0] * len(kernels) if weights is None else weights
+    pairs = [
+        (kernel, np.float32(w / sum(weights))) for kernel, w in zip(kernels, weights, strict=True)
+    ]
     return Kernel(
-        sum(kernel.train for kernel in kernels) / np.float32(count),
-        sum(kernel.test for kernel in kernels) / np.float32(count),
+        sum(share * kernel.train for kernel, share in pairs),
+        sum(share * kernel.cross for kernel, share in pairs),
         sum(kernel.dimension for kernel in kernels),
     )
 
 
-def judged(kernel: Kernel, data: Dataset, keep: Path | None = None, seed: int = 0) -> Judged:
+def subset(job: Job, chosen: Sequence[int]) -> Job:
+    """Return the job with some of each class's training pictures, by their number in the class."""
+    seen: dict[int, int] = {}
+    items = []
+    for item in job.data.items:
+        if item.split == "train":
+            number = seen[item.labels[0]] = seen.get(item.labels[0], -1) + 1
+            if number not in chosen:
+                continue
+        items.append(item)
+    return replace(job, data=replace(job.data, items=tuple(items)))
+
+
+def judged(kernel: Kernel, targets: np.ndarray, c: float) -> np.ndarray:
+    """Return (M, L) scores of the test pictures, by machines of the training pictures."""
+    coefficients, _ = fit_svm_gram(kernel.train, targets, c)
+    return gram_scores(kernel.cross, coefficients)
+
+
+def by_folds(kernel: Kernel, data: Dataset, keep: Path | None = None, seed: int = 0) -> Judged:
     """Judge a kernel at every C of `CS` by folds of the training pictures.
 
     What was judged before is read from ``keep``, a folder.
@@ -124,13 +145,12 @@ def judged(kernel: Kernel, data: Dataset, keep: Path | None = None, seed: int = 
 
 
 def scored(kernel: Kernel, data: Dataset, c: float, keep: Path | None = None) -> np.ndarray:
-    """Return the scores (M, L) of the test pictures by machines of all training pictures."""
+    """Return what `judged` does; what was scored before is read from ``keep``, a folder."""
     targets = data.targets("train")
-    file = _file(keep, "scores", f"{c}", kernel.train, kernel.test, targets)
+    file = _file(keep, "scores", f"{c}", kernel.train, kernel.cross, targets)
     if file is not None and file.is_file():
         return np.load(file)
-    coefficients, _ = fit_svm_gram(kernel.train, targets, c)
-    scores = gram_scores(kernel.test, coefficients)
+    scores = judged(kernel, targets, c)
     if file is not None:
         write_file(file, partial(np.save, arr=scores))
     return scores
@@ -150,7 +170,6 @@ def _file(keep: Path | None, kind: str, settings: str, *arrays: np.ndarray) -> P
 
 def _one_pass(job: Job, codebooks: Codebooks, test: bool) -> dict[str, Kernel]:
     names = list(job.config.pooling)
-    atoms = dict(zip((atom.name for atom in atoms_of(job.config)), names, strict=True))
     count, others = len(job.data.split("train")), len(job.data.split("test")) if test else 0
     trained: dict[str, np.ndarray] = {}
 
@@ -186,10 +205,10 @@ def _one_pass(job: Job, codebooks: Codebooks, test: bool) -> dict[str, Kernel]:
         gram = np.asarray(gram_matrix(rows))
         if not np.allclose(np.diagonal(gram), 1, atol=1e-3):
             raise ValueError(f"{atom}: some vectors are not of length 1, so stacks are no means")
-        found[atoms[atom]] = Kernel(gram, products[atom], rows.shape[1])
+        found[atom] = Kernel(gram, products[atom], rows.shape[1])
     return found
 
 
 def _read(file: Path) -> Kernel:
     with np.load(file) as arrays:
-        return Kernel(arrays["train"], arrays["test"], int(arrays["dimension"]))
+        return Kernel(arrays["train"], arrays["cross"], int(arrays["dimension"]))

@@ -149,7 +149,7 @@ def describe_all(job: Job) -> None:
         return
     wants = wanted_of(atoms_of(job.config), job.config.pyramid.scales)
     with Watcher().bar(len(job.data.items), "describe", "picture") as bar:
-        for described in job.activations.describe(job.data.items, wants, _refuse):
+        for described in job.activations.describe(job.data.items, wants, refuse):
             bar.update(int((described.index >= 0).sum()))
 
 
@@ -160,7 +160,7 @@ def fit(job: Job) -> tuple[Codebooks, dict[str, CodebookInfo]]:
         job.network,
         job.config,
         activations=job.activations,
-        on_skip=lambda name, reason: _refuse(Skipped(-1, name, reason)),
+        on_skip=lambda name, reason: refuse(Skipped(-1, name, reason)),
     )
     for key, info in infos.items():
         print(f"codebook {key}: {info.samples} descriptors, {int(info.em.iterations)} steps")
@@ -303,12 +303,13 @@ def encode_split(
     wants = wanted_of(atoms, config.pyramid.scales)
     items = job.data.split(split)
     with Watcher().bar(len(items), f"encode {split}", "picture") as bar:
-        for described in job.activations.describe(items, wants, _refuse):
+        for described in job.activations.describe(items, wants, refuse):
             take(*encode_described(described, wants, codebooks, config, atoms))
             bar.update(int((described.index >= 0).sum()))
 
 
-def _refuse(entry: Skipped) -> None:
+def refuse(entry: Skipped) -> None:
+    """Stop at a picture that cannot be read: experiments are of whole sets."""
     raise SystemExit(f"error: {entry.path}: {entry.reason}")
 
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import lab
 import numpy as np
-from kernels import Judged, Kernel, judged, kernels_of, scored, stacked
+from kernels import Judged, Kernel, by_folds, kernels_of, scored, stacked
 from machine import provenance, shared
 
 from mpp_jax.encoders.vlad import vlad
@@ -109,7 +109,9 @@ def forward(
     found = values[chosen[0]]
     while True:
         grown = {
-            name: judged(stacked([kernels[n] for n in (*chosen, name)]), job.data, job.extras.cache)
+            name: by_folds(
+                stacked([kernels[n] for n in (*chosen, name)]), job.data, job.extras.cache
+            )
             for name in kernels
             if name not in chosen
         }
@@ -127,7 +129,7 @@ def among(
     """Return the stack of some representations that folds judge best; the shortest among equals."""
     stacks = [s for n in range(1, len(names) + 1) for s in itertools.combinations(names, n)]
     values = {
-        s: judged(stacked([kernels[n] for n in s]), job.data, job.extras.cache) for s in stacks
+        s: by_folds(stacked([kernels[n] for n in s]), job.data, job.extras.cache) for s in stacks
     }
     best = max(values, key=lambda s: values[s].value)
     return best, values[best]
@@ -155,7 +157,7 @@ def measured(job: Job, layers: Sequence[str]) -> tuple[dict[str, Any], dict[str,
     def take(layer: str, pooling: Sequence[str]) -> None:
         for name, kernel in kernels_of(at_layer(job, layer, pooling)).items():
             title = of_layer(name, layer, own)
-            kernels[title], values[title] = kernel, judged(kernel, job.data, job.extras.cache)
+            kernels[title], values[title] = kernel, by_folds(kernel, job.data, job.extras.cache)
             print(f"{title}: folds {100 * values[title].value:.2f}", flush=True)
 
     take(own, CROPS)
@@ -188,7 +190,7 @@ def measured(job: Job, layers: Sequence[str]) -> tuple[dict[str, Any], dict[str,
 def among_one(
     names: Sequence[str], kernels: Mapping[str, Kernel], job: Job
 ) -> tuple[tuple[str, ...], Judged]:
-    return tuple(names), judged(stacked([kernels[n] for n in names]), job.data, job.extras.cache)
+    return tuple(names), by_folds(stacked([kernels[n] for n in names]), job.data, job.extras.cache)
 
 
 def factors(job: Job, layer: str) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def factors(job: Job, layer: str) -> dict[str, Any]:
         other = lab.with_pooling(replace(job, config=replace(plain, encoder=encoder)), names)
         found = kernels_of(other, test=False)
         table[title] = {
-            name: judged(kernel, job.data, job.extras.cache)._asdict()
+            name: by_folds(kernel, job.data, job.extras.cache)._asdict()
             for name, kernel in found.items()
         }
         print(title, {n: f"{100 * r['value']:.2f}" for n, r in table[title].items()}, flush=True)
@@ -253,7 +255,7 @@ def main() -> None:
         print(f"\n{job.data.name}, {network}, {args.scales} scales\n\n{show(entry)}\n", flush=True)
     if len(args.networks.split(",")) > 1:
         values = {
-            name: judged(kernel, job.data, job.extras.cache) for name, kernel in together.items()
+            name: by_folds(kernel, job.data, job.extras.cache) for name, kernel in together.items()
         }
         chosen, found = forward(together, values, job)
         figures, scores = row(stacked([together[name] for name in chosen]), found, job)

@@ -25,6 +25,10 @@ from mpp_jax.stats.em import EMInfo
 from mpp_jax.storage.bundle import check_place, holds_bundle
 from mpp_jax.storage.store_format import MANIFEST
 
+PICTURES_EACH = 3
+"""Training pictures for each Gaussian or centre, below which a codebook may be too large: on sets
+with 3.7 and 5.9 pyramid pooling gains, with 0.3 it loses (`experiments/README.md`)."""
+
 
 def codebooks_or_fit(
     job: Job,
@@ -99,6 +103,9 @@ def codebooks_or_fit(
             f"variance, {steps} steps{'' if info.em.converged else ' (limit reached)'}"
         )
     missing = {name for name, _ in skips}
+    few = _few_pictures(len(job.data.split("train")) - len(missing), job.config.encoder.components)
+    if few and infos:
+        console.say(few)
     used_now = [item for item in job.data.split("train") if item.id not in missing]
     digests = contents.read(used_now)
     pictures = {item.id: digests.get(item.id) for item in used_now}
@@ -109,6 +116,21 @@ def codebooks_or_fit(
     console.say(f"codebook of {made_with(made.network, made.weights_sha256)}")
     console.wrote("codebook", folder)
     return codebooks, skips
+
+
+def _few_pictures(pictures: int, components: int) -> str:
+    """Return a note where a codebook has seen few pictures for its size; "" where it has enough.
+
+    Gaussians that belong to one or two pictures fit these alone: the Fisher vectors of the training
+    pictures, gradients at an optimum, cancel within a class, and those of others do not.
+    """
+    if pictures >= PICTURES_EACH * components:
+        return ""
+    return (
+        f"note: {pictures} training pictures for a codebook of {components} are few: its vectors "
+        "may lose to a plain mean (avg) or one crop (ap10); see what --pooling best chooses, and a "
+        f"smaller --components, such as {max(pictures // PICTURES_EACH, 1)}"
+    )
 
 
 def _reasons(

@@ -6,8 +6,7 @@ With ``S (N, L)`` a method's scores and ``y`` the labels:
   ``M_ab = #{i : y_i = a, p_i = b}``; a cell's colour is its row share ``M_ab / sum_b M_ab``;
 - margin ``m_i = S_i,p_i - max_{l != p_i} S_il``, by which rights and wrongs are ranked
   (with one class there is no runner-up: the score itself);
-- a 95 % interval for an accuracy ``p`` on ``n`` pictures (E. B. Wilson, JASA 22, 1927), with
-  ``z = 1.96``: ``(p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``;
+- intervals of figures and of differences are of `mpp_jax.report.certainty`;
 - with several labels a picture (targets +1, -1 and 0 = ignored): for each class the pictures
   with target -1 that score highest, and their rank among all pictures that are not ignored.
 """
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mpp_jax.report.certainty import Certainty, shown_lead
 from mpp_jax.runs.training import Trained
 
 PictureSource = str | Path | Callable[[], Any]
@@ -62,39 +62,29 @@ def ranking(results: Mapping[str, Any], key: str) -> list[str]:
     return sorted(value, key=lambda name: (value[name] is None, -(value[name] or 0.0), name))
 
 
-def wilson_interval(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return Wilson's interval of a share ``p`` seen in ``n`` trials (default: 95 %)."""
-    if n <= 0 or not 0 <= p <= 1:
-        raise ValueError(f"wilson_interval needs n > 0 and 0 <= p <= 1, got n={n}, p={p}")
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
 def comparison(
     metrics: Mapping[str, Any],
     order: Sequence[str],
     method: str,
     labels: np.ndarray,
     scores: Mapping[str, np.ndarray],
+    certainty: Mapping[str, Certainty],
 ) -> list[dict[str, Any]]:
-    """Return a row for each method, best first: what it wins and loses against the primary one."""
+    """Return a row for each method, best first: how sure it is, and what it wins and loses."""
     rows = []
     for name in order:
         result = metrics["results"][name]
         value = result["map11"] if labels.ndim == 2 else result["top1"]
         row: dict[str, Any] = {"name": name, "value": value, "result": result}
         row["primary"] = name == method
-        row["interval"] = row["won"] = row["lost"] = None
-        if labels.ndim == 1 and len(labels):
-            if value is not None:
-                row["interval"] = wilson_interval(value, len(labels))
-            if name in scores and name != method:
-                right = scores[name].argmax(axis=1) == labels
-                reference = scores[method].argmax(axis=1) == labels
-                row["won"] = int((right & ~reference).sum())
-                row["lost"] = int((~right & reference).sum())
+        row["won"] = row["lost"] = None
+        row["interval"], lead = certainty.get(name, Certainty())
+        row["lead"] = shown_lead(lead)
+        if labels.ndim == 1 and len(labels) and name in scores and name != method:
+            right = scores[name].argmax(axis=1) == labels
+            reference = scores[method].argmax(axis=1) == labels
+            row["won"] = int((right & ~reference).sum())
+            row["lost"] = int((~right & reference).sum())
         rows.append(row)
     return rows
 

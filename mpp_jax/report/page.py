@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpp_jax.report import figures
+from mpp_jax.report.certainty import certainties, verdict
 from mpp_jax.report.figures import PictureSource
 from mpp_jax.report.map_section import MapGallery, map_rows
 from mpp_jax.report.metrics_json import checked_metrics, is_metrics, write_text
@@ -85,15 +86,18 @@ def write_report(
     thumbnails = figures.Thumbnails(test_paths)
     order = figures.ranking(plain["results"], "map11" if multi_label else "top1")
     gallery = maps or MapGallery()
+    certainty = certainties(method, labels, arrays)
     page: dict[str, Any] = {
         "m": plain,
         "map_gallery": gallery,
         "maps": map_rows(gallery),
         "method": method,
+        "chosen_among": len(_candidates(plain, method)),
         "multi_label": multi_label,
         "classes": class_names,
         "pictures": len(labels),
-        "comparison": figures.comparison(plain, order, method, labels, arrays),
+        "comparison": figures.comparison(plain, order, method, labels, arrays, certainty),
+        "verdict": verdict(method, certainty),
         "per_class": figures.per_class_table(plain, order, class_names, labels),
         "notes": figures.contradictions(plain, method, labels, arrays),
         "config": figures.config_groups(plain),
@@ -122,6 +126,11 @@ def render(template: str, page: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"percent": figures.percent, "duration": figures.duration}
     return environment.get_template(template).render(page)
+
+
+def _candidates(metrics: Mapping[str, Any], method: str) -> Mapping[str, Any]:
+    """Return what a representation was chosen among ("best"); nothing of one that was named."""
+    return ((metrics.get("training") or {}).get(method) or {}).get("candidates") or {}
 
 
 def _checked_arrays(

@@ -34,7 +34,7 @@ def test_stacks_and_scores_are_those_of_the_vectors(data: Any) -> None:
     together = stacked(parts)
     a, b = stack_unit_vectors(train), stack_unit_vectors(test)
     np.testing.assert_allclose(together.train, a @ a.T, atol=1e-6)
-    np.testing.assert_allclose(together.test, b @ a.T, atol=1e-6)
+    np.testing.assert_allclose(together.cross, b @ a.T, atol=1e-6)
     assert together.dimension == 14
     svm, _ = fit_svm(a, data.targets("train"), 3.0)
     expected = np.asarray(svm_scores(svm, b))
@@ -43,14 +43,14 @@ def test_stacks_and_scores_are_those_of_the_vectors(data: Any) -> None:
 
 def test_folds_prefer_what_separates(data: Any) -> None:
     """Vectors that carry the label against noise; and what is reported belongs to the C."""
-    from kernels import CS, Kernel, judged
+    from kernels import CS, Kernel, by_folds
 
     rng = np.random.default_rng(1)
     noise = unit(rng, CLASSES * EACH, 20)
     telling = noise + 0.7 * (data.targets("train") > 0) @ unit(rng, CLASSES, 20)
     telling = (telling / np.linalg.norm(telling, axis=1, keepdims=True)).astype(np.float32)
     found = [
-        judged(Kernel(x @ x.T, np.empty((0, len(x)), np.float32), 20), data)
+        by_folds(Kernel(x @ x.T, np.empty((0, len(x)), np.float32), 20), data)
         for x in (noise, telling)
     ]
     assert found[1].value > found[0].value + 0.2

@@ -164,6 +164,20 @@ def test_clutter() -> None:
         assert pointing == " / ".join(f"{value:.1f}" for value in shares)
 
 
+def test_centred() -> None:
+    found = result("centred")["sets"]["crops"]
+    head, *rows = table(PAGE, "Centred objects, few training pictures")
+    assert head[-1] == f"minus {found['best_single']}"
+    assert [row[0] for row in rows] == list(found["top1"])
+    for name, top1, interval, gain in rows:
+        value, low, high = (100 * found["top1"][name][key] for key in ("value", "low", "high"))
+        assert (top1, interval) == (f"{value:.1f}", f"{low:.1f} to {high:.1f}")
+        value, low, high = (
+            100 * found["minus_best_single"][name][key] for key in ("value", "low", "high")
+        )
+        assert gain == f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def test_resized_pictures_are_named() -> None:
     """Every section with figures of Scene-15 says that its copy was resized."""
     for section in [*PAGE.split("\n## ")[1:], FRONT.split("\n## Results")[1].split("\n## ")[0]]:

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from helpers.report_page import CLASSES, Page, example, jpeg, multi_label_example, picture
 from PIL import Image
-from scipy.stats import binomtest
 
-from mpp_jax.report.figures import wilson_interval
+from mpp_jax.report.certainty import wilson_interval
 from mpp_jax.report.page import write_report
 
 
@@ -25,8 +23,9 @@ def test_headline_and_comparison(tmp_path: Path) -> None:
     assert f"{100 * low:.1f}–{100 * high:.1f}" in header
     assert "Best method" not in header  # the primary method is the best
     rows = page.rows("methods")
-    assert rows[1] == ["mpp", "75.0", "77.8", "73.4", "–"]
-    assert rows[2] == ["fc7", "50.0", "52.8", "61.2", "+0 / −2"]
+    assert rows[1] == ["mpp", "75.0", "77.8", "73.4", "–", "–"]
+    assert rows[2] == ["fc7", "50.0", "52.8", "61.2", "−25.0 (−55.0 to +5.0)", "+0 / −2"]
+    assert page.of("p", class_="verdict")[0].startswith("No other representation here is above mpp")
     bars = [held for tag, held in page.tags if tag == "rect" and held["class"] == "bar"]
     assert [bar["width"] for bar in bars] == ["75.00%", "50.00%"]
     assert page.of("g", class_="primary") == ["mpp · primary 75.0"]
@@ -39,7 +38,9 @@ def test_a_better_method_than_the_primary_is_named(tmp_path: Path) -> None:
     assert page.of("div", class_="big") == ["50.0 %"]
     assert "Best method" in page.of("dt")
     assert "mpp 75.0 %" in page.of("dd")
-    assert page.rows("methods")[1][-1] == "+2 / −0"
+    assert page.rows("methods")[1][-2:] == ["+25.0 (−5.0 to +55.0)", "+2 / −0"]
+    said = "Above fc7, which may be chance: mpp by +25.0 (−5.0 to +55.0)."
+    assert page.of("p", class_="verdict")[0].startswith(said)
 
 
 def test_per_class_table(tmp_path: Path) -> None:
@@ -146,6 +147,8 @@ def test_multi_label(tmp_path: Path) -> None:
     assert "Mean average precision" in page.of("header")[0]
     ids = [held["id"] for tag, held in page.tags if tag == "section"]
     assert "confusion" not in ids
+    assert page.of("p", class_="verdict")[0].startswith("No other representation here is above mpp")
+    assert len([held for tag, held in page.tags if held.get("class") == "ci"]) == 2
     assert page.rows("classes") == [
         ["Class", "With the class", "Ignored", "mpp", "fc7"],
         ["bed", "1", "1", "66.7", "33.3"],
@@ -215,16 +218,3 @@ def test_one_class_and_no_test_picture(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path, **given))
     assert page.of("div", class_="big") == ["– %"]
     assert page.rows("confusion")[1] == ["bed", ""]
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (2666, 2985), (1, 1)])
-def test_wilson_interval(right: int, n: int) -> None:
-    wanted = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(wilson_interval(right / n, n), wanted, atol=1e-7)
-
-
-def test_wilson_interval_refuses() -> None:
-    with pytest.raises(ValueError, match="n > 0"):
-        wilson_interval(0.5, 0)
-    with pytest.raises(ValueError, match="p <= 1"):
-        wilson_interval(1.5, 3)

@@ -112,7 +112,9 @@ def test_a_run_trains_and_tests_the_chosen_one(done: Finished, tmp_path: Path):
     assert metrics["config"]["pooling"] == ["best(fc7,avg)", "fc7"]
     said = "chosen by the mean top-1 of 3 held-out folds, %: fc7 "
     assert said in result.stderr
-    assert said in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert said in page
+    assert "chosen among 3 stacks on held-out training pictures" in page
     model = open_model(out / "model")
     assert model.primary == chosen
     assert json.loads(json.dumps(model.trained[chosen].to_dict())) == entry
