@@ -1,20 +1,32 @@
-"""Fault injection: does a killed job lose anything, and is a flipped bit ever believed?
+"""Fault injection: does a disturbed job lose anything, and is a flipped bit ever believed?
 
 A tiny run (24 generated pictures, a network of two layers with random weights, six shards) is
-disturbed in two ways:
+disturbed at random moments, in processes of their own, and the same command is given again,
+disturbed or not, until it ends:
 
-- *Kills.* ``run``, ``run --cache``, ``fit``, ``encode``, ``train`` and ``encode --engine ray`` are
-  killed in processes of their own at random moments, by SIGKILL or SIGTERM, and given again, killed
-  or not, until they end; of ``encode --engine ray`` also one of its two workers, by SIGKILL, which
-  the command has to survive. The finished folder is compared with that of an undisturbed run:
-  records (pictures in stores and caches, bundles) lost or doubled, files that differ, temporary
-  files and locks that stay.
-- *Flips.* One random bit of a random file of the encodings, codebook, model or cache is flipped
+- *kill*: ``run``, ``run --cache``, ``fit``, ``encode``, ``train`` and, with ``--engine ray``,
+  ``encode``, ``run`` and ``fit`` are sent SIGKILL or SIGTERM;
+- *kill workers of*: one to three workers of Ray are sent SIGKILL, which the command has to survive;
+- *full disk*: output and cache lie on a disk of their own, which fills, and has room again when the
+  command is given again; it must end with status 2 and one line that says so;
+- *removed input*: one to all pictures are gone, and back when the command is given again; it must
+  list them (status 1), or end with one line (status 2). Where the command given again says that a
+  new folder is wanted, because what is there was made of fewer pictures, it gets one ("anew").
+
+The finished folder is compared with that of an undisturbed run: records (pictures in stores and
+caches, bundles) lost or doubled, files that differ, temporary files and locks that stay.
+
+- *flip*: one random bit of a random file of the encodings, codebook, model or cache is flipped
   (size and times stay). ``evaluate``, ``train``, ``search``, ``predict`` and the same ``run`` must
   each refuse with one line and status 2, or give what they give with sound files.
 
-    python experiments/fault_injection.py            30 kills, 100 flips: 10 minutes on 2 cores
-    python experiments/fault_injection.py --quick    5 kills, 20 flips, another result file
+    python experiments/fault_injection.py            2 disturbances of each, 40 flips: 10 minutes
+    python experiments/fault_injection.py --long     20 of each, 100 flips: an hour
+    python experiments/fault_injection.py --quick    1 of each but Ray's, 8 flips, another file
+
+Results are written after every try, so that ``--go-on`` goes on with what was killed, as long as
+the sources are the same; ``--only TEXT`` takes the situations with TEXT in their names, and leaves
+the others in the file as they are.
 
 Files are compared byte for byte, with three exceptions: the arrays of bundles by their values
 (orbax gives its files random names), ``metrics.json`` without its seconds, ``report.html`` not at
@@ -27,311 +39,78 @@ Expected: no fault. Each one is listed, and the exit status is 1. Results:
 """
 
 import argparse
+import hashlib
 import json
-import os
-import shutil
-import signal
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from itertools import cycle, islice
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from fault_tools import TINY, Commands, leftovers, records, snapshot, workers_of, write_inputs
+from fault_disturbances import Impossible
+from fault_flips import PLACES, Flips
+from fault_folders import Row
+from fault_processes import Commands, write_inputs
+from fault_situations import Try, commands_of, situations, undisturbed
 from machine import provenance
 
-from mpp_jax.files import STALE_SECONDS
+import mpp_jax
+from mpp_jax.files import write_file
 from mpp_jax.progress import Watcher
 
-SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-WORKER = "worker of "
-"""Before the name of a situation: not the command is killed, but a worker that Ray runs for it."""
-ENDINGS = {signal.SIGKILL: (-9, 0), signal.SIGTERM: (143, -15, 0)}
-"""Exit statuses of a job that was sent a signal; 0 where it was done already."""
-SETTINGS = [
-    *("--scales", "1-2", "--pca", "4", "--components", "2", "--samples", "200"),
-    *("--network", TINY.name, "--quiet"),
-]
-METHODS = ("--pooling", "mpp,avg")
-PLACES = ("encodings", "codebook", "model", "cache")
+MODES = {"quick": (1, 0, 8), "default": (2, 4, 40), "long": (20, 20, 100)}
+"""Disturbances of each situation without Ray, of `RAY` or a quarter of it of others with Ray, and
+flips in all."""
+MOST = 3
+"""Tries for each disturbance that is wanted, after which a situation is given up."""
+RAY = ("kill encode --engine ray", "kill workers of encode --engine ray")
 
 
-@dataclass
-class Row:
-    """What became of one situation.
+class Table:
+    """The rows by situation, kept in the result file."""
 
-    Attributes:
-        tries: jobs that were disturbed and ended, or files with a flipped bit.
-        disturbed: signals that met a running job, or flips.
-        lost: records that an undisturbed run has and this one lacks.
-        doubled: records that are there more than once.
-        different: files or answers that differ without a word.
-        unclear: tracebacks, other exit statuses than documented, hangs.
-        leftovers: files of killed processes that no later run removes.
-        refused: commands that ended with one line and status 2.
-        sound: commands that gave the undisturbed results.
-    """
+    def __init__(self, out: Path, seed: int, go_on: bool) -> None:
+        """Take what is in the file; with ``go_on`` also rows to go on with."""
+        self.rows: dict[str, Row] = {}
+        self._out, self._seed = out, seed
+        self._made = provenance()
+        self._program = sources_digest()
+        self._go_on = go_on
 
-    tries: int = 0
-    disturbed: int = 0
-    lost: int = 0
-    doubled: int = 0
-    different: int = 0
-    unclear: int = 0
-    leftovers: int = 0
-    refused: int = 0
-    sound: int = 0
-    faults: list[dict[str, Any]] = field(default_factory=list)
+    def _held(self) -> dict[str, Row]:
+        if not self._out.exists():
+            return {}
+        record = json.loads(self._out.read_text())
+        return {name: Row(**row) for name, row in record["situations"].items()}
 
-    def fault(self, kind: str, count: int = 1, **details: Any) -> None:
-        """Count a fault and list it."""
-        setattr(self, kind, getattr(self, kind) + count)
-        self.faults.append({"kind": kind} | details)
+    def row(self, name: str) -> Row:
+        """Return a situation's row: a new one, or that of the file where it is gone on with."""
+        old = self._held().get(name) if self._go_on else None
+        fresh = Row(program=self._program)
+        self.rows[name] = old if old and old.program == self._program else fresh
+        return self.rows[name]
 
-
-def compare(root: Path, sound: Path, row: Row, besides: Sequence[str] = (), **details: Any) -> bool:
-    """Count what differs between two folders, some of their files aside; return if nothing does."""
-    mine, theirs = records(root), records(sound)
-    lost = sorted(set(theirs) - set(mine))
-    doubled = sorted(key for key, count in mine.items() if count > theirs.get(key, 1))
-    a, b = snapshot(root), snapshot(sound)
-    names = [n for n in sorted(set(a) | set(b)) if not n.startswith(tuple(besides) or ("/",))]
-    other = [
-        name if name in a and name in b else f"{name} ({'new' if name in a else 'missing'})"
-        for name in names
-        if a.get(name) != b.get(name)
-    ]
-    for kind, found in (("lost", lost), ("doubled", doubled), ("different", other)):
-        if found:
-            row.fault(kind, len(found), what=[str(each) for each in found[:5]], **details)
-    return not (lost or doubled or other)
+    def save(self) -> None:
+        """Write the rows; those of the file that are not asked for stay."""
+        rows = self._held() | self.rows
+        record = {"made": self._made, "seed": self._seed}
+        record["situations"] = {name: asdict(row) for name, row in rows.items()}
+        write_file(self._out, (json.dumps(record, indent=1) + "\n").encode())
 
 
-# --- kills
-
-
-def situations(data: Path, weights: Path, sound: Path) -> dict[str, list[str]]:
-    """Return the command of every situation, with OUT for the folder it writes to."""
-    common = [*SETTINGS, "--weights", str(weights), *METHODS]
-    run = ["run", str(data), "--out", "OUT/out", *common]
-    codebook, store = str(sound / "run/out/codebook"), str(sound / "run/out/encodings")
-    encode = ["encode", str(data), "--codebook", codebook, "--out", "OUT/out", "--quiet"]
-    encode += ["--weights", str(weights), *METHODS]
-    spread = [*encode, "--engine", "ray", "--workers", "2"]
-    return {
-        "run": run,
-        "run --cache": [*run, "--cache", "OUT/cache"],
-        "fit": ["fit", str(data), "--out", "OUT/out", *common],
-        "encode": encode,
-        "train": ["train", store, "--out", "OUT/out", "--quiet"],
-        "encode --engine ray": spread,
-        f"{WORKER}encode --engine ray": spread,
-    }
-
-
-def placed(command: Sequence[str], folder: Path) -> list[str]:
-    return [
-        part.replace("OUT", str(folder), 1) if part.startswith("OUT/") else part for part in command
-    ]
-
-
-def undisturbed(
-    commands: Commands, jobs: Mapping[str, Sequence[str]], sound: Path
-) -> dict[str, float]:
-    """Run every situation to its end, twice: to compile its programs and to learn how long it is.
-
-    Raises:
-        RuntimeError: one that fails.
-    """
-    seconds: dict[str, float] = {}
-    for name, command in Watcher().bar(jobs.items(), "undisturbed", "job"):
-        for keep in (True, False):
-            shutil.rmtree(sound / name, ignore_errors=True)
-            (sound / name).mkdir(parents=True)
-            start = time.perf_counter()
-            status, said = commands.end(commands.start(placed(command, sound / name), keep))
-            seconds[name] = time.perf_counter() - start
-            if status != 0:
-                raise RuntimeError(
-                    f"{name}: ends with {status} although nothing disturbs it: {said}"
-                )
-    return seconds
-
-
-def kill(
-    commands: Commands,
-    command: Sequence[str],
-    folder: Path,
-    seconds: float,
-    rng: np.random.Generator,
-    row: Row,
-    worker: bool = False,
-) -> list[str] | None:
-    """Give a command until it ends, killed the first time and half of the times thereafter.
-
-    With ``worker`` one of its workers is killed instead, which is not to end it.
-
-    Returns:
-        The signals it was sent and when; None where it did not end as it should.
-    """
-    history: list[str] = []
-    again = False
-    row.tries += 1
-    while True:
-        process = commands.start(placed(command, folder))
-        sent: signal.Signals | None = None
-        if not again or rng.random() < 0.5:
-            moment = rng.uniform(0, seconds)
-            process.join(moment)
-            victims = workers_of(process) if worker else [process.pid]
-            if process.is_alive() and victims:
-                sent = signal.SIGKILL if worker else SIGNALS[int(rng.integers(len(SIGNALS)))]
-                os.kill(victims[int(rng.integers(len(victims)))], sent)
-                history.append(f"{sent.name} after {moment:.2f} s")
-        status, said = commands.end(process)
-        if sent is None and not again and status == 0:  # it was quicker than the signal
-            seconds /= 2
-            shutil.rmtree(folder)
-            folder.mkdir()
-            continue
-        again = True
-        row.disturbed += sent is not None
-        if status not in (ENDINGS[sent] if sent and not worker else (0,)) or "Traceback" in said:
-            row.fault("unclear", status=status, said=said[-1000:], history=history)
-            return None
-        if status == 0:
-            return history
-
-
-def check_killed(
-    commands: Commands,
-    command: Sequence[str],
-    folder: Path,
-    sound: Path,
-    history: Sequence[str],
-    row: Row,
-) -> None:
-    """Compare what a killed job made in the end; see that leftovers go in time."""
-    compare(folder, sound, row, history=history)
-    if not leftovers(folder):
-        return
-    old = time.time() - 2 * STALE_SECONDS
-    for path in leftovers(folder):
-        os.utime(path, (old, old))
-    status, said = commands.end(commands.start(placed(command, folder)))
-    if status != 0:
-        row.fault("unclear", status=status, said=said[-1000:], history=[*history, "its end"])
-    elif rest := leftovers(folder):
-        what = [str(path.relative_to(folder)) for path in rest]
-        row.fault("leftovers", len(rest), what=what, history=history)
-
-
-# --- flips
-
-
-def flip(file: Path, rng: np.random.Generator) -> tuple[int, int]:
-    """Flip a random bit of a file, whose times stay; return the number of its byte and bit."""
-    times = file.stat()
-    content = bytearray(file.read_bytes())
-    byte, bit = int(rng.integers(len(content))), int(rng.integers(8))
-    content[byte] ^= 1 << bit
-    file.write_bytes(content)
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    return byte, bit
-
-
-def questions(folder: Path, data: Path, run: Sequence[str], cached: bool) -> dict[str, list[str]]:
-    """Return the commands that read what was flipped; all but ``run`` write beside it."""
-    if cached:
-        return {"run": placed(run, folder)}
-    model, store = str(folder / "out/model"), str(folder / "out/encodings")
-    picture = str(data / "test/red/00.png")
-    return {
-        "evaluate": ["evaluate", model, store, "--out", str(folder / "new/evaluate"), "--quiet"],
-        "train": ["train", store, "--out", str(folder / "new/train"), "--quiet"],
-        "search": ["search", store, picture, "--json", "--quiet"],
-        "predict": ["predict", model, picture, "--json", "--quiet"],
-        "run": placed(run, folder),
-    }
-
-
-class Flips:
-    """Answers to commands on files with a flipped bit, beside those on sound files."""
-
-    def __init__(
-        self, commands: Commands, data: Path, jobs: Mapping[str, Sequence[str]], sound: Path
-    ) -> None:
-        """Ask everything of sound files."""
-        self._commands, self._data, self._jobs, self._sound = commands, data, jobs, sound
-        self._folder = sound.with_name("flipped")
-        self._expected: dict[bool, dict[str, Any]] = {False: {}, True: {}}
-        for cached, expected in self._expected.items():
-            self._copy(cached)
-            for name, arguments in self._questions(cached).items():
-                status, said, why = commands.ask(arguments)
-                if status != 0:
-                    raise RuntimeError(f"{name}: ends with {status} on sound files: {why}")
-                expected[name] = said, self._written(name)
-
-    def _copy(self, cached: bool) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        name, part = ("run --cache", "cache") if cached else ("run", "out")
-        shutil.copytree(self._sound / name / part, self._folder / part)
-        (self._folder / "new").mkdir()
-
-    def _questions(self, cached: bool) -> dict[str, list[str]]:
-        run = self._jobs["run --cache" if cached else "run"]
-        return questions(self._folder, self._data, run, cached)
-
-    def _written(self, name: str) -> dict[str, str]:
-        return snapshot(self._folder / "new" / name)
-
-    def try_one(self, place: str, rng: np.random.Generator, row: Row) -> None:
-        """Flip a bit somewhere in a place and judge what each command makes of it."""
-        cached = place == "cache"
-        self._copy(cached)
-        inside = self._folder / (place if cached else f"out/{place}")
-        files = sorted(path for path in inside.rglob("*") if path.is_file() and path.stat().st_size)
-        file = files[int(rng.integers(len(files)))]
-        byte, bit = flip(file, rng)
-        name = file.relative_to(self._folder).as_posix()
-        row.tries += 1
-        row.disturbed += 1
-        for command, arguments in self._questions(cached).items():
-            details: dict[str, Any] = {"command": command, "file": name, "byte": byte, "bit": bit}
-            status, said, why = self._commands.ask(arguments)
-            lines = why.splitlines()
-            if status == 2 and len(lines) == 1 and lines[0].startswith("error: "):
-                row.refused += 1
-            elif status not in (0, 1) or "Traceback" in why:
-                row.fault("unclear", status=status, said=why[-1000:], **details)
-            elif (said, self._written(command)) != self._expected[cached][command]:
-                row.fault("different", status=status, said=(said + why)[-1000:], **details)
-            elif command != "run" or self._finished(cached, name, row, details):
-                row.sound += 1
-
-    def _finished(self, cached: bool, name: str, row: Row, details: Mapping[str, Any]) -> bool:
-        """Return whether ``run`` ended with the undisturbed folder.
-
-        The flipped file may stay as it is where nothing reads it; what a cache lost may be in other
-        files of it.
-        """
-        sound = self._sound / ("run --cache" if cached else "run") / "out"
-        aside = name.removeprefix("out/")
-        return compare(self._folder / "out", sound, row, besides=(aside,), **details)
-
-
-# --- the table
+def sources_digest() -> str:
+    """Return the beginning of the SHA-256 of the package's sources and this experiment's."""
+    package, here = Path(mpp_jax.__file__).parent, Path(__file__).parent
+    files = [*sorted(package.rglob("*.py")), *sorted(here.glob("fault_*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def show(table: Mapping[str, Row]) -> None:
     """Print a line for each situation."""
-    columns = [each.name for each in fields(Row) if each.name != "faults"]
-    width = max(map(len, table))
+    columns = [each.name for each in fields(Row) if each.name not in ("faults", "program")]
+    width = max(map(len, table), default=0)
     print(f"{'situation':<{width}}", *(f"{name:>9}" for name in columns))
     for name, row in table.items():
         print(f"{name:<{width}}", *(f"{getattr(row, column):>9}" for column in columns))
@@ -344,52 +123,92 @@ def show_faults(table: Mapping[str, Row]) -> None:
             print(f"FAULT {name}:", json.dumps(fault))
 
 
+def goal_of(name: str, args: argparse.Namespace) -> int:
+    """Return how many disturbances a situation is to have at least."""
+    if "ray" not in name:
+        return int(args.each)
+    return int(args.ray if name in RAY else args.ray // 4)
+
+
 def measure(root: Path, args: argparse.Namespace) -> dict[str, Row]:
     """Disturb everything below a folder and return what became of it."""
-    rng = np.random.default_rng(args.seed)
     data, weights = write_inputs(root, args.seed)
-    sound, commands = root / "sound", Commands(root)
-    jobs = situations(data, weights, sound)
-    table = {f"kill {name}": Row() for name in jobs} | {f"flip {p}": Row() for p in PLACES}
+    commands, table = Commands(root), Table(args.out, args.seed, args.go_on)
+
+    def wanted(name: str) -> bool:
+        return not args.only or any(text in name for text in args.only)
+
+    goals = {name: goal_of(name, args) for name in situations(data) if wanted(name)}
+    kinds = {name: kind for name, kind in situations(data).items() if goals.get(name)}
+    places = [place for place in PLACES if wanted(f"flip {place}")] if args.flips else []
+    needed = {job for _, job in kinds.values()} | {"run"} | ({"run --cache"} if places else set())
+    sound = root / "sound"
+    jobs = {name: job for name, job in commands_of(data, weights, sound).items() if name in needed}
     try:
         seconds = undisturbed(commands, jobs, sound)
-        names = [*islice(cycle(jobs), args.kills)]
-        for number, name in enumerate(Watcher().bar(names, "kills", "job")):
-            folder, row = root / f"killed {number}", table[f"kill {name}"]
-            folder.mkdir()
-            worker = name.startswith(WORKER)
-            history = kill(commands, jobs[name], folder, seconds[name], rng, row, worker)
-            if history is not None:
-                check_killed(commands, jobs[name], folder, sound / name, history, row)
-            shutil.rmtree(folder)
-        if args.flips:
-            flips = Flips(commands, data, jobs, sound)
-        for place in Watcher().bar([*islice(cycle(PLACES), args.flips)], "flips", "bit"):
-            flips.try_one(place, rng, table[f"flip {place}"])
+        for name, (how, job) in kinds.items():
+            one = Try(commands, jobs[job], sound / job, seconds[job], how, root / "disturbed")
+            try:
+                repeat(table, name, goals[name], one, args.seed)
+            except Impossible as error:
+                print(f"{name}: left out, {error}")
+        flips = Flips(commands, data, jobs, sound) if places else None
+        for place in places:
+            name, goal = f"flip {place}", -(-args.flips // len(PLACES))
+            row = table.row(name)
+            for _ in Watcher().bar(range(row.tries, goal), name, "bit"):
+                assert flips is not None
+                flips.try_one(place, moments(name, row, args.seed), row)
+                table.save()
     finally:
         commands.close()
-    return table
+    return table.rows
+
+
+def repeat(table: Table, name: str, goal: int, one: Try, seed: int) -> None:
+    """Disturb a job until it has been disturbed often enough.
+
+    Raises:
+        Impossible: such a disturbance cannot be had here.
+    """
+    row = table.row(name)
+    with Watcher().bar(goal, name, "disturbance", initial=min(row.disturbed, goal)) as bar:
+        while row.disturbed < goal and row.tries < MOST * goal:
+            before = row.disturbed
+            one.run(moments(name, row, seed), row)
+            table.save()
+            bar.update(row.disturbed - before)
+
+
+def moments(name: str, row: Row, seed: int) -> np.random.Generator:
+    """Return the random numbers of a situation's next try, whatever was tried before."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode()), row.tries])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--kills", type=int, default=30, help="jobs that are killed, once or more")
-    parser.add_argument("--flips", type=int, default=100, help="bits that are flipped")
+    parser.add_argument("--each", type=int, help="disturbances of each situation, at least")
+    parser.add_argument("--ray", type=int, help="the same of `encode --engine ray`")
+    parser.add_argument("--flips", type=int, help="bits that are flipped")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="situations named so")
+    parser.add_argument("--go-on", action="store_true", help="go on with the rows of the file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="5 kills and 20 flips")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quick", action="store_true", help="little of everything, without Ray")
+    mode.add_argument("--long", action="store_true", help="hundreds of disturbances")
     out = Path(__file__).parent / "results/fault_injection.json"
     parser.add_argument("--out", type=Path, default=out)
     args = parser.parse_args()
     if args.quick:
-        args.kills, args.flips = 5, 20
         args.out = args.out.with_name("fault_injection_quick.json")
+    name = "quick" if args.quick else "long" if args.long else "default"
+    for key, value in zip(("each", "ray", "flips"), MODES[name], strict=True):
+        if getattr(args, key) is None:
+            setattr(args, key, value)
     with tempfile.TemporaryDirectory() as temporary:
         table = measure(Path(temporary), args)
     show(table)
     show_faults(table)
-    record = {"made": provenance(), "seed": args.seed}
-    record["situations"] = {name: asdict(row) for name, row in table.items()}
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"results: {args.out}")
     sys.exit(any(row.faults for row in table.values()))
 

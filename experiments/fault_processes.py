@@ -1,12 +1,10 @@
-"""What `fault_injection.py` stands on: inputs, processes that may be killed, folders compared."""
+"""The tiny pictures and network of `fault_injection.py`, and processes that may be killed."""
 
 import contextlib
-import json
 import multiprocessing
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,8 @@ import psutil
 from PIL import Image
 from tqdm import tqdm
 
-from mpp_jax.files import file_digest
 from mpp_jax.nets import NETWORKS, random_network
 from mpp_jax.nets.spec import Conv, Fire, NetSpec, Pool, Preprocessing
-from mpp_jax.storage.bundle import CHECKSUMS, RECORD, BundleError, read_bundle
-from mpp_jax.storage.store_records import RECORD as SHARD_RECORD
 
 TINY = NetSpec(
     name="tiny",
@@ -177,78 +172,3 @@ class Commands:
             self._worker.join()
             self._pipe.close()
             self._worker = None
-
-
-# --- what a folder holds
-
-
-def snapshot(root: Path) -> dict[str, str]:
-    """Return what can be compared of every file: its digest, and for bundles that of their values.
-
-    Locks and temporary files are left out, see `leftovers`.
-    """
-    held: dict[str, str] = {}
-    bundles = [path.parent for path in root.rglob(RECORD) if not hidden(path, root)]
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        name = path.relative_to(root).as_posix()
-        inside = any(path.is_relative_to(folder / "arrays") for folder in bundles)
-        if inside or path.name in (CHECKSUMS, "report.html") or hidden(path, root):
-            continue
-        if path.name == "metrics.json":
-            try:
-                record = json.loads(path.read_text())
-                untimed = {k: v for k, v in record.items() if k not in ("seconds", "waiting")}
-                held[name] = json.dumps(untimed, sort_keys=True)
-                continue
-            except (ValueError, TypeError):
-                pass
-        held[name] = file_digest(path)
-    for folder in bundles:
-        held[f"{folder.relative_to(root).as_posix()}/arrays"] = bundle_state(folder)
-    return held
-
-
-def bundle_state(folder: Path) -> str:
-    """Return the digest that a bundle's arrays were checked against, or why it is damaged."""
-    try:
-        kind = json.loads((folder / RECORD).read_text())["format"]
-        return read_bundle(folder, kind)[1]["arrays_sha256"]
-    except (BundleError, ValueError, KeyError, TypeError) as error:
-        return f"damaged: {error}"
-
-
-def hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def leftovers(root: Path) -> list[Path]:
-    """Return temporary files and folders and locks; all of them have hidden names."""
-    return [path for path in sorted(root.rglob(".*")) if not hidden(path.parent, root)]
-
-
-def records(root: Path) -> Counter[tuple[str, ...]]:
-    """Return how often each record is there: pictures of stores and of caches, and bundles.
-
-    Two pictures of a store that share a row count as two of "row (shard, row)", which no sound
-    store has.
-    """
-    found: Counter[tuple[str, ...]] = Counter()
-    for path in root.rglob("*.json"):
-        where = path.parent.relative_to(root).as_posix()
-        if hidden(path, root):
-            continue
-        if path.name == RECORD:
-            found[where, "bundle"] += 1
-        try:
-            record = json.loads(path.read_text())
-            if record.get("format") == SHARD_RECORD:
-                pairs = zip(record["ids"], record["rows"], record["statuses"], strict=True)
-                done = [(name, row) for name, row, status in pairs if status == "done"]
-                found.update((where, name) for name, _ in done)
-                rows = Counter((record["shard"], row) for _, row in done)
-                found.update((where, f"row {row}") for row in rows.elements() if rows[row] > 1)
-            elif "pictures" in record and "rows" in record:
-                found.update((where, picture) for picture in record["pictures"])
-        except (ValueError, KeyError, TypeError):
-            continue  # damaged: what it names is lost
-    return found
