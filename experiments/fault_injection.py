@@ -24,9 +24,10 @@ caches, bundles) lost or doubled, files that differ, temporary files and locks t
     python experiments/fault_injection.py --long     20 of each, 100 flips: an hour
     python experiments/fault_injection.py --quick    1 of each but Ray's, 8 flips, another file
 
-Results are written after every try, so that ``--go-on`` goes on with what was killed, as long as
-the sources are the same; ``--only TEXT`` takes the situations with TEXT in their names, and leaves
-the others in the file as they are.
+Results are written after every try, a quarter of each situation after the other, and ``--go-on``
+goes on with what was killed as long as the sources are the same; ``--only TEXT`` takes the
+situations with TEXT in their names, and leaves the others in the file as they are. ``--compiled
+FOLDER`` keeps the compiled programs.
 
 Files are compared byte for byte, with three exceptions: the arrays of bundles by their values
 (orbax gives its files random names), ``metrics.json`` without its seconds, ``report.html`` not at
@@ -63,6 +64,8 @@ from mpp_jax.progress import Watcher
 MODES = {"quick": (1, 0, 8), "default": (2, 4, 40), "long": (20, 20, 100)}
 """Disturbances of each situation without Ray, of `RAY` or a quarter of it of others with Ray, and
 flips in all."""
+ROUNDS = 4
+"""Parts of a trial, each of which has all situations."""
 MOST = 3
 """Tries for each disturbance that is wanted, after which a situation is given up."""
 RAY = ("kill encode --engine ray", "kill workers of encode --engine ray")
@@ -87,6 +90,8 @@ class Table:
 
     def row(self, name: str) -> Row:
         """Return a situation's row: a new one, or that of the file where it is gone on with."""
+        if name in self.rows:
+            return self.rows[name]
         old = self._held().get(name) if self._go_on else None
         fresh = Row(program=self._program)
         self.rows[name] = old if old and old.program == self._program else fresh
@@ -133,7 +138,8 @@ def goal_of(name: str, args: argparse.Namespace) -> int:
 def measure(root: Path, args: argparse.Namespace) -> dict[str, Row]:
     """Disturb everything below a folder and return what became of it."""
     data, weights = write_inputs(root, args.seed)
-    commands, table = Commands(root), Table(args.out, args.seed, args.go_on)
+    commands = Commands(root, args.compiled)
+    table = Table(args.out, args.seed, args.go_on)
 
     def wanted(name: str) -> bool:
         return not args.only or any(text in name for text in args.only)
@@ -146,20 +152,22 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, Row]:
     jobs = {name: job for name, job in commands_of(data, weights, sound).items() if name in needed}
     try:
         seconds = undisturbed(commands, jobs, sound)
-        for name, (how, job) in kinds.items():
-            one = Try(commands, jobs[job], sound / job, seconds[job], how, root / "disturbed")
-            try:
-                repeat(table, name, goals[name], one, args.seed)
-            except Impossible as error:
-                print(f"{name}: left out, {error}")
         flips = Flips(commands, data, jobs, sound) if places else None
-        for place in places:
-            name, goal = f"flip {place}", -(-args.flips // len(PLACES))
-            row = table.row(name)
-            for _ in Watcher().bar(range(row.tries, goal), name, "bit"):
-                assert flips is not None
-                flips.try_one(place, moments(name, row, args.seed), row)
-                table.save()
+        for part in range(1, ROUNDS + 1):  # some of each, so that a long trial may be cut short
+            for name, (how, job) in [*kinds.items()]:
+                one = Try(commands, jobs[job], sound / job, seconds[job], how, root / "disturbed")
+                try:
+                    repeat(table, name, -(-goals[name] * part // ROUNDS), one, args.seed)
+                except Impossible as error:
+                    print(f"{name}: left out, {error}")
+                    del kinds[name], table.rows[name]
+            for place in places:
+                name, goal = f"flip {place}", -(-args.flips * part // (len(PLACES) * ROUNDS))
+                row = table.row(name)
+                for _ in Watcher().bar(range(row.tries, goal), name, "bit"):
+                    assert flips is not None
+                    flips.try_one(place, moments(name, row, args.seed), row)
+                    table.save()
     finally:
         commands.close()
     return table.rows
@@ -193,6 +201,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="TEXT", help="situations named so")
     parser.add_argument("--go-on", action="store_true", help="go on with the rows of the file")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compiled", type=Path, help="keep compiled programs in this folder")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="little of everything, without Ray")
     mode.add_argument("--long", action="store_true", help="hundreds of disturbances")

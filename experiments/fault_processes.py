@@ -123,9 +123,14 @@ def workers_of(process: Any) -> list[int]:
 class Commands:
     """Processes that run commands, forked from one that has imported everything."""
 
-    def __init__(self, root: Path) -> None:
-        """Start nothing yet; compiled programs and what commands say lie below ``root``."""
-        self._compiled, self._log = root / "compiled", root / "log"
+    def __init__(self, root: Path, compiled: Path | None = None) -> None:
+        """Start nothing yet.
+
+        Args:
+            root: for what commands say.
+            compiled: for compiled programs; None for a folder below ``root``.
+        """
+        self._compiled, self._log = (compiled or root / "compiled").absolute(), root / "log"
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._worker: Any = None

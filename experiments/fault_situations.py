@@ -29,7 +29,7 @@ SETTINGS = [
 ]
 METHODS = ("--pooling", "mpp,avg")
 RAY = ("--engine", "ray", "--workers", "2")
-REPEATED = 2 / 3
+REPEATED = 3 / 4
 """Share of the commands given again that are disturbed, too."""
 
 
