@@ -1,8 +1,8 @@
 """Fault injection: does a disturbed job lose anything, and is a flipped bit ever believed?
 
 A tiny run (24 generated pictures, a network of two layers with random weights, six shards) is
-disturbed at random moments, in processes of their own, and the same command is given again,
-disturbed or not, until it ends:
+disturbed at random moments (of the time that it computes), in processes of their own, and the same
+command is given again, disturbed or not, until it ends:
 
 - *kill*: ``run``, ``run --cache``, ``fit``, ``encode``, ``train`` and, with ``--engine ray``,
   ``encode``, ``run`` and ``fit`` are sent SIGKILL or SIGTERM;
@@ -25,9 +25,9 @@ caches, bundles) lost or doubled, files that differ, temporary files and locks t
     python experiments/fault_injection.py --quick    1 of each but Ray's, 8 flips, another file
 
 Results are written after every try, a quarter of each situation after the other, and ``--go-on``
-goes on with what was killed as long as the sources are the same; ``--only TEXT`` takes the
-situations with TEXT in their names, and leaves the others in the file as they are. ``--compiled
-FOLDER`` keeps the compiled programs.
+goes on with what was killed as long as the package's sources are the same; ``--only TEXT`` takes
+the situations with TEXT in their names, and leaves the others in the file as they are.
+``--compiled FOLDER`` keeps the compiled programs.
 
 Files are compared byte for byte, with three exceptions: the arrays of bundles by their values
 (orbax gives its files random names), ``metrics.json`` without its seconds, ``report.html`` not at
@@ -106,9 +106,8 @@ class Table:
 
 
 def sources_digest() -> str:
-    """Return the beginning of the SHA-256 of the package's sources and this experiment's."""
-    package, here = Path(mpp_jax.__file__).parent, Path(__file__).parent
-    files = [*sorted(package.rglob("*.py")), *sorted(here.glob("fault_*.py"))]
+    """Return the beginning of the SHA-256 of the package's sources."""
+    files = sorted(Path(mpp_jax.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

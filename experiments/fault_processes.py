@@ -31,8 +31,10 @@ COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 70), "red": (210, 60, 50)}
 SHARD = 4
 TRAIN, TEST = 5, 3
 """Pictures of a class."""
-PATIENCE = 300
-"""Seconds after which a command hangs."""
+PATIENCE = 900
+"""Seconds after which a command hangs; on a busy machine it may take minutes."""
+POLL = 0.03
+"""Seconds between looks at a command."""
 PRELOAD = [
     *("mpp_jax.cli.stages", "mpp_jax.cli.opening", "mpp_jax.cli.queries", "mpp_jax.checkpoint"),
     *("mpp_jax.sklearn_api", "click.testing", "machine"),
@@ -120,6 +122,30 @@ def workers_of(process: Any) -> list[int]:
     return []
 
 
+def spent(process: Any) -> float:
+    """Return the seconds that a command and its children have computed; 0 where it has ended.
+
+    Unlike the time of the clock it does not depend on what else the machine does.
+    """
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        one = psutil.Process(process.pid)
+        for each in (one, *one.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = each.cpu_times()
+                total += times.user + times.system
+    return total
+
+
+def wait_for(process: Any, seconds: float) -> float:
+    """Wait until a command has computed some seconds, or ends; return what it has computed."""
+    total = 0.0
+    while process.is_alive() and total < seconds:
+        process.join(POLL)
+        total = max(total, spent(process))
+    return total
+
+
 class Commands:
     """Processes that run commands, forked from one that has imported everything."""
 
@@ -134,6 +160,10 @@ class Commands:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._worker: Any = None
+
+    def programs(self) -> int:
+        """Return the number of files of compiled programs."""
+        return sum(1 for _ in self._compiled.iterdir()) if self._compiled.is_dir() else 0
 
     def start(self, arguments: Sequence[str], keep: bool = False) -> Any:
         """Start a command in a process of its own."""

@@ -18,7 +18,7 @@ from fault_disturbances import (
     RemovedInput,
 )
 from fault_folders import Row, compare, leftovers
-from fault_processes import TINY, Commands
+from fault_processes import TINY, Commands, wait_for
 
 from mpp_jax.files import STALE_SECONDS
 from mpp_jax.progress import Watcher
@@ -76,7 +76,7 @@ def placed(command: Sequence[str], folder: Path) -> list[str]:
 def undisturbed(
     commands: Commands, jobs: Mapping[str, Sequence[str]], sound: Path
 ) -> dict[str, float]:
-    """Run every job to its end, twice: to compile its programs and to learn how long it is.
+    """Run every job to its end, to compile its programs, and to learn how long it computes.
 
     Raises:
         RuntimeError: one that fails.
@@ -84,15 +84,18 @@ def undisturbed(
     seconds: dict[str, float] = {}
     for name, command in Watcher().bar(jobs.items(), "undisturbed", "job"):
         for keep in (True, False):
+            programs = commands.programs()
             shutil.rmtree(sound / name, ignore_errors=True)
             (sound / name).mkdir(parents=True)
-            start = time.perf_counter()
-            status, said = commands.end(commands.start(placed(command, sound / name), keep))
-            seconds[name] = time.perf_counter() - start
+            process = commands.start(placed(command, sound / name), keep)
+            seconds[name] = wait_for(process, np.inf)
+            status, said = commands.end(process)
             if status != 0:
                 raise RuntimeError(
                     f"{name}: ends with {status} although nothing disturbs it: {said}"
                 )
+            if commands.programs() == programs:  # nothing was compiled that would count
+                break
     return seconds
 
 
@@ -104,7 +107,7 @@ class Try:
         commands: start it.
         command: what is given, with OUT for the folder it writes to.
         sound: folder of the same job, undisturbed.
-        seconds: that it takes undisturbed.
+        seconds: that it computes undisturbed.
         how: the disturbance.
         folder: that it writes to; made for each try, and removed.
     """
@@ -148,11 +151,10 @@ class Try:
             what = ""
             try:
                 if not again or rng.random() < REPEATED:
-                    moment = rng.uniform(0, seconds)
-                    process.join(moment)
+                    moment = wait_for(process, rng.uniform(0, seconds))
                     count, what = self.how.strike(process, rng)
                     row.disturbed += count
-                    history += [f"{what} after {moment:.2f} s"] if what else []
+                    history += [f"{what} after {moment:.2f} s of computing"] if what else []
                 status, said = self.commands.end(process)
             finally:
                 self.how.mend()
