@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from fault_disturbances import (
+    AGAIN,
     ANEW,
     DONE,
     Disturbance,
@@ -16,6 +17,7 @@ from fault_disturbances import (
     Kill,
     KillWorkers,
     RemovedInput,
+    error_of,
 )
 from fault_folders import Row, compare, leftovers
 from fault_processes import TINY, Commands, wait_for
@@ -31,6 +33,11 @@ METHODS = ("--pooling", "mpp,avg")
 RAY = ("--engine", "ray", "--workers", "2")
 REPEATED = 3 / 4
 """Share of the commands given again that are disturbed, too."""
+
+
+NO_RAY = "Ray cannot start on this machine"
+START_TRIES = 5
+"""Starts of Ray on a busy machine, where it gives its processes half a minute to come up."""
 
 
 def commands_of(data: Path, weights: Path, sound: Path) -> dict[str, list[str]]:
@@ -87,9 +94,12 @@ def undisturbed(
             programs = commands.programs()
             shutil.rmtree(sound / name, ignore_errors=True)
             (sound / name).mkdir(parents=True)
-            process = commands.start(placed(command, sound / name), keep)
-            seconds[name] = wait_for(process, np.inf)
-            status, said = commands.end(process)
+            for _ in range(START_TRIES):
+                process = commands.start(placed(command, sound / name), keep)
+                seconds[name] = wait_for(process, np.inf)
+                status, said = commands.end(process)
+                if NO_RAY not in said:
+                    break
             if status != 0:
                 raise RuntimeError(
                     f"{name}: ends with {status} although nothing disturbs it: {said}"
@@ -164,6 +174,8 @@ class Try:
                 continue
             again = True
             then = self.how.verdict(what, status, said)
+            if status == 2 and NO_RAY in error_of(said):  # the machine was too busy for it
+                then = AGAIN
             if then is None or "Traceback" in said:
                 row.fault("unclear", status=status, said=said[-1000:], history=history)
                 return False

@@ -216,6 +216,23 @@ def test_what_is_refused(done: Finished, fake: FakeRay, tmp_path: Path) -> None:
         run(Cluster(), data=replace(done.dataset, items=tuple(local)))
 
 
+def test_a_cluster_that_does_not_start_in_time(
+    done: Finished, fake: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray waits half a minute for its own processes and raises a bare `Exception`."""
+
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(fake, "is_initialized", lambda: False)
+    monkeypatch.setattr(fake, "init", init, raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = replace(CONFIG, pooling=("avg",))
+    job = done.job(tmp_path / "out", config, extras=on(Cluster()))
+    with pytest.raises(ValueError, match=r"Ray cannot start on this machine .*timed out"):
+        stages.run(job, quiet())
+
+
 def test_folders_that_a_worker_does_not_see(
     done: Finished, fake: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
