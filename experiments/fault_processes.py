@@ -33,8 +33,8 @@ TRAIN, TEST = 5, 3
 """Pictures of a class."""
 PATIENCE = 900
 """Seconds after which a command hangs; on a busy machine it may take minutes."""
-POLL = 0.03
-"""Seconds between looks at a command."""
+POLL, MOST_POLL = 0.03, 0.5
+"""Seconds between looks at a command, least and most."""
 PRELOAD = [
     *("mpp_jax.cli.stages", "mpp_jax.cli.opening", "mpp_jax.cli.queries", "mpp_jax.checkpoint"),
     *("mpp_jax.sklearn_api", "click.testing", "machine"),
@@ -141,7 +141,8 @@ def wait_for(process: Any, seconds: float) -> float:
     """Wait until a command has computed some seconds, or ends; return what it has computed."""
     total = 0.0
     while process.is_alive() and total < seconds:
-        process.join(POLL)
+        # Rarely at first: looking takes time, too, and it computes on two cores at most.
+        process.join(min(max(POLL, (seconds - total) / 2), MOST_POLL))
         total = max(total, spent(process))
     return total
 
