@@ -1,6 +1,7 @@
 """The tiny pictures and network of `fault_injection.py`, and processes that may be killed."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import threading
@@ -33,8 +34,8 @@ TRAIN, TEST = 5, 3
 """Pictures of a class."""
 PATIENCE = 900
 """Seconds after which a command hangs; on a busy machine it may take minutes."""
-POLL, MOST_POLL = 0.03, 0.5
-"""Seconds between looks at a command, least and most."""
+POLL = {False: 0.02, True: 0.1}
+"""Least seconds between looks at a command, and at one with what it started."""
 PRELOAD = [
     *("mpp_jax.cli.stages", "mpp_jax.cli.opening", "mpp_jax.cli.queries", "mpp_jax.checkpoint"),
     *("mpp_jax.sklearn_api", "click.testing", "machine"),
@@ -122,28 +123,32 @@ def workers_of(process: Any) -> list[int]:
     return []
 
 
-def spent(process: Any) -> float:
-    """Return the seconds that a command and its children have computed; 0 where it has ended.
+def spent(process: Any, family: bool) -> float:
+    """Return the seconds that a command has computed; 0 where it has ended.
 
     Unlike the time of the clock it does not depend on what else the machine does.
+
+    Args:
+        process: the command's.
+        family: whether the processes that it started count, which takes longer to look up.
     """
     total = 0.0
     with contextlib.suppress(psutil.Error):
         one = psutil.Process(process.pid)
-        for each in (one, *one.children(recursive=True)):
+        for each in (one, *(one.children(recursive=True) if family else ())):
             with contextlib.suppress(psutil.Error):
                 times = each.cpu_times()
                 total += times.user + times.system
     return total
 
 
-def wait_for(process: Any, seconds: float) -> float:
-    """Wait until a command has computed some seconds, or ends; return what it has computed."""
-    total = 0.0
+def wait_for(process: Any, seconds: float, family: bool) -> float:
+    """Wait until a command has computed some seconds, see `spent`, or ends; return the seconds."""
+    total, least = 0.0, POLL[family]
     while process.is_alive() and total < seconds:
-        # Rarely at first: looking takes time, too, and it computes on two cores at most.
-        process.join(min(max(POLL, (seconds - total) / 2), MOST_POLL))
-        total = max(total, spent(process))
+        # Rarely at first: looking takes time, too, and nothing computes on more than a few cores.
+        process.join(max(least, (seconds - total) / 4) if seconds < math.inf else least)
+        total = max(total, spent(process, family))
     return total
 
 

@@ -96,7 +96,7 @@ def undisturbed(
             (sound / name).mkdir(parents=True)
             for _ in range(START_TRIES):
                 process = commands.start(placed(command, sound / name), keep)
-                seconds[name] = wait_for(process, np.inf)
+                seconds[name] = wait_for(process, np.inf, "ray" in command)
                 status, said = commands.end(process)
                 if NO_RAY not in said:
                     break
@@ -161,7 +161,7 @@ class Try:
             what = ""
             try:
                 if not again or rng.random() < REPEATED:
-                    moment = wait_for(process, rng.uniform(0, seconds))
+                    moment = wait_for(process, rng.uniform(0, seconds), "ray" in self.command)
                     count, what = self.how.strike(process, rng)
                     row.disturbed += count
                     history += [f"{what} after {moment:.2f} s of computing"] if what else []

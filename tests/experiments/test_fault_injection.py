@@ -1,11 +1,15 @@
 """The experiment that kills jobs and flips bits: that it sees what it is made to see."""
 
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 
@@ -119,6 +123,41 @@ class Alive:
 
     def is_alive(self) -> bool:
         return True
+
+
+class Program:
+    """A program of Python, as `multiprocessing` has processes."""
+
+    def __init__(self, text: str) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", text])
+        self.pid = self._process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def join(self, seconds: float | None = None) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.mark.parametrize("family", [False, True])
+def test_moments_are_of_computing(family: bool) -> None:
+    import fault_processes
+
+    nested = "import os, time; os.fork() and time.sleep(60)\nfor _ in range(10**12): pass"
+    program = Program(nested if family else "while True: pass")
+    try:
+        assert fault_processes.wait_for(program, 0.3, family) >= 0.3
+        assert program.is_alive()
+    finally:
+        for child in psutil.Process(program.pid).children():
+            child.kill()
+        program.kill()
+    assert fault_processes.wait_for(program, 0.3, family) == 0
 
 
 def test_pictures_are_removed_and_put_back(tmp_path: Path) -> None:
