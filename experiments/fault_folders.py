@@ -32,7 +32,7 @@ class Row:
         refused: commands that ended with one line and status 2.
         sound: commands on a flipped bit that gave the undisturbed results.
         anew: commands that asked for a new folder, and got it.
-        program: digest of the sources that this is of, see `sources_digest`.
+        programs: digests of the package's sources that this is of.
     """
 
     tries: int = 0
@@ -45,7 +45,7 @@ class Row:
     refused: int = 0
     sound: int = 0
     anew: int = 0
-    program: str = ""
+    programs: list[str] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
 
     def fault(self, kind: str, count: int = 1, **details: Any) -> None:

@@ -24,10 +24,10 @@ caches, bundles) lost or doubled, files that differ, temporary files and locks t
     python experiments/fault_injection.py --long     20 of each, 100 flips: an hour
     python experiments/fault_injection.py --quick    1 of each but Ray's, 8 flips, another file
 
-Results are written after every try, a quarter of each situation after the other, and ``--go-on``
-goes on with what was killed as long as the package's sources are the same; ``--only TEXT`` takes
-the situations with TEXT in their names, and leaves the others in the file as they are.
-``--compiled FOLDER`` keeps the compiled programs.
+Results are written after every try, a quarter of each situation after the other. ``--go-on`` goes
+on with the rows of the file, which name the sources that they are of; ``--only TEXT`` takes the
+situations with TEXT in their names, and leaves the others in the file as they are; ``--compiled
+FOLDER`` keeps the compiled programs.
 
 Files are compared byte for byte, with three exceptions: the arrays of bundles by their values
 (orbax gives its files random names), ``metrics.json`` without its seconds, ``report.html`` not at
@@ -93,9 +93,9 @@ class Table:
         if name in self.rows:
             return self.rows[name]
         old = self._held().get(name) if self._go_on else None
-        fresh = Row(program=self._program)
-        self.rows[name] = old if old and old.program == self._program else fresh
-        return self.rows[name]
+        self.rows[name] = row = old or Row()
+        row.programs = [*dict.fromkeys([*row.programs, self._program])]
+        return row
 
     def save(self) -> None:
         """Write the rows; those of the file that are not asked for stay."""
@@ -113,7 +113,7 @@ def sources_digest() -> str:
 
 def show(table: Mapping[str, Row]) -> None:
     """Print a line for each situation."""
-    columns = [each.name for each in fields(Row) if each.name not in ("faults", "program")]
+    columns = [each.name for each in fields(Row) if each.name not in ("faults", "programs")]
     width = max(map(len, table), default=0)
     print(f"{'situation':<{width}}", *(f"{name:>9}" for name in columns))
     for name, row in table.items():

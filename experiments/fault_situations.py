@@ -36,7 +36,7 @@ REPEATED = 3 / 4
 
 
 NO_RAY = "Ray cannot start on this machine"
-START_TRIES = 5
+START_TRIES = 20
 """Starts of Ray on a busy machine, where it gives its processes half a minute to come up."""
 
 

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,19 @@ def _damage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep orbax's threads from logging tracebacks of errors that are raised anyway."""
-    logger = logging.getLogger("absl")
+    """Keep threads of orbax and tensorstore from printing tracebacks of what is raised anyway."""
+    logger, before = logging.getLogger("absl"), sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if "Event loop is closed" not in str(found.exc_value):
+            before(found)
+
     logger.addFilter(_told_anyway)
+    sys.unraisablehook = hook
     try:
         yield
+        if sys.unraisablehook is hook:  # where writing failed, some threads have not ended yet
+            sys.unraisablehook = before
     finally:
         logger.removeFilter(_told_anyway)
 

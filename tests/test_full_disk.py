@@ -3,6 +3,8 @@
 import errno
 import os
 import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from mpp_jax import files
+from mpp_jax import checkpoint, files
 from mpp_jax.nets import NETWORKS, random_network
 from mpp_jax.nets.weight_files import WeightPlace
 from mpp_jax.storage.bundle import read_bundle, write_bundle
@@ -57,6 +59,21 @@ def test_every_writer_on_a_full_disk(tiny, capfd):
     assert read_bundle(tiny / "bundle", KIND)[1]["note"] == 1
     assert sorted(path.name for path in tiny.iterdir()) == ["a.npy", "bundle", "other"]
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tiny, monkeypatch, capfd):
+    """Threads of tensorstore complained, by a traceback for each array, after orbax gave up."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda place: (2**40, 0, 2**40))
+    rng = np.random.default_rng(0)
+    arrays = {f"a{i}": rng.normal(size=10_000).astype(np.float32) for i in range(30)}
+    for _ in range(3):
+        full(tiny / "bundle", lambda: write_bundle(tiny / "bundle", KIND, arrays, {}))
+    time.sleep(0.5)
+    assert capfd.readouterr().err == ""
+    hook = sys.unraisablehook
+    write_bundle(tiny / "bundle", KIND, {"a": arrays["a0"]}, {})
+    assert sys.unraisablehook is hook
 
 
 def test_a_folder_that_threads_still_write_to_is_removed(tmp_path, monkeypatch):

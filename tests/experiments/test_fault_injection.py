@@ -237,29 +237,28 @@ def test_what_may_be_answered(
     assert getattr(fault_disturbances, kind)(*given).verdict(what, status, said) == then
 
 
-def test_rows_are_gone_on_with_as_long_as_the_sources_are_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fault_injection
 
     out = tmp_path / "out.json"
+    monkeypatch.setattr(fault_injection, "sources_digest", lambda: "one")
     table = fault_injection.Table(out, seed=0, go_on=False)
     for name in ("kill run", "kill fit"):
         table.row(name).tries = 3
         table.save()
     assert fault_injection.Table(out, seed=0, go_on=False).row("kill run").tries == 0
+    monkeypatch.setattr(fault_injection, "sources_digest", lambda: "two")
     other = fault_injection.Table(out, seed=0, go_on=True)
     assert other.row("kill run").tries == 3
     assert other.row("kill train").tries == 0
     other.rows["kill run"].tries = 4
     other.save()
-    assert {n: r["tries"] for n, r in json.loads(out.read_text())["situations"].items()} == {
-        "kill run": 4,
-        "kill fit": 3,
-        "kill train": 0,
+    rows = json.loads(out.read_text())["situations"]
+    assert {name: (row["tries"], row["programs"]) for name, row in rows.items()} == {
+        "kill run": (4, ["one", "two"]),
+        "kill fit": (3, ["one"]),
+        "kill train": (0, ["two"]),
     }
-    monkeypatch.setattr(fault_injection, "sources_digest", lambda: "other")
-    assert fault_injection.Table(out, seed=0, go_on=True).row("kill run").tries == 0
 
 
 @pytest.mark.slow
