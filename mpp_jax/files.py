@@ -228,7 +228,7 @@ def undisturbed() -> Iterator[None]:
     """Put off Ctrl-C and SIGTERM until the body is done; the second one ends the process at once.
 
     For writing that libraries do in threads of their own, which an exception in the middle would
-    leave behind, complaining.
+    leave behind, complaining; and for libraries that set handlers themselves, which are not set.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -244,9 +244,17 @@ def undisturbed() -> Iterator[None]:
     for number, old in before.items():
         if callable(old):  # neither ignored nor the system's own
             signal.signal(number, note)
+    set_handler = signal.signal
+
+    def set_others(number: Any, handler: Any) -> Any:
+        # Ray's raises `SystemExit`, which is lost where Python can only ignore an exception.
+        return signal.getsignal(number) if number in before else set_handler(number, handler)
+
+    signal.signal = set_others  # type: ignore[assignment]
     try:
         yield
     finally:
+        signal.signal = set_handler
         for number, old in before.items():
             signal.signal(number, signal.SIG_DFL if old is None else old)
         for late, frame in arrived:

@@ -158,3 +158,23 @@ def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     with files.exclusive(place):
         pass
     assert names(tmp_path) == []
+
+
+def test_where_signals_are_put_off_libraries_set_no_handlers_of_their_own():
+    """Ray's raised `SystemExit` wherever SIGTERM met it; once Python could only ignore that."""
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    other = signal.getsignal(signal.SIGUSR1)
+    try:
+        own = signal.getsignal(signal.SIGTERM)
+        with files.undisturbed():
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            signal.raise_signal(signal.SIGTERM)
+            assert got == []
+        assert got == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGUSR1, other)

@@ -16,7 +16,6 @@ codebooks and features are sent.
 import contextlib
 import os
 import pickle
-import signal
 import socket
 import warnings
 from collections import deque
@@ -366,7 +365,7 @@ def _connect(ray: Any, address: str) -> None:
         if host and port.isdecimal():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), PATIENCE).close()
         # What is forked becomes another program at once, whatever JAX and Python fear.
-        with _silent(), warnings.catch_warnings(), undisturbed():  # which restores our handlers
+        with _silent(), warnings.catch_warnings(), undisturbed():  # nor does Ray set handlers
             warnings.filterwarnings("ignore", message=r".*\bfork\b")
             ray.init(
                 address=address,
@@ -374,9 +373,6 @@ def _connect(ray: Any, address: str) -> None:
                 logging_level="ERROR",
                 **({"include_dashboard": False} if address == "local" else {}),
             )
-    except SystemExit as error:  # SIGTERM meanwhile, as Ray has it
-        signal.raise_signal(signal.SIGTERM)
-        raise KeyboardInterrupt from error
     except Exception as error:  # Ray raises whatever it likes, plain ones where it starts slowly
         why = " ".join(str(error).split())[:300]
         if address == "local":
