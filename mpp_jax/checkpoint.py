@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ import numpy as np
 
 Declared = dict[str, tuple[tuple[int, ...], np.dtype]]
 """Shape and dtype of each array, by name."""
+
+SILENCE, MOST_SILENCE = 0.5, 5.0
+"""Seconds without a complaint of a thread, and at most, that are waited for after a failure."""
 
 OVERHEAD_BYTES = 128 << 10
 """At most what orbax writes beside the arrays."""
@@ -106,9 +110,12 @@ def _damage() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Keep threads of orbax and tensorstore from printing tracebacks of what is raised anyway."""
     logger, before = logging.getLogger("absl"), sys.unraisablehook
+    heard: list[float] = []
 
     def hook(found: Any) -> None:
-        if "Event loop is closed" not in str(found.exc_value):
+        if "Event loop is closed" in str(found.exc_value):
+            heard.append(time.monotonic())
+        else:
             before(found)
 
     logger.addFilter(_told_anyway)
@@ -117,6 +124,11 @@ def _quiet() -> Iterator[None]:
         yield
         if sys.unraisablehook is hook:  # where writing failed, some threads have not ended yet
             sys.unraisablehook = before
+    except Exception:
+        failed = time.monotonic()  # a process that ends meanwhile has no hook any more
+        while time.monotonic() < min(max([failed, *heard]) + SILENCE, failed + MOST_SILENCE):
+            time.sleep(0.02)
+        raise
     finally:
         logger.removeFilter(_told_anyway)
 
