@@ -93,12 +93,12 @@ class Table:
         if name in self.rows:
             return self.rows[name]
         old = self._held().get(name) if self._go_on else None
-        self.rows[name] = row = old or Row()
-        row.programs = [*dict.fromkeys([*row.programs, self._program])]
-        return row
+        self.rows[name] = old or Row()
+        return self.rows[name]
 
-    def save(self) -> None:
-        """Write the rows; those of the file that are not asked for stay."""
+    def save(self, tried: Row) -> None:
+        """Write the rows after one of them was tried; those of the file not asked for stay."""
+        tried.programs = [*dict.fromkeys([*tried.programs, self._program])]
         rows = self._held() | self.rows
         record = {"made": self._made, "seed": self._seed}
         record["situations"] = {name: asdict(row) for name, row in rows.items()}
@@ -166,7 +166,7 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, Row]:
                 for _ in Watcher().bar(range(row.tries, goal), name, "bit"):
                     assert flips is not None
                     flips.try_one(place, moments(name, row, args.seed), row)
-                    table.save()
+                    table.save(row)
     finally:
         commands.close()
     return table.rows
@@ -183,7 +183,7 @@ def repeat(table: Table, name: str, goal: int, one: Try, seed: int) -> None:
         while row.disturbed < goal and row.tries < MOST * goal:
             before = row.disturbed
             one.run(moments(name, row, seed), row)
-            table.save()
+            table.save(row)
             bar.update(row.disturbed - before)
 
 
