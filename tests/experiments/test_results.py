@@ -183,3 +183,40 @@ def test_resized_pictures_are_named() -> None:
     for section in [*PAGE.split("\n## ")[1:], FRONT.split("\n## Results")[1].split("\n## ")[0]]:
         if "Scene-15" in section or "scene15" in section:
             assert "resized to 200 x 200 pixels" in " ".join(section.split()), section[:60]
+
+
+FAULTS = {
+    "killed: `run`, `run --cache`, `fit`, `encode`, `train`": (
+        *("kill run", "kill run --cache", "kill fit", "kill encode", "kill train"),
+    ),
+    "killed: `encode`, `run`, `fit` with `--engine ray`": (
+        *(f"kill {name} --engine ray" for name in ("encode", "run", "fit")),
+    ),
+    "workers of these killed": (
+        *(f"kill workers of {name} --engine ray" for name in ("encode", "run", "fit")),
+    ),
+    "disk full: `run`, `run --cache`, `fit`, `encode`, `train`, `encode --engine ray`": (
+        *("full disk run", "full disk run --cache", "full disk fit", "full disk encode"),
+        *("full disk train", "full disk encode --engine ray"),
+    ),
+    "pictures removed: `run`, `run --cache`, `fit`, `encode`, `encode --engine ray`": (
+        *("removed input run", "removed input run --cache", "removed input fit"),
+        *("removed input encode", "removed input encode --engine ray"),
+    ),
+    "a bit flipped in encodings, codebook or model: `evaluate`, `train`, `search`, `predict`, "
+    "`run`": ("flip encodings", "flip codebook", "flip model"),
+    "a bit flipped in the cache: `run --cache`": ("flip cache",),
+}
+
+
+def test_faults() -> None:
+    found = result("fault_injection")["situations"]
+    head, *rows = table(PAGE, "Disturbed jobs and flipped bits")
+    assert sorted(found) == sorted(name for names in FAULTS.values() for name in names)
+    assert [name for name, *_ in rows] == [*FAULTS]
+    for name, *cells in rows:
+        members = [found[each] for each in FAULTS[name]]
+        assert cells == [f"{sum(row[column] for row in members)}" for column in head[1:]], name
+    assert not any(row["faults"] for row in found.values())
+    jobs = {name: row for name, row in found.items() if not name.startswith("flip")}
+    assert sum(row["disturbed"] for row in jobs.values()) >= 300
