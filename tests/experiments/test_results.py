@@ -69,7 +69,10 @@ def test_voc2007_part(network: str, heading: str) -> None:
 
 @pytest.mark.parametrize(
     ("network", "heading"),
-    [("efficientnet_lite0", "Public networks on Scene-15: which layer and pooling is best")],
+    [
+        ("efficientnet_lite0", "Public networks on Scene-15: which layer and pooling is best"),
+        ("squeezenet", "Public networks on Scene-15: SqueezeNet"),
+    ],
 )
 def test_public_networks(network: str, heading: str) -> None:
     import public_networks
@@ -78,6 +81,22 @@ def test_public_networks(network: str, heading: str) -> None:
     shown = [line for line in public_networks.show(entry).splitlines() if "---" not in line]
     want = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown]
     assert table(PAGE, heading) == want
+
+
+def test_finetune() -> None:
+    _, *rows = table(PAGE, "Training the codebook by the labels")
+    for (name, top1, gain), (want, row) in zip(
+        rows, result("finetune")["mean"].items(), strict=True
+    ):
+        assert name == want
+        assert top1 == f"{100 * row['top1']:.2f} ± {100 * row['deviation']:.2f}"
+        assert gain == f"{100 * row['over_fitted']:+.2f}"
+
+
+def test_store() -> None:
+    _, *rows = table(PAGE, "Encodings: a million pictures, memory, float16")
+    for (pictures, *_, seconds, _), row in zip(rows, result("bench_store")["stores"], strict=True):
+        assert (pictures, seconds) == (f"{row['pictures']:,}", f"{row['seconds_to_open']:.2f}")
 
 
 def test_figure4() -> None:
