@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fault_tools import TINY
+from fault_processes import TINY
 from machine import provenance
 
 import mpp_jax as mpp

@@ -1,11 +1,16 @@
 """Where experiments find shared data, and what they say of the machine."""
 
+import ast
 import importlib
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from helpers import EXPERIMENTS, REPOSITORY
+
+OPTIONAL = {"torch"}
+"""Peers that need not be installed."""
 
 
 def test_shared_data_has_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +66,16 @@ def test_what_a_result_says() -> None:
     assert made["command"].startswith("python ")
     assert made["cores"] >= 1
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", made["date"])
+
+
+def test_every_script_finds_what_it_imports() -> None:
+    """A module of the experiments that was renamed is missed where nobody runs the script."""
+    missing = []
+    for script in sorted(EXPERIMENTS.glob("*.py")):
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            roots = {name.partition(".")[0] for name in names} - OPTIONAL
+            missing += [(script.name, root) for root in roots if find_spec(root) is None]
+    assert not missing
