@@ -92,5 +92,5 @@ def test_the_experiment(
     assert found["minus_best_single"][found["best_single"]]["value"] == 0
     assert "| mpp, K 3 |" in capsys.readouterr().out
     # Again: nothing is fitted or encoded.
-    monkeypatch.setattr(kernels, "_encoded", None)
+    monkeypatch.setattr(kernels, "_one_pass", None)
     assert {**run(), "made": 0} == {**found, "made": 0}
