@@ -49,7 +49,7 @@ class Disturbance:
 
     def strike(self, process: Any, rng: np.random.Generator) -> tuple[int, str]:
         """Disturb a job; return how often, 0 where it had ended, and what was done."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind has its own
 
     def mend(self) -> None:
         """Undo what can be undone, before the command is given again."""

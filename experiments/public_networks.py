@@ -23,6 +23,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import lab
@@ -32,9 +33,8 @@ from machine import provenance, shared
 
 from mpp_jax.encoders.vlad import vlad
 from mpp_jax.intervals import bootstrap
-from mpp_jax.numerics import power_l2
 from mpp_jax.pooling import register_pooling
-from mpp_jax.pooling.protocol import projected
+from mpp_jax.pooling.codings import scale_wise
 from mpp_jax.runs.settings import Job
 
 
@@ -69,11 +69,12 @@ FACTORS: dict[str, dict[str, Any]] = {
 """Settings of the codebook that are changed one at a time."""
 
 
-@register_pooling("vlad-intra")
-def vlad_intra(evidence: Any, codebook: Any) -> Any:
-    """Scale-wise VLAD with intra-normalisation, averaged as MPP is."""
-    means = codebook.gmm.means
-    return power_l2(sum(vlad(y, means, m, intra=True) for y, m in projected(evidence, codebook)))
+def vlad_intra(x: Any, codebook: Any, mask: Any) -> Any:
+    """Return the VLAD (K P,) of a set, each centre's block of length 1; see `mpp_jax.encoders`."""
+    return vlad(x, codebook.gmm.means, mask, intra=True)
+
+
+register_pooling("vlad-intra")(partial(scale_wise, vlad_intra, False))
 
 
 def open_job(args: argparse.Namespace, network: str, pooling: Sequence[str]) -> Job:
@@ -172,7 +173,7 @@ def measured(job: Job, layers: Sequence[str]) -> tuple[dict[str, Any], dict[str,
     mpp = of_layer("mpp", best_layer, own)
     for title, (parts, found) in {
         "mpp+avg": among_one([mpp, "avg"], kernels, job),
-        "best": among(("ap10", "avg", mpp), kernels, job),
+        "best": among([mpp if name == "mpp" else name for name in BEST], kernels, job),
         "forward": forward(kernels, values, job),
     }.items():
         figures, scores[title] = row(stacked([kernels[n] for n in parts]), found, job)

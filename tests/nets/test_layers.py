@@ -183,3 +183,21 @@ def test_errors_are_plain(network):
         load_network("caffenet", "x", dtype=jnp.int32)
     with pytest.raises(ValueError, match="precision: must be"):
         load_network("caffenet", "x", precision="exact")
+
+
+def test_geometry_is_worked_out_once(monkeypatch):
+    """It is asked for with every batch, layer and scale, and takes a walk through the layers."""
+    spec = dataclasses.replace(TINY)
+    calls = []
+    geometry = NetSpec._geometry
+    monkeypatch.setattr(
+        NetSpec, "_geometry", lambda self, name: calls.append(name) or geometry(self, name)
+    )
+    names = spec.descriptor_layers
+    first = [spec.layer(name) for name in names]
+    assert [spec.layer(name) for name in names] == first
+    assert calls == list(names)
+    other = dataclasses.replace(spec, side=51)  # has its own
+    assert other.layer("fire2") != spec.layer("fire2")
+    assert spec == TINY
+    assert hash(spec) == hash(TINY)
