@@ -40,6 +40,7 @@ from mpp_jax.cli.app import main
 from mpp_jax.cli.console import Console
 from mpp_jax.config import Pyramid, Run, Svm
 from mpp_jax.data import Dataset, Item
+from mpp_jax.memory import keep_freed_memory
 from mpp_jax.metrics import average_precision, mean_average_precision
 from mpp_jax.nets import NETWORKS, random_network
 from mpp_jax.report.metrics_json import write_metrics
@@ -56,8 +57,6 @@ COLOURS = ((40, 60, 200), (50, 190, 70), (210, 60, 50), (230, 230, 230), (30, 30
 TRAININGS = {(3_000, 65_536): (2.0, 1.3), (10_000, 65_536): (2.0, 1.6)}
 """GB that training may take, by pictures and dimension; `MEMORY` of others."""
 MEMORY = 2.0
-INDEXED = 1024
-"""Dimensions up to which `index` is measured: its components of longer vectors take very long."""
 RUNS, METHODS, LABELS, DRAWS = 2, ("mpp", "nfk", "avg"), 20, 500
 """What `compare` compares, and by how many draws: they cost time, and no memory to speak of."""
 
@@ -130,6 +129,7 @@ def command(*arguments: Any) -> None:
 
 def stage(name: str, folder: Path, count: int, dimension: int, memory: float) -> dict[str, Any]:
     """Do one stage in this process; return its seconds and peak."""
+    keep_freed_memory()  # as every command does; else the arenas of threads grow for long
     config, console = know(dimension), Console(quiet=True)
     store, model = folder / "store", folder / "model"
     network = random_network(jax.random.key(0), TINY)
@@ -214,8 +214,6 @@ def measure() -> None:
         row: dict[str, Any] = {"pictures": count, "dimension": dimension}
         with tempfile.TemporaryDirectory() as place:
             for name in STAGES:
-                if name == "index" and dimension > INDEXED:
-                    continue
                 limits = TRAININGS.get((count, dimension), (MEMORY,))
                 if name == "train":
                     row[name] = [alone(name, place, count, dimension, most) for most in limits]

@@ -154,6 +154,10 @@ class ChunkStream:
                 "an array, a list of arrays, or a callable that returns a fresh iterator."
             )
 
+    def cut(self, rows: int) -> "ChunkStream":
+        """Return a stream over the same rows in blocks of another length."""
+        return ChunkStream(self._source, rows, self.name)
+
     def peek(self) -> tuple["ChunkStream", int]:
         """Return a stream over the same rows, none lost, and the number of columns."""
         chunks = iter(self._source() if callable(self._source) else self._source)
@@ -163,9 +167,8 @@ class ChunkStream:
         check_matrix(np.asarray(first), f"each chunk of {self.name}")
         if not self.single_pass:
             return self, np.shape(first)[1]
-        return ChunkStream(itertools.chain([first], chunks), self.rows, self.name), np.shape(first)[
-            1
-        ]
+        whole = ChunkStream(itertools.chain([first], chunks), self.rows, self.name)
+        return whole, np.shape(first)[1]
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield blocks ``(x (rows, D), mask (rows,) float32)``."""

@@ -7,7 +7,7 @@ For rows ``x_i`` (N, D) with mean ``m``, the components are the eigenvectors of 
 variances. The projection is ``y = (x - m) V^T``, divided by the roots of the eigenvalues where the
 components are whitened. The sign of each is fixed: its entry of largest magnitude is positive.
 
-Four solvers:
+Five solvers:
 
 * "eigh": the whole spectrum of C in float64, by LAPACK on the host. Exact.
 * "subspace": block Krylov iteration on C, on the host, to a stated residual. For D in the thousands
@@ -17,14 +17,16 @@ Four solvers:
 * "randomized": Halko, Martinsson and Tropp, "Finding Structure with Randomness" (2011), algorithms
   4.4 and 5.1: a few passes over the rows, no (D, D) matrix. For D in the ten thousands;
   approximate.
+* "gram": by way of the rows' inner products (N, N), `mpp_jax.stats.gram_pca`. For D in the ten
+  thousands and fewer rows; exact as "subspace" is.
 
 "subspace" and "filtered" give way to "eigh" where P is a large share of D (their blocks would hold
 half of all dimensions) and where they do not converge.
 
-C is accumulated chunk by chunk, each moved by a common centre first, only one triangle of blocks,
-and compensated; or, from a stream, moved by each block's own mean and merged in float64.
+C is accumulated chunk by chunk (`mpp_jax.stats.covariance`).
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,28 +39,39 @@ from jax.typing import ArrayLike
 from mpp_jax.numerics import (
     PRECISION,
     check_positive_integer,
-    check_values,
     mask_rows,
     real_dtype,
 )
 from mpp_jax.stats.chunks import (
     ArrayData,
     ChunkStream,
+    DataStats,
     Layout,
     data_stats,
     open_data,
     sum_over_rows,
     sum_stream,
 )
+from mpp_jax.stats.covariance import array_moments, check_count, covariance, symmetric
 from mpp_jax.stats.eigen import Operator, top_by_eigh, top_by_krylov, top_filtered
+from mpp_jax.stats.gram_pca import centred_gram, components_of
 
-SOLVERS = ("eigh", "subspace", "filtered", "randomized")
+SOLVERS = ("eigh", "subspace", "filtered", "randomized", "gram")
+_REREAD = ("randomized", "gram")
 
 EIGH_SIZE = 1024
 """Up to this many dimensions "auto" takes LAPACK's whole spectrum."""
 
 COVARIANCE_SIZE = 16384
 """And up to this many a covariance."""
+
+GRAM_ROWS = 12288
+"""Of more dimensions, up to this many rows the matrix of their inner products."""
+
+ROWS = 4096
+"""Rows of a chunk, where they do not take more than `CHUNK_BYTES`."""
+
+CHUNK_BYTES = 2**26
 
 
 class PCA(NamedTuple):
@@ -86,110 +99,6 @@ def pca_inverse(pca: PCA, y: ArrayLike) -> Array:
     back = pca.components / square[:, None]
     row = (1,) * (y.ndim - 1) + pca.mean.shape
     return jnp.matmul(y, back, precision=PRECISION) + pca.mean.reshape(row)
-
-
-BLOCK = 512
-"""Columns per block of the covariance on a CPU: one triangle of blocks is half of the work."""
-
-
-def block_columns(d: int) -> int:
-    """Return the columns per block of a covariance (D, D).
-
-    All of them on accelerators: each product of another shape is compiled, and tried out in many
-    forms, for seconds, to save milliseconds.
-    """
-    return BLOCK if jax.default_backend() == "cpu" else d
-
-
-def _scatter_blocks(mean: Array, x: Array, mask: Array) -> tuple[tuple[Array, ...], Array]:
-    """Return ``sum_i z_i z_i^T``, ``z = x - mean``, as rows of blocks, and ``sum_i z_i``."""
-    z = (mask_rows(x.astype(mean.dtype), mask, mean) - mean[None, :]) * mask[:, None]
-    d = z.shape[1]
-    step = block_columns(d)
-    blocks = tuple(
-        jnp.matmul(z[:, i : i + step].T, z[:, i:], precision=PRECISION) for i in range(0, d, step)
-    )
-    return blocks, jnp.sum(z, axis=0)
-
-
-@partial(jax.jit, static_argnames=("rows", "layout"))
-def _array_scatter(x: Array, mask: Array, mean: Array, rows: int, layout: Layout) -> Any:
-    return sum_over_rows(_scatter_blocks, mean, x, mask, rows, layout)
-
-
-_block_scatter = jax.jit(_scatter_blocks)
-
-
-def _assemble(blocks: tuple[Array, ...], d: int) -> np.ndarray:
-    """Return the symmetric float64 matrix (D, D) from rows of blocks, each from the diagonal on."""
-    full = np.empty((d, d))
-    for block in blocks:
-        i = d - block.shape[1]
-        full[i : i + block.shape[0], i:] = block
-        full[i:, i : i + block.shape[0]] = np.asarray(block).T
-    return full
-
-
-def covariance(data: ArrayData | ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
-    """Return count, mean (D,) and covariance (D, D), divided by ``count - 1``, both float64."""
-    if isinstance(data, ArrayData):
-        count, mean, change, blocks = _array_moments(data)
-        scatter = _assemble(blocks, len(mean)) - count * np.outer(change, change)
-    else:
-        count, mean, scatter = _stream_scatter(data)
-    _check_count(count, data)
-    return count, mean, scatter / (count - 1)
-
-
-def _array_moments(
-    data: ArrayData,
-) -> tuple[int, np.ndarray, np.ndarray, tuple[Array, ...]]:
-    """Return count, mean (D,), by how much that differs from the centre, and the scatter there."""
-    stats = data_stats(data)
-    count, mean = stats.count, np.asarray(stats.mean, np.float64)
-    args = (data.x, data.mask, jnp.asarray(stats.mean))
-    blocks, rest = _array_scatter(*args, rows=data.rows, layout=data.layout)
-    change = np.asarray(rest, np.float64) / count
-    return count, mean + change, change, blocks
-
-
-def _check_count(count: int, data: ArrayData | ChunkStream) -> None:
-    if count < 2:
-        raise ValueError(f"{data.name} has {count} row; a covariance needs two at least.")
-
-
-@jax.jit
-def _symmetric(blocks: tuple[Array, ...], change: Array, count: Array) -> Array:
-    """Return the covariance (D, D) float64 from rows of blocks, each from the diagonal on."""
-    d = change.shape[0]
-    wide = [
-        jnp.pad(block.astype(change.dtype), ((0, 0), (d - block.shape[1], 0))) for block in blocks
-    ]
-    upper = jnp.triu(jnp.concatenate(wide))
-    full = upper + jnp.triu(upper, 1).T
-    return (full - count * (change[:, None] * change[None, :])) / (count - 1)
-
-
-def _stream_scatter(data: ChunkStream) -> tuple[int, np.ndarray, np.ndarray]:
-    count, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
-    for block, mask in data:
-        n = int(mask.sum())
-        x = np.asarray(block[:n], np.float64)
-        check_values(float(np.max(np.abs(x))), data.name)
-        centre = x.mean(axis=0).astype(real_dtype(block))
-        blocks, rest = _block_scatter(jnp.asarray(centre), block, mask)
-        shift = np.asarray(rest, np.float64) / n
-        own = centre.astype(np.float64) + shift
-        part = _assemble(blocks, x.shape[1]) - n * np.outer(shift, shift)
-        if count == 0:
-            count, mean, scatter = n, own, part
-            continue
-        # Chan, Golub and LeVeque's pairwise update.
-        change = own - mean
-        scatter += part + np.outer(change, change) * (count * n / (count + n))
-        mean = mean + change * (n / (count + n))
-        count += n
-    return count, mean, scatter
 
 
 def _implicit(data: ArrayData | ChunkStream, mean: np.ndarray, count: int) -> Operator:
@@ -238,32 +147,43 @@ def fit_pca(
             "subspace" and "filtered" read a stream once, so there it may be a generator.
         n_components: P, at most min(N, D).
         whiten: scale the projections to variance 1.
-        solver: "eigh", "subspace", "filtered" or "randomized" (see the module); "auto" takes "eigh"
-            up to D = 1024 or where P is a fair share of D, else up to D = 16384 "filtered" on a GPU
-            and "subspace" elsewhere, else "randomized".
+        solver: "eigh", "subspace", "filtered", "randomized" or "gram" (see the module); "auto"
+            takes "eigh" up to D = 1024 or where P is a fair share of D, else up to D = 16384
+            "filtered" on a GPU and "subspace" elsewhere, else "gram" up to N = 12288 rows that are
+            not spread over devices, else "randomized".
         key: PRNG key, for "randomized" only.
         mask: (N,), rows where it is 0 or False are left out; arrays only.
         passes: of "randomized" over the data, beside those for the mean: more is closer.
-        rows: rows per chunk.
+        rows: rows per chunk; None for 4,096, or fewer of more than 4,096 dimensions.
 
     Returns:
         `PCA` in float32 (float64 where that is enabled and given).
 
     Raises:
         ValueError: an argument out of range, NaN, infinity or values above 1e15, one row only.
-        TypeError: a generator with "randomized", or no key.
+        TypeError: a generator with "randomized" or "gram", or no key for the former.
     """
     n_components = check_positive_integer(n_components, "n_components")
     if solver not in ("auto", *SOLVERS):
         known = ", ".join(map(repr, SOLVERS))
         raise ValueError(f"solver must be 'auto' or one of {known}; got {solver!r}.")
-    data = open_data(x, mask, rows or 4096, several_passes=solver == "randomized")
-    if solver == "auto":
-        solver, data = _suitable_solver(data, n_components)
-    if solver == "randomized":
+    data = open_data(x, mask, rows or ROWS, several_passes=solver in _REREAD)
+    data, d = _of_width(data)
+    if rows is None:
+        data = replace(data, rows=_rows(d)) if isinstance(data, ArrayData) else data.cut(_rows(d))
+    chosen = solver == "auto"
+    if chosen:
+        solver = _suitable_solver(d, n_components)
+    if solver in _REREAD:
+        stats = _read_again(data, n_components)
+        if solver == "randomized" and chosen and stats.count <= GRAM_ROWS and data.layout is None:
+            solver = "gram"
+    if solver == "gram":
+        mean, values, vectors = _fit_by_gram(data, stats, n_components)
+    elif solver == "randomized":
         if key is None:
             raise TypeError("solver 'randomized' needs a PRNG key: give key=jax.random.key(seed).")
-        mean, values, vectors = _fit_randomized(data, n_components, key, passes)
+        mean, values, vectors = _fit_randomized(data, stats, n_components, key, passes)
     elif solver == "filtered":
         mean, values, vectors = _fit_filtered(data, n_components)
     else:
@@ -274,19 +194,22 @@ def fit_pca(
     return _finish(mean, values, vectors, whiten, dtype)
 
 
-def _suitable_solver(
-    data: ArrayData | ChunkStream, n_components: int
-) -> tuple[str, ArrayData | ChunkStream]:
-    if isinstance(data, ArrayData):
-        d = data.x.shape[1]
-    else:
-        data, d = data.peek()
+def _of_width(data: ArrayData | ChunkStream) -> tuple[ArrayData | ChunkStream, int]:
+    """Return the data, none lost, and their D."""
+    return (data, data.x.shape[1]) if isinstance(data, ArrayData) else data.peek()
+
+
+def _rows(d: int) -> int:
+    return max(1, min(ROWS, CHUNK_BYTES // (4 * d)))
+
+
+def _suitable_solver(d: int, n_components: int) -> str:
     if d <= EIGH_SIZE or 5 * n_components > d:
-        return "eigh", data
+        return "eigh"
     if d > COVARIANCE_SIZE:
-        return "randomized", data
+        return "randomized"
     # Of accelerators only GPUs are sure to factorise in float64; float32 loses steep spectra.
-    return ("filtered" if jax.default_backend() == "gpu" else "subspace"), data
+    return "filtered" if jax.default_backend() == "gpu" else "subspace"
 
 
 def _check_rank(n_components: int, count: int, d: int) -> None:
@@ -306,7 +229,7 @@ def _top_of_matrix(
         return top_by_eigh(matrix, n_components)
     start = _start(d, block)
     values, vectors, converged = top_by_krylov(
-        lambda q: matrix @ q, start, n_components, steps=6, cycles=4
+        lambda q: matrix @ q.astype(matrix.dtype), start, n_components, steps=6, cycles=4
     )
     # A nearly flat spectrum converges slowly; LAPACK does not mind.
     return (values, vectors) if converged else top_by_eigh(matrix, n_components)
@@ -323,8 +246,8 @@ def _fit_filtered(
     parts: Any
     change: Any
     if isinstance(data, ArrayData):
-        count, mean, change, parts = _array_moments(data)
-        _check_count(count, data)
+        count, mean, change, parts = array_moments(data)
+        check_count(count, data)
         dtype = real_dtype(data.x)
     else:
         count, mean, parts = covariance(data)
@@ -333,7 +256,7 @@ def _fit_filtered(
     _check_rank(n_components, count, d)
     block = _block_size(n_components, d)
     with jax.enable_x64(True):
-        matrix = jnp.asarray(parts) if change is None else _symmetric(parts, change, count)
+        matrix = jnp.asarray(parts) if change is None else symmetric(parts, change, count)
         if 2 * block <= d:
             resolution = 8 * float(jnp.finfo(dtype).eps)
             found = top_filtered(matrix, _start(d, block), n_components, resolution)
@@ -347,21 +270,36 @@ def _block_size(n_components: int, d: int) -> int:
     return min(d, n_components + max(16, n_components // 4))
 
 
-def _fit_randomized(
-    data: ArrayData | ChunkStream, n_components: int, key: Array, passes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    passes = check_positive_integer(passes, "passes")
+def _read_again(data: ArrayData | ChunkStream, n_components: int) -> DataStats:
+    """Return the statistics of data that will be read several times."""
     if isinstance(data, ChunkStream):
         data.require_several_passes()
     stats = data_stats(data)
+    _check_rank(n_components, stats.count, len(stats.mean))
+    check_count(stats.count, data)
+    return stats
+
+
+def _fit_randomized(
+    data: ArrayData | ChunkStream, stats: DataStats, n_components: int, key: Array, passes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    passes = check_positive_integer(passes, "passes")
     count, d = stats.count, len(stats.mean)
-    _check_rank(n_components, count, d)
-    _check_count(count, data)
     block = min(_block_size(n_components, d), count)
     start = np.asarray(jax.random.normal(key, (d, block)), np.float64)
     apply = _implicit(data, stats.mean, count)
     values, vectors, _ = top_by_krylov(apply, start, n_components, steps=passes - 1, cycles=1)
     return np.asarray(stats.mean, np.float64), values, vectors
+
+
+def _fit_by_gram(
+    data: ArrayData | ChunkStream, stats: DataStats, n_components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = data.x.shape[0] if isinstance(data, ArrayData) else stats.count
+    gram = centred_gram(data, stats.mean, rows)
+    values, vectors = _top_of_matrix(gram, n_components, "eigh" if rows <= EIGH_SIZE else "gram")
+    found = components_of(data, stats.mean, vectors)
+    return np.asarray(stats.mean, np.float64), values / (stats.count - 1), found
 
 
 def _finish(

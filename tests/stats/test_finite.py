@@ -46,6 +46,7 @@ FITS = {
     "kmeans": lambda x: fit_kmeans(jax.random.key(0), x, 2),
     "eigh": lambda x: fit_pca(x, 2),
     "randomized": lambda x: fit_pca(x, 2, solver="randomized", key=jax.random.key(0)),
+    "gram": lambda x: fit_pca(x, 2, solver="gram"),
 }
 
 
