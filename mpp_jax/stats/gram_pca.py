@@ -22,7 +22,7 @@ from mpp_jax.numerics import PRECISION, mask_rows
 from mpp_jax.stats.chunks import ArrayData, ChunkStream
 from mpp_jax.stats.eigen import orthonormal
 
-RESIDENT_BYTES = 2**29
+RESIDENT_BYTES = 2**28
 """Most bytes of rows that are held while others pass by."""
 
 
@@ -37,17 +37,21 @@ def centred_gram(data: ArrayData | ChunkStream, mean: np.ndarray, rows: int) -> 
     height = data.rows * max(1, RESIDENT_BYTES // (4 * len(mean) * data.rows))
     gram = np.empty((rows, rows), mean.dtype)
     for low in range(0, rows, height):
+        high, start = min(low + height, rows), 0
         held: list[Array] = []
-        start, own = 0, jnp.zeros((0, len(mean)), mean.dtype)
         for z in _centred(data, mean):
-            if low <= start < low + height:
+            stop = start + len(z)
+            if low <= start < high:
                 held.append(z)
-                own = jnp.concatenate(held)
-            if low <= start:
+                if stop == high:
+                    own = jnp.concatenate(held)
+                    held.clear()
+                    gram[low:high, low:high] = _products(own, own)
+            elif high <= start:
                 tile = np.asarray(_products(own, z))
-                gram[low : low + len(own), start : start + len(z)] = tile
-                gram[start : start + len(z), low : low + len(own)] = tile.T
-            start += len(z)
+                gram[low:high, start:stop] = tile
+                gram[start:stop, low:high] = tile.T
+            start = stop
     return gram
 
 
