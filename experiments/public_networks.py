@@ -24,12 +24,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lab
 import numpy as np
 from kernels import Judged, Kernel, by_folds, kernels_of, scored, stacked
 from machine import provenance, shared
+from mirrored import averaged, with_mirror_images
 
 from mpp_jax.encoders.vlad import vlad
 from mpp_jax.intervals import bootstrap
@@ -67,6 +69,7 @@ FACTORS: dict[str, dict[str, Any]] = {
     "K 512": {"components": 512},
 }
 """Settings of the codebook that are changed one at a time."""
+MIRRORED = "with mirror images"
 
 
 def vlad_intra(x: Any, codebook: Any, mask: Any) -> Any:
@@ -162,7 +165,7 @@ def measured(job: Job, layers: Sequence[str]) -> tuple[dict[str, Any], dict[str,
             print(f"{title}: folds {100 * values[title].value:.2f}", flush=True)
 
     take(own, CROPS)
-    for layer in layers:
+    for layer in dict.fromkeys(layers):
         take(layer, ("avg", "mpp"))
     best_layer = max(layers, key=lambda layer: values[of_layer("mpp", layer, own)].value)
     take(best_layer, [name for name in POOLED if of_layer(name, best_layer, own) not in kernels])
@@ -208,7 +211,21 @@ def factors(job: Job, layer: str) -> dict[str, Any]:
             for name, kernel in found.items()
         }
         print(title, {n: f"{100 * r['value']:.2f}" for n, r in table[title].items()}, flush=True)
+    if not job.data.multi_label:  # a VOC folder's are larger, and twice as many take hours
+        both = with_mirror_images(replace(job, config=plain), mirror_folder(job))
+        found = kernels_of(lab.with_pooling(both, ["mpp", "vlad"]), test=False)
+        table[MIRRORED] = {
+            name: by_folds(averaged(kernel), job.data, job.extras.cache)._asdict()
+            for name, kernel in found.items()
+        }
+        print(MIRRORED, {n: f"{100 * r['value']:.2f}" for n, r in table[MIRRORED].items()})
     return table
+
+
+def mirror_folder(job: Job) -> Path:
+    """Return the folder of the mirror images of a job's pictures."""
+    assert job.extras.cache is not None
+    return job.extras.cache / "pictures" / f"{job.data.name}-mirrored"
 
 
 def show(entry: Mapping[str, Any]) -> str:
@@ -234,6 +251,7 @@ def show(entry: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = lab.parser(__doc__.split("\n\n")[0], "public_networks", scales=4)
     parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--layers", help="of one network, a,b, beside its own; default: all listed")
     parser.add_argument("--factors", action="store_true", help="change one setting at a time")
     args = parser.parse_args()
     record = json.loads(args.out.read_text()) if args.out.exists() else {}
@@ -247,6 +265,8 @@ def main() -> None:
     together: dict[str, Kernel] = {}
     for network in args.networks.split(","):
         layers = NETWORKS[network].layers
+        if args.layers:
+            layers = (*args.layers.split(","), layers[-1])
         job = open_job(args, network, ["mpp"])
         entry, kernels = measured(job, layers)
         together |= {f"{name} of {network}": kernel for name, kernel in kernels.items()}
