@@ -16,6 +16,8 @@ Dtype = Literal["auto", "float32", "tf32", "bfloat16"]
 StoreDtype = Literal["float32", "float16"]
 Solver = Literal["auto", "gram", "streamed", "primal"]
 AUTO: Final = "auto"
+AUTOMATIC: Final = 0
+"""Of a size: whatever suits the data."""
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:
@@ -58,7 +60,8 @@ class Encoder:
 
     Attributes:
         pca: dimensions kept.
-        components: Gaussians K.
+        components: Gaussians K; 0 (automatic) for as many as suit the number of training pictures,
+            at most 256 (`mpp_jax.runs.sizing`).
         samples: training descriptors that PCA and mixture are fitted to.
         l2: L2-normalise descriptors: "none", "before" the PCA, or before and after it ("both").
         skip_first: leave the coarsest scale out of the encoding (it stays in the dictionary).
@@ -81,11 +84,12 @@ class Encoder:
     finetune: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pca", "components", "samples", "max_iterations"):
+        for name in ("pca", "samples", "max_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.finetune < 0:
-            raise ValueError(f"finetune must be 0 or more, got {self.finetune}")
+        for name in ("components", "finetune"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("tolerance", "variance_floor"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -164,7 +168,7 @@ class Run:
     pyramid: Pyramid = field(default_factory=Pyramid)
     encoder: Encoder = field(default_factory=Encoder)
     svm: Svm = field(default_factory=Svm)
-    pooling: tuple[str, ...] = ("mpp", "nfk", "avg", "fc7", "mpp+avg")
+    pooling: tuple[str, ...] = ("best", "mpp", "nfk", "avg", "fc7")
     seed: int = 0
     dtype: Dtype = "float32"
     fidelity: Fidelity = "paper"

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mpp_jax.config import Run
+from mpp_jax.config import AUTO, AUTOMATIC, Run
 
 
 def grouped(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -17,6 +17,17 @@ def grouped(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return function
 
     return decorate
+
+
+def _read_size(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Read a whole number from 1, or "auto"."""
+    if text is None:
+        return None
+    if text.lower() == AUTO:
+        return AUTOMATIC
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"{text!r}: give a whole number from 1, or auto")
+    return int(text)
 
 
 codebook_options = grouped(
@@ -34,10 +45,11 @@ codebook_options = grouped(
     ),
     click.option(
         "--components",
-        default=Run().encoder.components,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Gaussians of the mixture.",
+        callback=_read_size,
+        metavar="NUMBER|auto",
+        help="Gaussians of the mixture. auto takes as many as suit the number of training pictures "
+        "(a power of two; six pictures or more for each), at most 256: a larger codebook fits "
+        "pictures instead of what they have in common. [default: auto; 256 with --fidelity author]",
     ),
     click.option(
         "--samples",

@@ -26,6 +26,7 @@ from mpp_jax.remote.addresses import is_address
 from mpp_jax.remote.mirror import shown
 from mpp_jax.runs.model import picture_item
 from mpp_jax.runs.settings import Extras, Job
+from mpp_jax.runs.sizing import default_pooling
 from mpp_jax.weights.load import load_network
 
 DATA_OPTIONS = (
@@ -193,6 +194,11 @@ def open_job(
     get_spec(options["network"])
     check_outside(data, out, extras.cache)
     dataset = open_data(data, options, console)
+    if options.get("pooling") is None and options.get("config_file") is None:
+        pooling, reason = default_pooling(dataset)
+        config = replace(config, pooling=pooling)
+        if reason:
+            console.say(reason)
     # Last, for it may have to be downloaded.
     network = open_network(options["network"], options["weights"], config.dtype, console)
     return Job(dataset, network, config, out, options["weights"], extras)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +11,7 @@ import click
 from mpp_jax.cli.codebook_options import codebook_options, grouped
 from mpp_jax.cli.job_options import label_field_option, split_field_option
 from mpp_jax.cli.places import PATH
-from mpp_jax.config import AUTO, Dtype, Run, preset, with_fidelity
+from mpp_jax.config import AUTO, AUTOMATIC, Dtype, Run, preset, with_fidelity
 from mpp_jax.nets.registry import DEFAULT_NETWORK
 
 SVM_OPTIONS = ("c", "folds", "probabilities", "solver")
@@ -133,7 +134,8 @@ pooling_option = click.option(
     "layer as mpp(pool5), on a spatial grid as mpp+sp or mpp+sp1x1_2x2, stacked as mpp+avg; best "
     "is the stack of ap10, avg and mpp, or best(a,b,c) of others, that does best on held-out folds "
     "of the training pictures; the paper's MPP(Alex-FC7,Pool5)+SP is understood. "
-    f"[default: {','.join(Run().pooling)}]",
+    f"[default: {','.join(Run().pooling)}; without best where a class has one training picture, or "
+    "there are more than 10,000]",
 )
 data_options = grouped(
     click.option(
@@ -342,6 +344,8 @@ def read_config(options: dict[str, Any]) -> Run:
     fidelity = preset(options["fidelity"])
     if file is None:
         run, wins = fidelity, {name for name in _PLACES if options.get(name) is not None}
+        if options["fidelity"] != "author":
+            run = replace(run, encoder=replace(run.encoder, components=AUTOMATIC))
     else:
         run, wins = Run.from_dict(file["config"]), typed
         if "fidelity" in typed:

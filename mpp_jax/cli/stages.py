@@ -107,7 +107,7 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     skips = known + skips + _dataset_skips(job.data)
     try:
         most, place = job.extras.memory, job.out / "model"
-        model = _train(store, codebooks, made, job.config.pooling, place, console, most)
+        model = _train(store, codebooks, made, None, place, console, most)
         write_config(job.out, model.provenance)  # with the solver that was taken
 
         def gallery(table: dict[str, Any]) -> MapGallery:
@@ -253,7 +253,7 @@ def train(
     config = replace(config, svm=replace(config.svm, **svm))
     made = replace(made, config=config)
     with exclusive(out):
-        _train(opened, codebooks, made, config.pooling, out, console, memory)
+        _train(opened, codebooks, made, config.pooling if methods else None, out, console, memory)
     console.print_table()
     return DONE
 
@@ -262,7 +262,7 @@ def _train(
     store: Store,
     codebooks: Codebooks,
     made: Provenance,
-    methods: tuple[str, ...],
+    methods: tuple[str, ...] | None,
     out: Path,
     console: Console,
     memory: float | None = None,

@@ -37,6 +37,7 @@ from mpp_jax.runs.provenance import Provenance, atoms_digest, encoding_settings
 from mpp_jax.runs.ray_engine import RayEngine
 from mpp_jax.runs.settings import check_contrast, check_features, check_folds
 from mpp_jax.runs.shards import Encoding, Sampling, blocks
+from mpp_jax.runs.sizing import without_choices
 from mpp_jax.runs.solvers import Problem, plan_training
 from mpp_jax.runs.training import Folds, train_method
 from mpp_jax.runs.vectors import atoms_of, code_of, recipes_of
@@ -244,7 +245,8 @@ def train(
         store: encodings.
         codebooks: those that they were made with, which the model keeps.
         made: what they were made of, with the settings of training.
-        methods: the representations; None for those of the settings.
+        methods: the representations; None for those of the settings, less those that are chosen by
+            folds where a class is too small for them.
         watcher: is shown how far the work is, and told the solver; None for a new one.
         memory: bytes that training may take; None for what there is.
 
@@ -258,7 +260,6 @@ def train(
     """
     watcher = watcher or Watcher()
     config = made.config
-    methods = tuple(methods or config.pooling)
     targets = store.targets("train")
     if not store.classes or not len(targets):
         raise DataError(
@@ -272,6 +273,11 @@ def train(
                 "and give a new one"
             )
     check_contrast(store.classes, targets)
+    if methods is None:
+        methods, reason = without_choices(config.pooling, store.classes, targets, config.svm.folds)
+        if reason:
+            watcher.say(reason)
+    methods = tuple(methods)
     check_folds(store.classes, targets, config.svm, methods)
     atoms = (parse(m, config.features, config.pyramid.layer) for m in methods if members(m))
     held = max((len(set(each)) for each in atoms), default=0)

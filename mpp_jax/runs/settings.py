@@ -20,6 +20,7 @@ from mpp_jax.pooling import canonical, check_methods, members
 from mpp_jax.pooling.notation import BEST
 from mpp_jax.runs.provenance import Provenance
 from mpp_jax.runs.ray_engine import Cluster
+from mpp_jax.runs.sizing import settled_components
 from mpp_jax.runs.vectors import atoms_of, recipes_of
 from mpp_jax.storage.bundle import check_place
 
@@ -71,6 +72,8 @@ class Job:
     def settled(self) -> "Job":
         """Return the job with layer, representations and dtype as its network has them.
 
+        An automatic number of Gaussians becomes that which suits the training pictures.
+
         Raises:
             ValueError: settings that would fail only after hours.
         """
@@ -84,9 +87,13 @@ class Job:
                 f"dtype: {given.dtype} is in the settings and the network was loaded in {dtype}; "
                 "load it in the same"
             )
+        components = settled_components(
+            given.encoder.components, len(self.data.split("train")), self.out, self.out / "codebook"
+        )
         config = replace(
             given,
             pyramid=replace(given.pyramid, layer=layer),
+            encoder=replace(given.encoder, components=components),
             pooling=tuple(dict.fromkeys(pooling)),
             features=names,
             dtype=dtype,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mpp_jax.config import Encoder
+from mpp_jax.config import AUTOMATIC, Encoder
 from mpp_jax.devices import collected, current_mesh, spread, spread_rows
 from mpp_jax.numerics import all_finite, as_numbers, l2_normalize
 from mpp_jax.stats.chunks import data_stats, open_data
@@ -92,6 +92,8 @@ def project(codebook: Codebook, x: Array) -> Array:
 
 def check_sizes(n: int, channels: int, config: Encoder) -> None:
     """Raise a ValueError where n descriptors of so many channels cannot fit a codebook."""
+    if config.components == AUTOMATIC:
+        raise ValueError("components: 0 (automatic) is settled by a job; give a number")
     if n < max(config.components, config.pca) or channels < config.pca:
         raise ValueError(
             f"{n} descriptors of {channels} dimensions cannot fit --pca {config.pca} and "
