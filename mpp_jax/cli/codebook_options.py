@@ -48,7 +48,7 @@ codebook_options = grouped(
         callback=_read_size,
         metavar="NUMBER|auto",
         help="Gaussians of the mixture. auto takes as many as suit the number of training pictures "
-        "(a power of two; six pictures or more for each), at most 256: a larger codebook fits "
+        "(a power of two; five pictures or more for each), at most 256: a larger codebook fits "
         "pictures instead of what they have in common. [default: auto; 256 with --fidelity author]",
     ),
     click.option(

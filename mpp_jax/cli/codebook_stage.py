@@ -20,6 +20,7 @@ from mpp_jax.runs.fitted_on import (
 from mpp_jax.runs.provenance import CODEBOOK, load_codebooks, save_codebooks
 from mpp_jax.runs.ray_engine import RayEngine
 from mpp_jax.runs.settings import CONFIG, Job, write_config
+from mpp_jax.runs.sizing import components_for
 from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.stats.em import EMInfo
 from mpp_jax.storage.bundle import check_place, holds_bundle
@@ -97,10 +98,12 @@ def codebooks_or_fit(
             error.add_note(f"activations that were computed are kept in {job.extras.cache}")
         raise
     for key, info in infos.items():
-        steps = f"{'EM' if isinstance(info.em, EMInfo) else 'k-means'} {int(info.em.iterations)}"
+        kind = ("Gaussians", "EM") if isinstance(info.em, EMInfo) else ("centres", "k-means")
+        limit = "" if info.em.converged else " (limit reached)"
         console.say(
             f"codebook {key}: {info.samples} descriptors, PCA keeps {info.explained:.1%} of their "
-            f"variance, {steps} steps{'' if info.em.converged else ' (limit reached)'}"
+            f"variance, {len(codebooks[key].gmm.means)} {kind[0]}, {kind[1]} "
+            f"{int(info.em.iterations)} steps{limit}"
         )
     missing = {name for name, _ in skips}
     few = _few_pictures(len(job.data.split("train")) - len(missing), job.config.encoder.components)
@@ -128,8 +131,8 @@ def _few_pictures(pictures: int, components: int) -> str:
         return ""
     return (
         f"note: {pictures} training pictures for a codebook of {components} are few: its vectors "
-        "may lose to a plain mean (avg) or one crop (ap10); see what --pooling best chooses, and a "
-        f"smaller --components, such as {max(pictures // PICTURES_EACH, 1)}"
+        "may lose to a plain mean (avg) or one crop (ap10); see what --pooling best chooses, and "
+        f"--components auto, which is {components_for(pictures)} here"
     )
 
 

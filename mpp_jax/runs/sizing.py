@@ -19,7 +19,7 @@ from mpp_jax.pooling import members
 
 MOST = Run().encoder.components
 """Gaussians of a set that is large enough: the paper's 256."""
-PICTURES_EACH = 6
+PICTURES_EACH = 5
 """Training pictures for each Gaussian, at least."""
 MOST_CHOSEN = 10_000
 """Training pictures up to which "best" is among the representations unasked: more folds take long.

@@ -6,12 +6,12 @@ from mpp_jax.cli.codebook_stage import _few_pictures
 
 
 @pytest.mark.parametrize(
-    ("pictures", "components", "smaller"), [(75, 256, 25), (767, 256, 255), (2, 1, 1)]
+    ("pictures", "components", "smaller"), [(75, 256, 8), (767, 256, 128), (2, 1, 1)]
 )
 def test_few_pictures_for_a_codebook(pictures: int, components: int, smaller: int) -> None:
     said = _few_pictures(pictures, components)
     assert said.startswith(f"note: {pictures} training pictures for a codebook of {components} ")
-    assert said.endswith(f"a smaller --components, such as {smaller}")
+    assert said.endswith(f"--components auto, which is {smaller} here")
 
 
 @pytest.mark.parametrize(("pictures", "components"), [(768, 256), (1500, 256), (3, 1)])
