@@ -189,7 +189,7 @@ class Run:
 
     @property
     def primary(self) -> str:
-        """The representation that headlines report: the one named first."""
+        """The representation named first: it, or what it comes to, headlines the report."""
         return self.pooling[0]
 
     def to_dict(self) -> dict[str, Any]:

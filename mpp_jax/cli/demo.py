@@ -11,8 +11,8 @@ from mpp_jax.data.clutter import Clutter, open_clutter
 from mpp_jax.nets import Network
 from mpp_jax.runs.settings import Job
 
-POOLING = ("mpp", "nfk", "csf", "avg", "fc7")
-"""The representations that are compared; the first one headlines."""
+POOLING = ("best", "mpp", "nfk", "csf", "avg", "fc7")
+"""The representations that are compared; what the first one comes to headlines."""
 MAPS = 6
 """Test pictures that the report shows with confidence maps."""
 

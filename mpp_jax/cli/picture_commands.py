@@ -78,7 +78,9 @@ def predict(
     help="Longest side of a map in pixels; larger pictures get smaller maps.",
 )
 @weights_option
-@click.option("--method", help="Representation. [default: the model's primary one]")
+@click.option(
+    "--method", help="Representation. [default: the model's primary one, or the next with maps]"
+)
 @plugin_option
 @quiet_option
 @faces_user

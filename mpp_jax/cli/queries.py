@@ -11,6 +11,7 @@ from mpp_jax.data import Item, Skipped
 from mpp_jax.maps.accumulation import Reading
 from mpp_jax.maps.picture_maps import check_free, free_names, map_pictures, save_maps
 from mpp_jax.progress import one_line
+from mpp_jax.report.map_examples import local_method
 from mpp_jax.runs.model import load_model
 from mpp_jax.runs.provenance import Provenance
 from mpp_jax.storage.bundle import check_place
@@ -75,6 +76,9 @@ def confidence(
     names = free_names([item.id for item in items])
     check_free(out, names)
     skipped: list[Skipped] = []
+    if method is None and (local := local_method(model)) not in (None, model.primary):
+        console.say(f"method: {model.primary} reads crops alone; the maps are those of {local}")
+        method = local
     found = map_pictures(
         model,
         items,

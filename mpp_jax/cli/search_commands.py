@@ -17,7 +17,8 @@ from mpp_jax.cli.places import PLACE
 
 method_option = click.option(
     "--method",
-    help="Representation that is stored, or a stack of such as a+b. [default: the first]",
+    help="Representation that is stored, or a stack of such as a+b. [default: the first; best, "
+    "which training chooses, does not count]",
 )
 
 

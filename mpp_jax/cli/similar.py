@@ -12,6 +12,7 @@ from mpp_jax.cli.opening import open_network
 from mpp_jax.cli.queries import answer
 from mpp_jax.data import Item, Skipped
 from mpp_jax.files import exclusive
+from mpp_jax.pooling import members
 from mpp_jax.progress import one_line
 from mpp_jax.runs.indexing import Plan, check_index_place, make_index
 from mpp_jax.runs.provenance import Provenance, load_codebooks, open_codebooks_of
@@ -36,8 +37,18 @@ def _open(folder: Path, method: str | None) -> tuple[Searchable, Codebooks, Prov
         return found, codebooks, made
     store = Store.open(folder)
     codebooks, made = open_codebooks_of(store)
-    name = made.config.primary if method is None else method.lower()
-    return StoredVectors(store, name), codebooks, made
+    return StoredVectors(store, _asked(made, method)), codebooks, made
+
+
+def _asked(made: Provenance, method: str | None) -> str:
+    """Return the representation that is searched by; unless named, the first that is no choice.
+
+    "best" is chosen by training, which a store knows nothing of; alone it is all that it stacks.
+    """
+    if method is not None:
+        return method.lower()
+    names = made.config.pooling
+    return next((name for name in names if not members(name)), "+".join(members(names[0])))
 
 
 def search(
@@ -126,7 +137,7 @@ def index(
     store = Store.open(folder)
     _, made = open_codebooks_of(store)
     check_index_place(out)
-    name = made.config.primary if method is None else method.lower()
+    name = _asked(made, method)
     with exclusive(out):
         found = make_index(store, name, out, plan, watcher=console)
     record = found.record

@@ -109,3 +109,17 @@ def test_refusals(done: Finished, tmp_path: Path) -> None:
     assert "the model knows" in refused(*start, *place, "--method", "gem")
     assert "is a file" in refused(*start, "--out", picture)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_maps_of_a_model_whose_first_representation_has_none(
+    done: Finished, tmp_path: Path
+) -> None:
+    """As where "best" came to crops: another one that has maps is shown, and it is said."""
+    model, picture = tmp_path / "model", done.data / "train/red/00.png"
+    ok("train", done.out / "encodings", "--out", model, "--pooling", "ap10,nfk,mpp")
+    result = ok("confidence", model, picture, "--weights", done.weights, "--out", tmp_path / "maps")
+    assert "method: ap10 reads crops alone; the maps are those of nfk" in result.stderr
+    with np.load(tmp_path / "maps" / "00.npz") as arrays:
+        assert arrays["method"] == "nfk"
+    asked = ("--method", "ap10", "--out", tmp_path / "other")
+    assert "it has no map" in refused("confidence", model, picture, *asked)

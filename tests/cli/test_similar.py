@@ -67,3 +67,16 @@ def test_mistakes(done: Finished, index: Path, tmp_path: Path) -> None:
     assert "not empty, and no earlier index" in refused("index", store, "--out", done.out)
     (index / "items.jsonl").write_text("[]")
     assert "items.jsonl: damaged; make the index anew" in refused("search", index, "a.png")
+
+
+def test_what_is_searched_by_unless_it_is_named(done: Finished, tmp_path: Path) -> None:
+    """Training chooses, the store does not know what: the first other one, or all of the choice."""
+    options = ["--network", "toy", "--weights", done.weights, "--scales", "1-3"]
+    for asked, method in (("best(fc7,avg),avg", "avg"), ("best(fc7,avg)", "fc7+avg")):
+        out = tmp_path / method
+        ok("run", done.data, "--out", out, *options, "--pooling", asked)
+        picture = done.data / "train/red/00.png"
+        found = ok("search", out / "encodings", picture, "--weights", done.weights, "--top", 1)
+        assert "train/red/00.png" in found.stdout
+        figures = ok("search", out / "encodings", "--figures", "--json").stdout
+        assert json.loads(figures)["method"] == method
