@@ -9,9 +9,11 @@ may lose to one crop's activation. Two sets, see `centred_pictures.py`: painted 
 of photographs (``$MPP_JAX_SHARED/data/voc2007_part``) cropped with a margin, 15 training pictures a
 class each; of the latter in several disjoint draws where ``--draws`` says so (means over draws).
 
-Measured on each: every method; "best" of ap10, avg and mpp; every stack of these; then for mpp one
-factor at a time (K, dimensions of the PCA, C, normalisation of descriptors, power normalisation),
-and single scales (fv1 to fv4 are Fisher vectors of one scale, mean1 to mean4 mean activations).
+Measured on each: every method, by a codebook of as many Gaussians as a run takes for so many
+pictures (`mpp_jax.runs.sizing`) or of ``--components``; "best" of ap10, avg and mpp; every stack of
+these; then for mpp one factor at a time (K, which csf, nfk and vlad are measured by as well,
+dimensions of the PCA, C, normalisation of descriptors, power normalisation), and single scales
+(fv1 to fv4 are Fisher vectors of one scale, mean1 to mean4 mean activations).
 Intervals are by bootstrap over test pictures, differences paired.
 
 Cost: a quarter of an hour on two cores that have nothing else to do. Activations, codebooks and
@@ -39,6 +41,7 @@ from mpp_jax.pooling import POOLINGS, candidates, parse, register_pooling
 from mpp_jax.pooling.notation import BEST
 from mpp_jax.pooling.variants import mean_descriptor, scale_fisher_vectors
 from mpp_jax.runs.settings import Job
+from mpp_jax.runs.sizing import components_for
 from mpp_jax.runs.training import Folds
 from mpp_jax.svm import accuracy_metric, cross_validate_svm
 
@@ -46,12 +49,16 @@ METHODS = ("fc7", "ap10", "avg", "nfk", "csf", "mpp", "vlad", "mpp+avg")
 CROPPED = ("bus", "car", "cat", "person", "train")
 FACTORS: dict[str, dict[str, Any]] = {
     "K 8": {"components": 8},
+    "K 16": {"components": 16},
     "K 32": {"components": 32},
     "K 64": {"components": 64},
+    "K 256": {"components": 256},
     "PCA 32": {"pca": 32},
     "l2 none": {"l2": "none"},
     "l2 both": {"l2": "both"},
 }
+SIZED = ("mpp", "csf", "nfk", "vlad")
+"""Those that are measured with other numbers K as well."""
 C_AUTO = "C auto"
 
 
@@ -200,7 +207,8 @@ def measure(draws: Sequence[Draw], scales: int, factors: Sequence[str]) -> dict[
         elif factor == C_AUTO:
             set_.add_auto([name for name in ("fc7", "ap10", "avg", "mpp") if name in METHODS])
         else:
-            set_.add(["mpp"], label=factor, **FACTORS[factor])
+            names = SIZED if "components" in FACTORS[factor] else ("mpp",)
+            set_.add(names, label=factor, **FACTORS[factor])
     found = set_.resampled()
     top1 = {name: found[name].interval._asdict() for name in found}
     single = [name for name in METHODS if "+" not in name]
@@ -262,8 +270,9 @@ def main() -> None:
     parser.add_argument("--sets", default="objects,crops")
     every = (*FACTORS, C_AUTO, "power", "fv", "mean")
     parser.add_argument("--factors", default=",".join(every), help="looked into; '' for none")
-    parser.set_defaults(network="squeezenet_v11", cache=Path("activations"))
+    parser.set_defaults(network="squeezenet_v11", cache=Path("activations"), components=0)
     args = parser.parse_args()
+    asked = args.components
     if args.quick:
         args.few, args.shapes, args.test, args.crop_test, args.draws = 5, 2, 3, 3, 1
         args.out = args.out.with_name("centred_quick.json")
@@ -282,7 +291,11 @@ def main() -> None:
             write_crops(folder, shared("voc2007_part"), CROPPED, train, args.crop_test)
         args.data = str(folder)
         job = lab.open_job(args, [*METHODS, BEST])
-        print(name, flush=True)
+        if not asked:  # of one draw, not of all pictures
+            sized = components_for(args.few * len(job.data.classes))
+            encoder = replace(job.config.encoder, components=sized)
+            job = replace(job, config=replace(job.config, encoder=encoder))
+        print(f"{name}: K = {job.config.encoder.components}", flush=True)
         lab.describe_all(job)
         draws = draws_of(job, args.few, args.draws if name == "crops" else 1)
         found = measure(draws, args.scales, factors)
