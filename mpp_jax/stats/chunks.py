@@ -310,15 +310,15 @@ def _stream_stats(data: ChunkStream) -> DataStats:
     mean = square = np.zeros(())
     for block, mask in data:
         dtype = np.promote_types(dtype, np.dtype(real_dtype(block)))
-        x = np.asarray(block[: int(mask.sum())], np.float64)
-        check_values(float(np.max(np.abs(x))), data.name)  # NumPy's maximum keeps NaN
+        x = np.array(block[: int(mask.sum())], np.float64)  # a copy, which is overwritten
+        check_values(max(x.max(), -x.min()), data.name)  # NumPy's maximum keeps NaN
         # Chan, Golub and LeVeque's pairwise update: no pass needs the mean beforehand.
         centre = x.mean(axis=0)
         change = centre - mean
         total = count + len(x)
-        square = (
-            square + np.square(x - centre).sum(0) + np.square(change) * (count * len(x) / total)
-        )
+        x -= centre  # in place, as below: wide rows leave no room for copies
+        within = np.square(x, out=x).sum(0)
+        square = square + within + np.square(change) * (count * len(x) / total)
         mean = mean + change * (len(x) / total)
         count = total
     if count == 0:

@@ -60,7 +60,7 @@ def top_by_eigh(matrix: np.ndarray, n_components: int) -> tuple[np.ndarray, np.n
     return values[::-1][:n_components], vectors.T[::-1][:n_components]
 
 
-def orthonormal(block: np.ndarray, against: np.ndarray | None = None) -> np.ndarray:
+def _orthonormal(block: np.ndarray, against: np.ndarray | None = None) -> np.ndarray:
     """Return an orthonormal basis of `block` (D, L), orthogonal to the orthonormal `against`."""
     for _ in range(2):
         size = np.max(np.abs(block))
@@ -82,7 +82,7 @@ def top_by_krylov(
     Rayleigh-Ritz in the span of ``Q, C Q, ..., C^steps Q``, then again from its best vectors.
     """
     block = start.shape[1]
-    basis = orthonormal(start)
+    basis = _orthonormal(start)
     image = apply(basis)
     for _ in range(cycles):
         last = image
@@ -90,7 +90,7 @@ def top_by_krylov(
             room = basis.shape[0] - basis.shape[1]
             if room == 0:
                 break
-            fresh = orthonormal(last[:, :room], basis)
+            fresh = _orthonormal(last[:, :room], basis)
             last = apply(fresh)
             basis = np.concatenate([basis, fresh], axis=1)
             image = np.concatenate([image, last], axis=1)

@@ -20,7 +20,6 @@ from jax import Array
 
 from mpp_jax.numerics import PRECISION, mask_rows
 from mpp_jax.stats.chunks import ArrayData, ChunkStream
-from mpp_jax.stats.eigen import orthonormal
 
 RESIDENT_BYTES = 2**28
 """Most bytes of rows that are held while others pass by."""
@@ -69,10 +68,7 @@ def components_of(
     for z in _centred(data, mean):
         share = jnp.asarray(vectors[:, start : start + len(z)], z.dtype)
         found, start = _added(found, z, share), start + len(z)
-    image = np.asarray(found, np.float64)
-    size = np.linalg.norm(image, axis=0)
-    image /= np.maximum(size, np.finfo(np.float32).tiny)
-    return orthonormal(image).T
+    return np.asarray(_orthonormal(found)).T
 
 
 def _centred(data: ArrayData | ChunkStream, mean: np.ndarray) -> Iterator[Array]:
@@ -99,3 +95,10 @@ def _products(own: Array, z: Array) -> Array:
 @jax.jit
 def _added(found: Array, z: Array, vectors: Array) -> Array:
     return found + jnp.matmul(z.T, vectors.T, precision=PRECISION)
+
+
+@jax.jit
+def _orthonormal(x: Array) -> Array:
+    """Return an orthonormal basis of nearly orthogonal columns (D, P), each close to its own."""
+    size = jnp.linalg.norm(x, axis=0)
+    return jnp.linalg.qr(x / jnp.where(size > 0, size, 1))[0]

@@ -69,6 +69,7 @@ def test_the_experiment(
     import kernels
 
     monkeypatch.setattr(centred, "METHODS", ("ap10", "avg", "mpp"))
+    monkeypatch.setattr(centred, "SIZED", ("mpp",))
     monkeypatch.setattr(centred, "FACTORS", {"K 3": {"components": 3}})
     out = tmp_path / "out.json"
     options = {
