@@ -54,8 +54,8 @@ RESULTS = Path(__file__).parent / "results"
 STAGES = ("encode", "train", "evaluate", "search", "verify", "merge", "index")
 CLASSES = ("blue", "green", "red", "white", "black")
 COLOURS = ((40, 60, 200), (50, 190, 70), (210, 60, 50), (230, 230, 230), (30, 30, 30))
-TRAININGS = {(3_000, 65_536): (2.0, 1.3), (10_000, 65_536): (2.0, 1.6)}
-"""GB that training may take, by pictures and dimension; `MEMORY` of others."""
+TRAININGS = {(3_000, 65_536): ((2.0, "auto"), (1.3, "auto"), (2.0, "primal"))}
+"""GB that training may take, and the solver, by pictures and dimension; `MEMORY` of others."""
 MEMORY = 2.0
 RUNS, METHODS, LABELS, DRAWS = 2, ("mpp", "nfk", "avg"), 20, 500
 """What `compare` compares, and by how many draws: they cost time, and no memory to speak of."""
@@ -127,7 +127,9 @@ def command(*arguments: Any) -> None:
             raise RuntimeError(f"{arguments}: status {end.code}") from end
 
 
-def stage(name: str, folder: Path, count: int, dimension: int, memory: float) -> dict[str, Any]:
+def stage(
+    name: str, folder: Path, count: int, dimension: int, memory: float, solver: str
+) -> dict[str, Any]:
     """Do one stage in this process; return its seconds and peak."""
     keep_freed_memory()  # as every command does; else the arenas of threads grow for long
     config, console = know(dimension), Console(quiet=True)
@@ -141,7 +143,7 @@ def stage(name: str, folder: Path, count: int, dimension: int, memory: float) ->
         pipeline.encode_dataset(data, network, {}, config, store, watcher=console)
         save_codebooks(store / "codebook", {}, Provenance.of(data, network, config))
     elif name == "train":
-        stages.train(store, model, console, memory=memory)
+        stages.train(store, model, console, svm={"solver": solver}, memory=memory)
         record = json.loads((model / "record.json").read_text())
         extra = {"memory_gb": memory, "solver": record["config"]["svm"]["solver"]}
     elif name == "evaluate":
@@ -171,10 +173,17 @@ def peak() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def alone(name: str, folder: str, count: int, dimension: int = 0, memory: float = MEMORY) -> Any:
+def alone(
+    name: str,
+    folder: str,
+    count: int,
+    dimension: int = 0,
+    memory: float = MEMORY,
+    solver: str = "auto",
+) -> Any:
     """Do one stage in a process of its own; return what it notes, and show its peak."""
     command = [sys.executable, __file__, "--stage", name, "--folder", folder]
-    command += ["--size", str(count), str(dimension), "--memory", str(memory)]
+    command += ["--size", str(count), str(dimension), "--memory", str(memory), "--solver", solver]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     how = f" by {found['solver']}" if "solver" in found else ""
@@ -192,10 +201,11 @@ def measure() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--size", type=int, nargs=2, metavar=("COUNT", "DIMENSION"))
     parser.add_argument("--memory", type=float, default=MEMORY)
+    parser.add_argument("--solver", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / "bench_memory.json")
     args = parser.parse_args()
     if args.stage is not None:
-        print(json.dumps(stage(args.stage, args.folder, *args.size, args.memory)))
+        print(json.dumps(stage(args.stage, args.folder, *args.size, args.memory, args.solver)))
         return
     sizes = [(600, 65_536), (3_000, 65_536), (10_000, 65_536), (5_000, 256), (50_000, 256)]
     tests = [5_000, 50_000, 100_000]
@@ -214,9 +224,9 @@ def measure() -> None:
         row: dict[str, Any] = {"pictures": count, "dimension": dimension}
         with tempfile.TemporaryDirectory() as place:
             for name in STAGES:
-                limits = TRAININGS.get((count, dimension), (MEMORY,))
+                ways = TRAININGS.get((count, dimension), ((MEMORY, "auto"),))
                 if name == "train":
-                    row[name] = [alone(name, place, count, dimension, most) for most in limits]
+                    row[name] = [alone(name, place, count, dimension, *way) for way in ways]
                 else:
                     row[name] = alone(name, place, count, dimension)
                 if name in ("merge", "index"):

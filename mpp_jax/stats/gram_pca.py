@@ -101,4 +101,4 @@ def _added(found: Array, z: Array, vectors: Array) -> Array:
 def _orthonormal(x: Array) -> Array:
     """Return an orthonormal basis of nearly orthogonal columns (D, P), each close to its own."""
     size = jnp.linalg.norm(x, axis=0)
-    return jnp.linalg.qr(x / jnp.where(size > 0, size, 1))[0]
+    return jnp.linalg.qr(x / jnp.where(size > 0, size, 1)[None, :])[0]
