@@ -85,7 +85,9 @@ class Bar(tqdm):
         current_log().skip(name, reason)
 
     def close(self) -> None:
-        """End; see tqdm."""
+        """End; see tqdm. Python closes one that was interrupted while it was made, too."""
+        if not (getattr(self, "disable", False) or hasattr(self, "start_t")):
+            return
         if self._logged != self.done:
             self._log()
         super().close()

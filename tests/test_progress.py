@@ -1,10 +1,12 @@
 """Progress bars and the table of stages."""
 
+import gc
+import sys
 import time
 
 import pytest
 
-from mpp_jax.progress import Watcher, waiting
+from mpp_jax.progress import Bar, Watcher, waiting
 
 
 def test_bar_over_an_iterable(capsys):
@@ -157,3 +159,24 @@ def test_seconds_that_cannot_be_read(tmp_path, capsys):
     watcher.keep_in(place)
     assert "seconds are counted from this call on" in capsys.readouterr().err
     assert watcher.totals() == ({}, {})
+
+
+@pytest.mark.parametrize("step", ["_get_free_pos", "refresh"])
+def test_a_bar_that_is_interrupted_while_it_is_made(step, monkeypatch):
+    """Python closes what there is of it, and says what goes wrong in that on standard error."""
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(Bar, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Watcher().bar(3, "encode", "picture")
+    gc.collect()
+    assert lost == []
+    half = Bar.__new__(Bar)
+    half.close()
+    del half
+    assert lost == []

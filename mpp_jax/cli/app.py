@@ -319,7 +319,7 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
 
     console = Console(quiet)
     if data is None:
-        dataset = demo_data(scenes, options["seed"], console)
+        dataset = demo_data(scenes, options["seed"], options["network"], console)
     else:
         opening.check_outside(data, out)
         dataset = opening.open_data(data, options, console)

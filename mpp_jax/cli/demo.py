@@ -9,7 +9,9 @@ from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset
 from mpp_jax.data.clutter import Clutter, open_clutter
 from mpp_jax.nets import Network
+from mpp_jax.nets.registry import DEFAULT_NETWORK
 from mpp_jax.runs.settings import Job
+from mpp_jax.runs.sizing import without_choices
 
 POOLING = ("best", "mpp", "nfk", "csf", "avg", "fc7")
 """The representations that are compared; what the first one comes to headlines."""
@@ -17,9 +19,20 @@ MAPS = 6
 """Test pictures that the report shows with confidence maps."""
 
 
-def demo_data(scenes: int, seed: int, console: Console) -> Dataset:
+REMARK = (
+    "The objects run from an eighth of the picture to the whole of it. The network in the package, "
+    "trained on pictures made by formula, hardly sees the small ones: pooling the activations of "
+    "all scales (mpp, nfk, csf) beats one crop (fc7), but the mean of the scales' own Fisher "
+    "vectors (mpp) does not lead one Fisher vector of all scales (nfk), as it does on photographs, "
+    "and on these scenes with a network trained on photographs (--network squeezenet)."
+)
+
+
+def demo_data(scenes: int, seed: int, network: str, console: Console) -> Dataset:
     """Return generated scenes, as many for training as for the test."""
     data = open_clutter(Clutter(train=scenes, test=scenes, seed=seed))
+    if network == DEFAULT_NETWORK:
+        data = replace(data, notes=(*data.notes, REMARK))
     console.say(
         f"clutter: {scenes} training and {scenes} test scenes of {len(data.classes)} classes of "
         "objects, rendered as they are read"
@@ -27,11 +40,16 @@ def demo_data(scenes: int, seed: int, console: Console) -> Dataset:
     return data
 
 
-def demo_config(network: Network, scales: tuple[int, ...], seed: int) -> Run:
+def demo_config(
+    network: Network,
+    scales: tuple[int, ...],
+    seed: int,
+    pooling: tuple[str, ...] = POOLING,
+) -> Run:
     """Return the settings of the paper, smaller: 64 Gaussians over at most 64 dimensions."""
     channels = network.spec.layer().channels
     encoder = Encoder(pca=min(64, channels), components=64, samples=100_000, l2="before")
-    run = Run(Pyramid(scales), encoder, pooling=POOLING, seed=seed, dtype="auto")
+    run = Run(Pyramid(scales), encoder, pooling=pooling, seed=seed, dtype="auto")
     return replace(run, svm=replace(run.svm, c=10.0))
 
 
@@ -43,8 +61,9 @@ def demo_job(
     seed: int,
     out: Path,
 ) -> Job:
-    """Return the job of the demonstration."""
-    return Job(data, network, demo_config(network, scales, seed), out, weights)
+    """Return the job of the demonstration, without a choice where the pictures are too few."""
+    pooling, _ = without_choices(POOLING, data.classes, data.targets("train"), Run().svm.folds)
+    return Job(data, network, demo_config(network, scales, seed, pooling), out, weights)
 
 
 def run_demo(job: Job, console: Console) -> int:

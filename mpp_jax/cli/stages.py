@@ -365,6 +365,7 @@ def _evaluate(
         scores=scores,
         test_paths=[sources.get(name, name) for name in ids],
         maps=maps,
+        remarks=pictures.notes if pictures is not None else (),
     )
     console.print_table()
     console.say(f"results on {made_with(made.network, made.weights_sha256)}")

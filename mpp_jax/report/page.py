@@ -57,6 +57,7 @@ def write_report(
     scores: Mapping[str, np.ndarray],
     test_paths: Sequence[PictureSource],
     maps: MapGallery | None = None,
+    remarks: Sequence[str] = (),
 ) -> Path:
     """Write ``report.html``, one self-contained page about a run.
 
@@ -71,6 +72,7 @@ def write_report(
             or uint8 (H, W, 3). Only the few that are shown are read; one that cannot be read
             becomes a labelled grey box.
         maps: confidence maps of some test pictures, or why there are none.
+        remarks: facts about the pictures that help to read the figures, one line each.
 
     Returns:
         The path of the page.
@@ -99,6 +101,7 @@ def write_report(
         "comparison": figures.comparison(plain, order, method, labels, arrays, certainty),
         "verdict": verdict(method, certainty),
         "per_class": figures.per_class_table(plain, order, class_names, labels),
+        "remarks": remarks,
         "notes": figures.contradictions(plain, method, labels, arrays),
         "config": figures.config_groups(plain),
         **figures.timings(plain["seconds"], plain.get("waiting", {})),

@@ -204,13 +204,16 @@ class RayEngine:
             return
         ray = ray_module()
         with _silent():
-            if self._workers and error is None:
-                ends = [worker.end.remote() for worker in self._workers]
-                ray.wait(ends, num_returns=len(ends), timeout=PATIENCE)
-            for worker in self._workers:
-                ray.kill(worker)
-            if self._own:
-                ray.shutdown()
+            try:
+                if self._workers and error is None:
+                    ends = [worker.end.remote() for worker in self._workers]
+                    ray.wait(ends, num_returns=len(ends), timeout=PATIENCE)
+            finally:
+                with undisturbed():  # half of a cluster ends this process, with status 1
+                    for worker in self._workers:
+                        ray.kill(worker)
+                    if self._own:
+                        ray.shutdown()
         self._workers, self._own, self._given = [], False, None
 
     def sample(

@@ -1,6 +1,7 @@
 """The engine of workers: the line of units, and everything that is sent, without a cluster."""
 
 import pickle
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from helpers.far import BUCKET, Far, tar_bytes
 from helpers.toy_run import CONFIG, Finished, assert_same_run, quiet, store_bytes
 
 from mpp_jax.cli import stages
+from mpp_jax.cli.signals import Terminated, obeyed
 from mpp_jax.data import Item, open_dataset
 from mpp_jax.data.content import FarPicture, ReadOnce
 from mpp_jax.describe.extraction import DescriptorSample, Extractor
@@ -342,3 +344,21 @@ def test_shards_of_an_address_are_handed_back(
     contents = Contents()
     assert all(contents.now(item) for item in dataset.items)
     assert not far.asked
+
+
+def test_a_cluster_is_ended_whole(
+    done: Finished, fake: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SIGTERM that meets its end is obeyed after it: what is left of half of one exits with 1."""
+    kill = fake.kill
+
+    def disturbed(actor: Actor) -> None:
+        if not fake.killed:
+            signal.raise_signal(signal.SIGTERM)
+        kill(actor)
+
+    monkeypatch.setattr(fake, "kill", disturbed)
+    with pytest.raises(Terminated), obeyed():
+        stages.run(done.job(tmp_path / "out", extras=on()), quiet())
+    assert len(fake.actors) == 2
+    assert fake.killed == fake.actors
