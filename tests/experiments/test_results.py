@@ -68,16 +68,19 @@ def test_voc2007_part(network: str, heading: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "heading"),
+    ("data", "scales", "network", "heading"),
     [
-        ("efficientnet_lite0", "Public networks on Scene-15: which layer and pooling is best"),
-        ("squeezenet", "Public networks on Scene-15: SqueezeNet"),
+        ("scene15", 4, "efficientnet_lite0", "which layer and pooling is best"),
+        ("scene15", 4, "squeezenet", "SqueezeNet"),
+        ("VOC2007", 4, "efficientnet_lite0", ""),
     ],
 )
-def test_public_networks(network: str, heading: str) -> None:
+def test_public_networks(data: str, scales: int, network: str, heading: str) -> None:
     import public_networks
 
-    entry = result("public_networks")["scene15"]["4 scales"][network]
+    name = {"scene15": "Scene-15: ", "VOC2007": "VOC 2007, a part of it"}[data]
+    heading = f"Public networks on {name}{heading}"
+    entry = result("public_networks")[data][f"{scales} scales"][network]
     shown = [line for line in public_networks.show(entry).splitlines() if "---" not in line]
     want = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown]
     assert table(PAGE, heading) == want
