@@ -5,6 +5,7 @@ inner products of the means come from those of all pictures, mirrored or not.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +13,32 @@ from kernels import Kernel
 from PIL import Image
 
 from mpp_jax.data import Item, decode_picture
+from mpp_jax.files import write_file
+from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.settings import Job
 
 
 def with_mirror_images(job: Job, folder: Path) -> Job:
     """Return the job of the training pictures, followed by their mirror images, without a test.
 
+    A codebook is fitted to both.
+
     Args:
         job: of pictures in files.
         folder: where the mirror images are kept, as PNG files.
     """
     trained = job.data.split("train")
+    folder.mkdir(parents=True, exist_ok=True)
     items = (*trained, *(_mirrored(item, folder) for item in trained))
     return replace(job, data=replace(job.data, items=items))
 
 
 def _mirrored(item: Item, folder: Path) -> Item:
-    place = folder / Path(item.id).with_suffix(".png")
+    place = folder / f"{Contents().now(item)}.png"  # by content: never another picture's
     if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
         assert item.path is not None
-        Image.fromarray(decode_picture(item.path)[:, ::-1]).save(place)
+        picture = Image.fromarray(decode_picture(item.path)[:, ::-1])
+        write_file(place, partial(picture.save, format="png"))
     return replace(item, id=f"{item.id} mirrored", path=place)
 
 

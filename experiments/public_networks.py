@@ -266,6 +266,8 @@ def main() -> None:
     for network in args.networks.split(","):
         layers = NETWORKS[network].layers
         if args.layers:
+            if "," in args.networks:
+                raise SystemExit("error: --layers: of one network; name it with --networks")
             layers = (*args.layers.split(","), layers[-1])
         job = open_job(args, network, ["mpp"])
         entry, kernels = measured(job, layers)

@@ -187,11 +187,6 @@ class Run:
         _check_choice("store_dtype", self.store_dtype, StoreDtype)
         _check_choice("fidelity", self.fidelity, Fidelity)
 
-    @property
-    def primary(self) -> str:
-        """The representation named first: it, or what it comes to, headlines the report."""
-        return self.pooling[0]
-
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
         return asdict(self)

@@ -14,7 +14,7 @@ def test_defaults_are_the_papers() -> None:
     assert run.pyramid.scales == (0, 1, 2, 3, 4, 5, 6)
     assert (run.encoder.pca, run.encoder.components, run.encoder.samples) == (128, 256, 256_000)
     assert (run.svm.c, run.svm.tolerance) == (10.0, 1e-3)
-    assert run.primary == "best"
+    assert run.pooling[0] == "best"
     assert hash(run) == hash(Run())
     assert preset("paper") == run
     with pytest.raises(FrozenInstanceError):

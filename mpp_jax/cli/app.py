@@ -316,10 +316,12 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
     from mpp_jax.cli import opening
     from mpp_jax.cli.console import Console
     from mpp_jax.cli.demo import demo_data, demo_job, run_demo
+    from mpp_jax.nets.registry import DEFAULT_NETWORK
 
     console = Console(quiet)
     if data is None:
-        dataset = demo_data(scenes, options["seed"], options["network"], console)
+        own = options["network"] == DEFAULT_NETWORK and options["weights"] is None
+        dataset = demo_data(scenes, options["seed"], own, console)
     else:
         opening.check_outside(data, out)
         dataset = opening.open_data(data, options, console)

@@ -49,7 +49,8 @@ codebook_options = grouped(
         metavar="NUMBER|auto",
         help="Gaussians of the mixture. auto takes as many as suit the number of training pictures "
         "(a power of two; five pictures or more for each), at most 256: a larger codebook fits "
-        "pictures instead of what they have in common. [default: auto; 256 with --fidelity author]",
+        "pictures instead of what they have in common; in a folder of an earlier run it stays what "
+        "it was. [default: auto; 256 with --fidelity author]",
     ),
     click.option(
         "--samples",

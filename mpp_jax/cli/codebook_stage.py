@@ -26,7 +26,7 @@ from mpp_jax.stats.em import EMInfo
 from mpp_jax.storage.bundle import check_place, holds_bundle
 from mpp_jax.storage.store_format import MANIFEST
 
-PICTURES_EACH = 3
+FEW_EACH = 3
 """Training pictures for each Gaussian or centre, below which a codebook may be too large: on sets
 with 3.7 and 5.9 pyramid pooling gains, with 0.3 it loses (`experiments/README.md`)."""
 
@@ -127,12 +127,13 @@ def _few_pictures(pictures: int, components: int) -> str:
     Gaussians that belong to one or two pictures fit these alone: the Fisher vectors of the training
     pictures, gradients at an optimum, cancel within a class, and those of others do not.
     """
-    if pictures >= PICTURES_EACH * components:
+    fitting = components_for(pictures)
+    if pictures >= FEW_EACH * components or fitting >= components:
         return ""
     return (
         f"note: {pictures} training pictures for a codebook of {components} are few: its vectors "
         "may lose to a plain mean (avg) or one crop (ap10); see what --pooling best chooses, and "
-        f"--components auto, which is {components_for(pictures)} here"
+        f"--components auto in a new folder, which is {fitting} here"
     )
 
 

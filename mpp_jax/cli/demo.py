@@ -9,9 +9,9 @@ from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset
 from mpp_jax.data.clutter import Clutter, open_clutter
 from mpp_jax.nets import Network
-from mpp_jax.nets.registry import DEFAULT_NETWORK
+from mpp_jax.runs.provenance import CODEBOOK
 from mpp_jax.runs.settings import Job
-from mpp_jax.runs.sizing import without_choices
+from mpp_jax.runs.sizing import default_pooling
 
 POOLING = ("best", "mpp", "nfk", "csf", "avg", "fc7")
 """The representations that are compared; what the first one comes to headlines."""
@@ -21,17 +21,21 @@ MAPS = 6
 
 REMARK = (
     "The objects run from an eighth of the picture to the whole of it. The network in the package, "
-    "trained on pictures made by formula, hardly sees the small ones: pooling the activations of "
-    "all scales (mpp, nfk, csf) beats one crop (fc7), but the mean of the scales' own Fisher "
-    "vectors (mpp) does not lead one Fisher vector of all scales (nfk), as it does on photographs, "
-    "and on these scenes with a network trained on photographs (--network squeezenet)."
+    "trained on pictures made by formula, hardly sees the small ones. With the default settings "
+    "pooling the activations of all scales (mpp, nfk, csf) beats one crop (fc7), but the mean of "
+    "the scales' own Fisher vectors (mpp) does not lead one Fisher vector of all scales (nfk), as "
+    "it does on photographs, and on these scenes with a network that has seen some (--network "
+    "squeezenet)."
 )
 
 
-def demo_data(scenes: int, seed: int, network: str, console: Console) -> Dataset:
-    """Return generated scenes, as many for training as for the test."""
+def demo_data(scenes: int, seed: int, own: bool, console: Console) -> Dataset:
+    """Return generated scenes, as many for training as for the test.
+
+    ``own`` says that the network is the one in the package.
+    """
     data = open_clutter(Clutter(train=scenes, test=scenes, seed=seed))
-    if network == DEFAULT_NETWORK:
+    if own:
         data = replace(data, notes=(*data.notes, REMARK))
     console.say(
         f"clutter: {scenes} training and {scenes} test scenes of {len(data.classes)} classes of "
@@ -40,16 +44,11 @@ def demo_data(scenes: int, seed: int, network: str, console: Console) -> Dataset
     return data
 
 
-def demo_config(
-    network: Network,
-    scales: tuple[int, ...],
-    seed: int,
-    pooling: tuple[str, ...] = POOLING,
-) -> Run:
+def demo_config(network: Network, scales: tuple[int, ...], seed: int) -> Run:
     """Return the settings of the paper, smaller: 64 Gaussians over at most 64 dimensions."""
     channels = network.spec.layer().channels
     encoder = Encoder(pca=min(64, channels), components=64, samples=100_000, l2="before")
-    run = Run(Pyramid(scales), encoder, pooling=pooling, seed=seed, dtype="auto")
+    run = Run(Pyramid(scales), encoder, pooling=POOLING, seed=seed, dtype="auto")
     return replace(run, svm=replace(run.svm, c=10.0))
 
 
@@ -61,9 +60,11 @@ def demo_job(
     seed: int,
     out: Path,
 ) -> Job:
-    """Return the job of the demonstration, without a choice where the pictures are too few."""
-    pooling, _ = without_choices(POOLING, data.classes, data.targets("train"), Run().svm.folds)
-    return Job(data, network, demo_config(network, scales, seed, pooling), out, weights)
+    """Return the job of the demonstration; what was made before in its folder stays of use."""
+    config = demo_config(network, scales, seed)
+    count = len(data.split("train"))
+    pooling, _ = default_pooling(count, out, out / CODEBOOK, names=POOLING)
+    return Job(data, network, replace(config, pooling=pooling), out, weights)
 
 
 def run_demo(job: Job, console: Console) -> int:

@@ -25,6 +25,7 @@ from mpp_jax.pooling import parse_all
 from mpp_jax.remote.addresses import is_address
 from mpp_jax.remote.mirror import shown
 from mpp_jax.runs.model import picture_item
+from mpp_jax.runs.provenance import CODEBOOK
 from mpp_jax.runs.settings import Extras, Job
 from mpp_jax.runs.sizing import default_pooling
 from mpp_jax.weights.load import load_network
@@ -180,11 +181,18 @@ def open_extras(options: dict[str, Any]) -> Extras:
 
 
 def open_job(
-    data: str, out: Path, options: dict[str, Any], console: Console, *, seed: int | None = None
+    data: str,
+    out: Path,
+    options: dict[str, Any],
+    console: Console,
+    *,
+    seed: int | None = None,
+    before: Path | None = None,
 ) -> Job:
     """Open everything that a command of DATA works on, what is checked in a moment first.
 
-    ``seed`` stands above that of the options and of their file.
+    ``seed`` stands above that of the options and of their file. ``before`` is where an earlier call
+    has left its settings, if not in ``out``.
     """
     config = read_config(options)
     if seed is not None:
@@ -194,11 +202,14 @@ def open_job(
     get_spec(options["network"])
     check_outside(data, out, extras.cache)
     dataset = open_data(data, options, console)
-    if options.get("pooling") is None and options.get("config_file") is None:
-        pooling, reason = default_pooling(dataset)
+    file = options.get("config_file")
+    if options.get("pooling") is None and (file is None or "pooling" not in file["config"]):
+        before = before or out
+        count = len(dataset.split("train"))
+        pooling, line = default_pooling(count, before, before / CODEBOOK)
         config = replace(config, pooling=pooling)
-        if reason:
-            console.say(reason)
+        if line:
+            console.say(line)
     # Last, for it may have to be downloaded.
     network = open_network(options["network"], options["weights"], config.dtype, console)
     return Job(dataset, network, config, out, options["weights"], extras)
@@ -208,7 +219,8 @@ def open_jobs(
     data: str, out: Path, options: dict[str, Any], seeds: Sequence[int], console: Console
 ) -> list[Job]:
     """Open a job for each seed, in a folder of its own; one network, and what the seed draws."""
-    first = open_job(data, out, options, console, seed=seeds[0])
+    before = out / f"seed-{seeds[0]}"
+    first = open_job(data, out, options, console, seed=seeds[0], before=before)
     quiet = Console(quiet=True)
     return [
         replace(

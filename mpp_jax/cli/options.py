@@ -134,8 +134,8 @@ pooling_option = click.option(
     "layer as mpp(pool5), on a spatial grid as mpp+sp or mpp+sp1x1_2x2, stacked as mpp+avg; best "
     "is the stack of ap10, avg and mpp, or best(a,b,c) of others, that does best on held-out folds "
     "of the training pictures; the paper's MPP(Alex-FC7,Pool5)+SP is understood. "
-    f"[default: {','.join(Run().pooling)}; without best where a class has one training picture, or "
-    "there are more than 10,000]",
+    f"[default: {','.join(Run().pooling)}; without best where there are more than 10,000 training "
+    "pictures, or too few for folds; those of an earlier run in the same folder]",
 )
 data_options = grouped(
     click.option(
@@ -352,6 +352,8 @@ def read_config(options: dict[str, Any]) -> Run:
             run = with_fidelity(run, options["fidelity"])
         if "network" in file and "network" not in typed:
             options["network"] = file["network"]
+        if "components" not in file["config"].get("encoder", {}) and run.fidelity != "author":
+            run = replace(run, encoder=replace(run.encoder, components=AUTOMATIC))
     settings = run.to_dict()
     for name, (part, setting) in _PLACES.items():
         if name in wins and options.get(name) is not None:

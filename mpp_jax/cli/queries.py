@@ -77,7 +77,7 @@ def confidence(
     check_free(out, names)
     skipped: list[Skipped] = []
     if method is None and (local := local_method(model)) not in (None, model.primary):
-        console.say(f"method: {model.primary} reads crops alone; the maps are those of {local}")
+        console.say(f"method: {model.primary} has no maps; these are of {local}")
         method = local
     found = map_pictures(
         model,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from mpp_jax.report.finished_runs import SEEDS, FinishedRun, read_runs
 from mpp_jax.report.metrics_json import RESULT_KEYS, write_metrics
 from mpp_jax.report.page import check_results_place
 from mpp_jax.runs.contents import Contents
+from mpp_jax.runs.provenance import CODEBOOK
 from mpp_jax.runs.settings import Job
+from mpp_jax.runs.sizing import settled_components
 from mpp_jax.runs.vectors import atoms_of, recipes_of, wanted_of
 from mpp_jax.storage.bundle import check_place
 
@@ -36,7 +39,7 @@ def run_seeds(jobs: Sequence[Job], out: Path, console: Console, *, maps: int = 0
         console: hears of it.
         maps: as for `stages.run`.
     """
-    jobs = [job.settled() for job in jobs]
+    jobs = [job.settled() for job in _of_one_size(jobs)]
     check_place(out)
     _check_seeds_folder(out)
     check_results_place(out)
@@ -58,6 +61,16 @@ def run_seeds(jobs: Sequence[Job], out: Path, console: Console, *, maps: int = 0
     console.wrote("metrics", out / "metrics.json")
     console.wrote("report", page)
     return status
+
+
+def _of_one_size(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs with one number of Gaussians: seeds may draw more or fewer pictures."""
+    asked = jobs[0].config.encoder.components
+    fewest = min(len(job.data.split("train")) for job in jobs)
+    places = [place for job in jobs for place in (job.out, job.out / CODEBOOK)]
+    components = settled_components(asked, fewest, *places)
+    encoder = replace(jobs[0].config.encoder, components=components)
+    return [replace(job, config=replace(job.config, encoder=encoder)) for job in jobs]
 
 
 def _check_seeds_folder(out: Path) -> None:
@@ -91,13 +104,15 @@ def _shared(jobs: Sequence[Job], console: Console) -> stages.Shared:
 def mean_metrics(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """Return what ``metrics.json`` says of several seeds: means, and ``deviation`` beside them.
 
-    ``results`` has the means in the form of every run, ``deviation`` the sample deviations in the
-    same form (None with one seed), ``seeds`` the seeds; the settings are those of the first.
+    ``results`` has the means in the form of every run, of what all have, ``deviation`` the sample
+    deviations in the same form (None with one seed), ``seeds`` the seeds; the settings are those of
+    the first.
     """
     first = runs[0].metrics
     results: dict[str, Any] = {}
     deviation: dict[str, Any] = {}
-    for method in runs[0].methods:
+    common = [m for m in runs[0].methods if all(m in run.metrics["results"] for run in runs)]
+    for method in common:
         held = [run.metrics["results"][method] for run in runs]
         both = {
             key: Deviating.of([one[key] for one in held])

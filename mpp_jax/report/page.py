@@ -72,7 +72,7 @@ def write_report(
             or uint8 (H, W, 3). Only the few that are shown are read; one that cannot be read
             becomes a labelled grey box.
         maps: confidence maps of some test pictures, or why there are none.
-        remarks: facts about the pictures that help to read the figures, one line each.
+        remarks: notes of the data, one line each.
 
     Returns:
         The path of the page.

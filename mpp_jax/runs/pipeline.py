@@ -246,7 +246,7 @@ def train(
         codebooks: those that they were made with, which the model keeps.
         made: what they were made of, with the settings of training.
         methods: the representations; None for those of the settings, less those that are chosen by
-            folds where a class is too small for them.
+            folds where there are too few pictures, of a class or at all, for them.
         watcher: is shown how far the work is, and told the solver; None for a new one.
         memory: bytes that training may take; None for what there is.
 
@@ -273,7 +273,7 @@ def train(
                 "and give a new one"
             )
     check_contrast(store.classes, targets)
-    if methods is None:
+    if not methods:
         methods, reason = without_choices(config.pooling, store.classes, targets, config.svm.folds)
         if reason:
             watcher.say(reason)

@@ -209,7 +209,9 @@ class RayEngine:
                     ends = [worker.end.remote() for worker in self._workers]
                     ray.wait(ends, num_returns=len(ends), timeout=PATIENCE)
             finally:
-                with undisturbed():  # half of a cluster ends this process, with status 1
+                # Half of a cluster ends this process, with status 1. A second Ctrl-C may.
+                again = isinstance(error, KeyboardInterrupt)
+                with contextlib.nullcontext() if again else undisturbed():
                     for worker in self._workers:
                         ray.kill(worker)
                     if self._own:

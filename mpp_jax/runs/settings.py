@@ -20,7 +20,7 @@ from mpp_jax.pooling import canonical, check_methods, members
 from mpp_jax.pooling.notation import BEST
 from mpp_jax.runs.provenance import Provenance
 from mpp_jax.runs.ray_engine import Cluster
-from mpp_jax.runs.sizing import settled_components
+from mpp_jax.runs.sizing import settled_components, without_choices
 from mpp_jax.runs.vectors import atoms_of, recipes_of
 from mpp_jax.storage.bundle import check_place
 
@@ -204,7 +204,9 @@ def check_evaluable(job: Job) -> None:
         )
     targets = job.data.targets("train")
     check_contrast(job.data.classes, targets)
-    check_folds(job.data.classes, targets, job.config.svm, job.config.pooling)
+    classes, svm = job.data.classes, job.config.svm
+    methods, _ = without_choices(job.config.pooling, classes, targets, svm.folds)
+    check_folds(classes, targets, svm, methods)  # training says which are left out
 
 
 def check_run_folder(out: Path) -> None:

@@ -8,13 +8,13 @@ to one crop there, and with a codebook of a size that fits the set it does not
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mpp_jax.config import AUTOMATIC, Run
-from mpp_jax.data import Dataset
 from mpp_jax.pooling import members
 
 MOST = Run().encoder.components
@@ -46,28 +46,43 @@ def settled_components(asked: int, pictures: int, *folders: Path) -> int:
     """
     if asked != AUTOMATIC:
         return asked
-    held = (_components_in(folder / "config.json") for folder in folders)
-    return next(filter(None, held), components_for(pictures))
+    for held in _settings_in(folders):
+        encoder = held.get("encoder")
+        if isinstance(encoder, dict) and isinstance(encoder.get("components"), int):
+            return int(encoder["components"]) or components_for(pictures)
+    return components_for(pictures)
 
 
-def _components_in(file: Path) -> int | None:
-    """Return the Gaussians that the settings in a file have; None where there are none."""
-    try:
-        return int(json.loads(file.read_text())["config"]["encoder"]["components"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def default_pooling(
+    pictures: int, *folders: Path, names: tuple[str, ...] = Run().pooling
+) -> tuple[tuple[str, ...], str]:
+    """Return the representations of a run that names none, and a line where that is worth one.
 
-
-def default_pooling(dataset: Dataset) -> tuple[tuple[str, ...], str]:
-    """Return the representations of a run that names none, and a line if "best" is not one, or "".
-
-    It is left out of large sets as well, for which folds take long.
+    Args:
+        pictures: training pictures; of large sets "best" is left out, for which folds take long.
+        folders: of the run or its codebook, where an earlier call may have settled them.
+        names: the representations of a new folder.
     """
-    names, targets = Run().pooling, dataset.targets("train")
-    if len(targets) > MOST_CHOSEN:
+    for held in _settings_in(folders):
+        if isinstance(held.get("pooling"), list) and held["pooling"]:
+            there = tuple(map(str, held["pooling"]))
+            said = "" if there == names else f"representations, as before: {', '.join(there)}"
+            return there, said
+    if pictures > MOST_CHOSEN:
         plain = tuple(name for name in names if not members(name))
-        return plain, f"without best: {len(targets):,} training pictures take long to choose by"
-    return without_choices(names, dataset.classes, targets, Run().svm.folds)
+        return plain, f"without best: {pictures:,} training pictures take long to choose by"
+    return names, ""
+
+
+def _settings_in(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the settings that folders hold, of those that hold some."""
+    for folder in folders:
+        try:
+            held = json.loads((folder / "config.json").read_text())["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(held, dict):
+            yield held
 
 
 def without_choices(

@@ -74,12 +74,19 @@ def _orthonormal(block: np.ndarray, against: np.ndarray | None = None) -> np.nda
 
 
 def top_by_krylov(
-    apply: Operator, start: np.ndarray, n_components: int, steps: int, cycles: int
+    apply: Operator,
+    start: np.ndarray,
+    n_components: int,
+    steps: int,
+    cycles: int,
+    resolution: float = 1e-10,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Return the largest eigenvalues and their eigenvectors, and whether they have converged.
 
     Block Krylov iteration (Musco and Musco, "Randomized Block Krylov Methods", 2015) with restarts:
     Rayleigh-Ritz in the span of ``Q, C Q, ..., C^steps Q``, then again from its best vectors.
+    ``resolution``, of the arithmetic of C, is the share of the largest eigenvalue below which a
+    residual says nothing: eigenvalues of zero would never converge.
     """
     block = start.shape[1]
     basis = _orthonormal(start)
@@ -99,7 +106,7 @@ def top_by_krylov(
         best = np.argsort(values)[::-1][:block]
         values, basis, image = values[best], basis @ vectors[:, best], image @ vectors[:, best]
         residual = np.linalg.norm(image - basis * values[None, :], axis=0)[:n_components]
-        allowed = RESIDUAL * np.abs(values[:n_components]) + 1e-10 * abs(values[0])
+        allowed = RESIDUAL * np.abs(values[:n_components]) + resolution * abs(values[0])
         if np.all(residual <= allowed):
             return values[:n_components], basis.T[:n_components], True
     return values[:n_components], basis.T[:n_components], False

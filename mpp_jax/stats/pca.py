@@ -164,9 +164,12 @@ def fit_pca(
         TypeError: a generator with "randomized" or "gram", or no key for the former.
     """
     n_components = check_positive_integer(n_components, "n_components")
+    passes = check_positive_integer(passes, "passes")
     if solver not in ("auto", *SOLVERS):
         known = ", ".join(map(repr, SOLVERS))
         raise ValueError(f"solver must be 'auto' or one of {known}; got {solver!r}.")
+    if solver == "randomized":
+        _check_key(key)
     data = open_data(x, mask, rows or ROWS, several_passes=solver in _REREAD)
     data, d = _of_width(data)
     if rows is None:
@@ -176,13 +179,14 @@ def fit_pca(
         solver = _suitable_solver(d, n_components)
     if solver in _REREAD:
         stats = _read_again(data, n_components)
-        if solver == "randomized" and chosen and stats.count <= GRAM_ROWS and data.layout is None:
+        if chosen and _row_count(data, stats) <= GRAM_ROWS and data.layout is None:
             solver = "gram"
+        elif solver == "randomized":
+            _check_key(key)
     if solver == "gram":
         mean, values, vectors = _fit_by_gram(data, stats, n_components)
     elif solver == "randomized":
-        if key is None:
-            raise TypeError("solver 'randomized' needs a PRNG key: give key=jax.random.key(seed).")
+        assert key is not None
         mean, values, vectors = _fit_randomized(data, stats, n_components, key, passes)
     elif solver == "filtered":
         mean, values, vectors = _fit_filtered(data, n_components)
@@ -192,6 +196,11 @@ def fit_pca(
         values, vectors = _top_of_matrix(matrix, n_components, solver)
     dtype = real_dtype(data.x) if isinstance(data, ArrayData) else jnp.float32
     return _finish(mean, values, vectors, whiten, dtype)
+
+
+def _check_key(key: Array | None) -> None:
+    if key is None:
+        raise TypeError("solver 'randomized' needs a PRNG key: give key=jax.random.key(seed).")
 
 
 def _of_width(data: ArrayData | ChunkStream) -> tuple[ArrayData | ChunkStream, int]:
@@ -229,7 +238,12 @@ def _top_of_matrix(
         return top_by_eigh(matrix, n_components)
     start = _start(d, block)
     values, vectors, converged = top_by_krylov(
-        lambda q: matrix @ q.astype(matrix.dtype), start, n_components, steps=6, cycles=4
+        lambda q: matrix @ q.astype(matrix.dtype),
+        start,
+        n_components,
+        steps=6,
+        cycles=4,
+        resolution=max(1e-10, 8 * float(np.finfo(matrix.dtype).eps)),
     )
     # A nearly flat spectrum converges slowly; LAPACK does not mind.
     return (values, vectors) if converged else top_by_eigh(matrix, n_components)
@@ -270,6 +284,11 @@ def _block_size(n_components: int, d: int) -> int:
     return min(d, n_components + max(16, n_components // 4))
 
 
+def _row_count(data: ArrayData | ChunkStream, stats: DataStats) -> int:
+    """Return the number of rows, those of an array that are masked included."""
+    return data.x.shape[0] if isinstance(data, ArrayData) else stats.count
+
+
 def _read_again(data: ArrayData | ChunkStream, n_components: int) -> DataStats:
     """Return the statistics of data that will be read several times."""
     if isinstance(data, ChunkStream):
@@ -283,7 +302,6 @@ def _read_again(data: ArrayData | ChunkStream, n_components: int) -> DataStats:
 def _fit_randomized(
     data: ArrayData | ChunkStream, stats: DataStats, n_components: int, key: Array, passes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    passes = check_positive_integer(passes, "passes")
     count, d = stats.count, len(stats.mean)
     block = min(_block_size(n_components, d), count)
     start = np.asarray(jax.random.normal(key, (d, block)), np.float64)
@@ -295,7 +313,7 @@ def _fit_randomized(
 def _fit_by_gram(
     data: ArrayData | ChunkStream, stats: DataStats, n_components: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rows = data.x.shape[0] if isinstance(data, ArrayData) else stats.count
+    rows = _row_count(data, stats)
     gram = centred_gram(data, stats.mean, rows)
     values, vectors = _top_of_matrix(gram, n_components, "eigh" if rows <= EIGH_SIZE else "gram")
     found = components_of(data, stats.mean, vectors)

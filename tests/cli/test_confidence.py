@@ -118,7 +118,7 @@ def test_the_maps_of_a_model_whose_first_representation_has_none(
     model, picture = tmp_path / "model", done.data / "train/red/00.png"
     ok("train", done.out / "encodings", "--out", model, "--pooling", "ap10,nfk,mpp")
     result = ok("confidence", model, picture, "--weights", done.weights, "--out", tmp_path / "maps")
-    assert "method: ap10 reads crops alone; the maps are those of nfk" in result.stderr
+    assert "method: ap10 has no maps; these are of nfk" in result.stderr
     with np.load(tmp_path / "maps" / "00.npz") as arrays:
         assert arrays["method"] == "nfk"
     asked = ("--method", "ap10", "--out", tmp_path / "other")

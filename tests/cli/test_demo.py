@@ -38,8 +38,8 @@ def model(done: Finished) -> Model:
 
 
 def test_the_page_says_what_the_packaged_network_does_not_show() -> None:
-    assert demo_data(10, 0, "caffenet_mini", quiet()).notes == (REMARK,)
-    assert demo_data(10, 0, "toy", quiet()).notes == ()
+    assert demo_data(10, 0, True, quiet()).notes == (REMARK,)
+    assert demo_data(10, 0, False, quiet()).notes == ()
 
 
 def test_on_generated_scenes(tmp_path: Path) -> None:

@@ -1,25 +1,29 @@
 """What follows from the data where nobody says: Gaussians, and whether "best" is asked for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.toy_cli import cli, ok, refused, tiny
-from helpers.toy_run import Finished
+from helpers.toy_run import CONFIG, Finished, quiet
 
+from mpp_jax.cli.seeds import run_seeds
 from mpp_jax.config import Encoder, Run
-from mpp_jax.data import open_dataset
+from mpp_jax.data import Dataset
 from mpp_jax.runs import sizing
 from mpp_jax.runs.sizing import (
     components_for,
-    default_pooling,
     settled_components,
     without_choices,
 )
 from mpp_jax.stats.codebook import check_sizes
 
 pytestmark = pytest.mark.usefixtures("toy_known")
+AUTOMATIC_RUN = replace(
+    CONFIG, pooling=("best(fc7,avg)", "mpp"), encoder=replace(CONFIG.encoder, components=0)
+)
 SMALL = ("--network", "toy", "--scales", "1-2", "--pca", "3", "--samples", "300")
 
 
@@ -75,31 +79,64 @@ def test_the_representations_of_a_run_that_names_none(
     assert [len(one["candidates"]) for one in trained if one.get("candidates")] == [7]
     assert "without best" not in result.stderr
 
-    # More pictures of a continued run leave its codebook's size as it is; a new one follows them.
-    more = open_dataset(str(data))
+    # A continued run stays what it was, whatever would be taken today; a new one does not.
     monkeypatch.setattr(sizing, "PICTURES_EACH", 1)
+    monkeypatch.setattr(sizing, "MOST_CHOSEN", 4)
     again = ok("run", data, "--out", out, *options)
     assert "codebook: taken from" in again.stderr
-    ok("fit", data, "--out", tmp_path / "codebook", *options)
-    held = json.loads((tmp_path / "codebook" / "config.json").read_text())
-    assert held["config"]["encoder"]["components"] == components_for(len(more.split("train")))
+    assert json.loads((out / "metrics.json").read_text())["config"] == metrics["config"]
+    new = tmp_path / "codebook"
+    result = ok("fit", data, "--out", new, *options)
+    assert f"without best: {pictures} training pictures take long to choose by" in result.stderr
+    held = json.loads((new / "config.json").read_text())["config"]
+    assert held["encoder"]["components"] == components_for(pictures)
+    assert held["pooling"] == [*Run().pooling[1:]]
 
-    monkeypatch.setattr(sizing, "MOST_CHOSEN", 4)
-    names, said = default_pooling(more)
-    assert names == Run().pooling[1:]
-    assert said == f"without best: {pictures} training pictures take long to choose by"
+
+def test_a_run_of_other_representations_goes_on_with_them(done: Finished, tmp_path: Path) -> None:
+    """Those of a version with another default, or that were named once."""
+    data, out = tiny(tmp_path / "data", train=3), tmp_path / "out"
+    options = (*SMALL, "--weights", done.weights)
+    ok("run", data, "--out", out, *options, "--pooling", "avg,fc7")
+    again = ok("run", data, "--out", out, *options)
+    assert "representations, as before: avg, fc7" in again.stderr
+    assert set(json.loads((out / "metrics.json").read_text())["results"]) == {"avg", "fc7"}
 
 
 def test_a_class_of_one_picture(done: Finished, tmp_path: Path) -> None:
-    """It is refused where "best" was asked for, and else evaluated without."""
+    """It is refused where "best" stands alone, and else evaluated without."""
     data, out = tiny(tmp_path / "data", train=1), tmp_path / "out"
     options = (*SMALL, "--weights", done.weights)
-    said = refused("run", data, "--out", out, *options, "--pooling", "best,avg")
+    said = refused("run", data, "--out", out, *options, "--pooling", "best")
     assert "too few training pictures for folds (--pooling best)" in said
     result = ok("run", data, "--out", out, *options)
     assert "without best: too few training pictures for folds (" in result.stderr
     assert set(json.loads((out / "metrics.json").read_text())["results"]) == {*Run().pooling[1:]}
-    ok("train", out / "encodings", "--out", tmp_path / "model")
+    model = ("train", out / "encodings", "--out", tmp_path / "model")
+    assert "without best: too few training pictures for folds (" in ok(*model).stderr
+    assert "too few training pictures" in refused(*model, "--pooling", "best,avg")
+
+
+def test_seeds_have_one_size_and_what_all_of_them_have(done: Finished, tmp_path: Path) -> None:
+    """Where one seed's pictures are too few for folds, the others' choice is in no mean."""
+    jobs = [
+        replace(done.job(tmp_path / f"seed-{n}", replace(AUTOMATIC_RUN, seed=n)), data=data)
+        for n, data in enumerate((done.dataset, _fewer(done.dataset)))
+    ]
+    status = run_seeds(jobs, tmp_path, quiet())
+    assert status == 0
+    runs = [json.loads((job.out / "metrics.json").read_text()) for job in jobs]
+    sizes = {run["config"]["encoder"]["components"] for run in runs}
+    assert sizes == {components_for(len(jobs[1].data.split("train")))}
+    assert len(runs[0]["results"]) == 2
+    assert set(runs[1]["results"]) == {"mpp"}
+    assert set(json.loads((tmp_path / "metrics.json").read_text())["results"]) == {"mpp"}
+
+
+def _fewer(data: Dataset) -> Dataset:
+    """Return the data with one training picture of the first class."""
+    first = [item for item in data.split("train") if item.labels == (0,)]
+    return replace(data, items=tuple(item for item in data.items if item not in first[1:]))
 
 
 def test_pictures_that_could_not_be_read_leave_too_few(done: Finished, tmp_path: Path) -> None:
