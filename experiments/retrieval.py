@@ -33,10 +33,12 @@ from mpp_jax.storage.store import Store
 METHODS = ("fc7", "avg", "nfk", "csf", "mpp", "mpp+avg")
 INDEXED = ("avg", "mpp", "mpp+avg")
 PLANS = {
-    "PCA 256": Plan(256, whiten=False),
-    "PCA 256, whitened": Plan(256),
-    "PCA 64, whitened": Plan(64),
-    "PCA 256, whitened, 32 bytes": Plan(256, quantise=32),
+    "PCA 256": Plan(256),
+    "PCA 64": Plan(64),
+    "PCA 256, whitened": Plan(256, whiten=True),
+    "PCA 64, whitened": Plan(64, whiten=True),
+    "PCA 256, 32 bytes": Plan(256, quantise=32),
+    "PCA 256, whitened, 32 bytes": Plan(256, whiten=True, quantise=32),
 }
 
 

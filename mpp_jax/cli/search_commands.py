@@ -95,8 +95,9 @@ def search(
 )
 @click.option(
     "--whiten/--no-whiten",
-    default=True,
-    help="Scale the reduced dimensions to equal variance. [default: whiten]",
+    default=False,
+    help="Scale the reduced dimensions to equal variance: finds pictures of the same object, and "
+    "loses where those of the same class are wanted. [default: no-whiten]",
 )
 @click.option(
     "--quantise",
@@ -128,8 +129,8 @@ def search(
 def index(store: Path, out: Path, method: str | None, quiet: bool, **options: Any) -> int:
     """Compress the encodings in STORE into an index that `search` takes in STORE's place.
 
-    Reduces the vectors of one representation by principal components, whitens and, with
-    --quantise, quantises them. OUT/index.json states what that costs: recall at 1, 10 and 100, the
+    Reduces the vectors of one representation by principal components, and whitens and
+    quantises them where that is wanted. OUT/index.json states what that costs: recall at 1, 10 and 100, the
     share of the exact nearest pictures that are found. The files are NumPy's.
     """
     from mpp_jax.cli import similar

@@ -1,8 +1,9 @@
-"""From a store to an index: PCA with whitening, product quantisation, and what they cost in recall.
+"""From a store to an index: PCA, whitening, product quantisation, and what they cost in recall.
 
 Principal components are fitted to a seeded sample of the training pictures' vectors (of all, where
-there are none for training), whitened: what pictures have in common weighs no more than what tells
-them apart. (Jégou and Chum, "Negative Evidences and Co-occurences in Image Retrieval", ECCV 2012.)
+there are none for training); whitened, where that is asked for, what pictures have in common weighs
+no more than what tells them apart (Jégou and Chum, "Negative Evidences and Co-occurences in Image
+Retrieval", ECCV 2012), which is for the same object, and loses where the same class is wanted.
 Product quantisation (Jégou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search",
 2011) is faiss's. The index is written block by block, and searched without faiss.
 """
@@ -47,7 +48,7 @@ class Plan:
     """
 
     pca: int = 256
-    whiten: bool = True
+    whiten: bool = False
     quantise: int | None = None
     samples: int = 10_000
     queries: int = 200

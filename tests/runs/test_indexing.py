@@ -42,7 +42,7 @@ def stored(store: Store) -> np.ndarray:
 
 
 def test_an_index_is_what_numpy_says(store: Store, tmp_path: Path) -> None:
-    found = make_index(store, METHOD, tmp_path / "i", Plan(pca=8, queries=20))
+    found = make_index(store, METHOD, tmp_path / "i", Plan(pca=8, whiten=True, queries=20))
     folder, x = tmp_path / "i", stored(store)
     mean, components = np.load(folder / "mean.npy"), np.load(folder / "components.npy")
     y = (x - mean) @ components.T
@@ -65,12 +65,12 @@ def test_an_index_is_what_numpy_says(store: Store, tmp_path: Path) -> None:
     assert (record["dimension"], record["compressed"], record["bytes"]) == (DIMENSION, 8, 16)
     assert record["pictures"] == {"train": TRAIN, "test": TEST}
     # Again: the same bytes, in the place of the first.
-    again = make_index(store, METHOD, tmp_path / "i", Plan(pca=8, queries=20))
+    again = make_index(store, METHOD, tmp_path / "i", Plan(pca=8, whiten=True, queries=20))
     assert again.record == found.record
 
 
 def test_recall_is_the_share_of_exact_neighbours(store: Store, tmp_path: Path) -> None:
-    found = make_index(store, METHOD, tmp_path / "i", Plan(pca=6, whiten=False, queries=TEST))
+    found = make_index(store, METHOD, tmp_path / "i", Plan(pca=6, queries=TEST))
     x, y = stored(store), np.concatenate(list(found.blocks()))
     y /= np.linalg.norm(y, axis=1, keepdims=True)
     shares = []
@@ -85,7 +85,7 @@ def test_recall_is_the_share_of_exact_neighbours(store: Store, tmp_path: Path) -
     assert recall["at"]["10"] == pytest.approx(np.mean(shares), abs=0.01)
     assert 0.2 < recall["at"]["10"] < 0.9
     # All dimensions, not whitened: nearly nothing is lost.
-    whole = make_index(store, METHOD, tmp_path / "w", Plan(pca=DIMENSION, whiten=False, queries=9))
+    whole = make_index(store, METHOD, tmp_path / "w", Plan(pca=DIMENSION, queries=9))
     assert whole.record["recall"]["at"]["10"] > 0.85
     exact = StoredVectors(store, METHOD)
     assert measure_recall(exact, exact, 10, 0)["at"] == {"1": 1.0, "10": 1.0, "100": 1.0}
@@ -187,7 +187,7 @@ def test_figures_leave_one_out_of_several_labels(tmp_path: Path) -> None:
 
 
 def test_figures_of_an_index(store: Store, tmp_path: Path) -> None:
-    found = make_index(store, METHOD, tmp_path / "i", Plan(pca=DIMENSION, whiten=False, queries=5))
+    found = make_index(store, METHOD, tmp_path / "i", Plan(pca=DIMENSION, queries=5))
     exact, close = (retrieval_figures(s) for s in (StoredVectors(store, METHOD), found))
     assert close.mean == pytest.approx(exact.mean, abs=0.05)  # centred, rounded
     with pytest.raises(ValueError, match="figures need labelled pictures"):
