@@ -130,8 +130,8 @@ def index(store: Path, out: Path, method: str | None, quiet: bool, **options: An
     """Compress the encodings in STORE into an index that `search` takes in STORE's place.
 
     Reduces the vectors of one representation by principal components, and whitens and
-    quantises them where that is wanted. OUT/index.json states what that costs: recall at 1, 10 and 100, the
-    share of the exact nearest pictures that are found. The files are NumPy's.
+    quantises them where that is wanted. OUT/index.json states what that costs: recall at 1, 10 and
+    100, the share of the exact nearest pictures that are found. The files are NumPy's.
     """
     from mpp_jax.cli import similar
     from mpp_jax.cli.console import Console

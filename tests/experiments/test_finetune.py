@@ -53,7 +53,8 @@ def test_retrieval(options: list[str], tmp_path: Path, monkeypatch: pytest.Monke
     assert record["others"] == 1
     found = record["data"]["results"]
     assert set(found["fc7"]) == {"exact"}
-    assert set(found["mpp"]) == {"exact", "PCA 256", "PCA 256, whitened", "PCA 64, whitened"}
+    plans = {f"PCA {n}{how}" for n in (256, 64) for how in ("", ", whitened")}
+    assert set(found["mpp"]) == {"exact", *plans}
     for row in found["mpp"].values():
         assert 0 < row["mean"] <= 1
         assert (row["queries"], row["ranked"]) == (3, 9)
