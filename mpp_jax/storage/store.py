@@ -93,6 +93,9 @@ __all__ = [
     "StoredItem",
 ]
 
+BLOCK_BYTES = 2**24
+"""Most bytes of vectors that are read at once: of long ones a part of a shard."""
+
 
 class Store:
     """Finished encodings, read only. Open one with `Store.open`.
@@ -200,24 +203,28 @@ class Store:
         return result
 
     def iter_vectors(self, method: str, split: str) -> Iterator[np.ndarray]:
-        """Yield the rows of `vectors`, shard by shard, in bounded memory."""
+        """Yield the rows of `vectors` in order, a shard or less at a time, in bounded memory."""
         return self.vectors_of(method, self.items(split))
 
     def vectors_of(self, method: str, items: Items) -> Iterator[np.ndarray]:
-        """Yield the vectors of encoded items, shard by shard; only their rows are read.
+        """Yield the vectors of encoded items, a shard or less at a time; only their rows are read.
 
         Args:
             method: a method or stack.
             items: some of `items`; of those that follow each other in one shard the vectors come
-                together.
+                together, as far as they take `BLOCK_BYTES`.
         """
         parts = self._parts(method)
+        most = max(1, BLOCK_BYTES // (4 * self.dimension(method))) if len(items) else 1
         shards, rows = items.shards, items.rows
         for block in np.split(np.arange(len(items)), np.flatnonzero(np.diff(shards)) + 1):
             if len(block):
-                shard, wanted = int(shards[block[0]]), rows[block]
-                arrays = [self._shard(shard, part)[wanted] for part in parts]
-                yield stack_unit_vectors([a.astype(np.float32, copy=False) for a in arrays])
+                arrays = [self._shard(int(shards[block[0]]), part) for part in parts]
+                for first in range(0, len(block), most):
+                    wanted = rows[block[first : first + most]]
+                    yield stack_unit_vectors(
+                        [array[wanted].astype(np.float32, copy=False) for array in arrays]
+                    )
 
     def _parts(self, method: str) -> list[str]:
         stored = self.methods

@@ -332,3 +332,12 @@ def test_with_canvas_batches_the_whole_path_is_resumable(tmp_path):
         encode(tmp_path / f"part{most}")
         same_files(tmp_path / "whole", tmp_path / f"part{most}")
     assert len(Store.open(tmp_path / "whole").skipped) == 2
+
+
+def test_long_vectors_come_in_parts_of_a_shard(finished, monkeypatch):
+    store, stack = Store.open(finished), "+".join(METHODS)
+    whole = store.vectors(stack, "train")
+    monkeypatch.setattr("mpp_jax.storage.store.BLOCK_BYTES", 2 * 4 * whole.shape[1])
+    parts = list(store.iter_vectors(stack, "train"))
+    assert max(map(len, parts)) == 2
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
