@@ -9,7 +9,8 @@ import pytest
 from helpers.toy_cli import ok, refused
 from helpers.toy_run import METHODS, OPTIONS, Finished, store_bytes
 
-from mpp_jax.config import Run, preset
+from mpp_jax.cli import stages
+from mpp_jax.config import AUTOMATIC, Run, preset
 from mpp_jax.runs.model import open_model
 from mpp_jax.runs.provenance import load_codebooks
 
@@ -120,3 +121,26 @@ def test_files_without_settings_are_refused(
         file.write_text(text)
     assert message in refused("run", done.data, "--out", tmp_path / "out", "--config", file)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_nobody_names(
+    done: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It follows the pictures, but the published settings have one of their own."""
+    seen: list[Run] = []
+    monkeypatch.setattr(stages, "fit", lambda job, console: seen.append(job.config) or 0)
+    partial, whole = tmp_path / "partial.json", tmp_path / "whole.json"
+    partial.write_text(json.dumps({"network": "toy", "config": {"seed": 3}}))
+    whole.write_text(json.dumps({"network": "toy", "config": {"encoder": {"components": 7}}}))
+    toy = ("--network", "toy")
+    for options, components in (
+        (toy, AUTOMATIC),
+        ((*toy, "--fidelity", "author"), 256),
+        ((*toy, "--components", "12"), 12),
+        (("--config", partial), AUTOMATIC),
+        (("--config", whole), 7),
+        (("--config", whole, "--components", "auto"), AUTOMATIC),
+    ):
+        ok("fit", done.data, "--out", tmp_path / "out", "--weights", done.weights, *options)
+        assert seen[-1].encoder.components == components, options
+        assert seen[-1].pooling == Run().pooling
