@@ -50,7 +50,7 @@ def obey(folder: str) -> None:
             raise ValueError("the disk of the worker fails")
         if (orders / "slow").exists():
             (orders / f"pid-{os.getpid()}").touch()
-            time.sleep(0.5)
+            time.sleep(3)  # longer than Ray takes to end the workers of a command that died
         write(self)
 
     ShardWriter.write = written  # type: ignore[method-assign]
