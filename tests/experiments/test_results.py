@@ -186,9 +186,16 @@ def test_clutter() -> None:
         assert pointing == " / ".join(f"{value:.1f}" for value in shares)
 
 
-def test_centred() -> None:
-    found = result("centred")["sets"]["crops"]
-    head, *rows = table(PAGE, "Centred objects, few training pictures")
+@pytest.mark.parametrize(
+    ("pictures", "heading"),
+    [
+        ("objects", "Centred objects, painted"),
+        ("crops", "Centred objects, few training pictures"),
+    ],
+)
+def test_centred(pictures: str, heading: str) -> None:
+    found = result("centred")["sets"][pictures]
+    head, *rows = table(PAGE, heading)
     assert head[-1] == f"minus {found['best_single']}"
     assert [row[0] for row in rows] == list(found["top1"])
     for name, top1, interval, gain in rows:
