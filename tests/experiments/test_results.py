@@ -86,6 +86,19 @@ def test_public_networks(data: str, scales: int, network: str, heading: str) -> 
     assert table(PAGE, heading) == want
 
 
+def test_retrieval() -> None:
+    """Mean average precision, and the share of the ten nearest that are found."""
+    head, *rows = table(PAGE, "Retrieval on Scene-15")
+    found = result("retrieval")["scene15"]["results"]
+    assert [name for name, *_ in rows] == [*found]
+    for name, *cells in rows:
+        for how, cell in zip(head[1:], cells, strict=True):
+            entry = found[name].get(how)
+            recall = (entry or {}).get("recall", {"at": {}})["at"].get("10")
+            mean = "" if entry is None else f"{100 * entry['mean']:.2f}"
+            assert cell == (mean if recall is None else f"{mean} / {recall:.2f}"), (name, how)
+
+
 def test_finetune() -> None:
     _, *rows = table(PAGE, "Training the codebook by the labels")
     for (name, top1, gain), (want, row) in zip(
