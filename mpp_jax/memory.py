@@ -12,10 +12,13 @@ programs ask for it, the library never.
 """
 
 import ctypes
+import math
+import mmap
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 _M_TRIM_THRESHOLD = -1
@@ -39,6 +42,16 @@ def keep_freed_memory() -> bool:
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST))
     answers = [bool(mallopt(name, value)) for name, value in settings]
     return all(answers)
+
+
+def mapped_empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of float32, zeros, in pages of its own.
+
+    They go back to the system when it is freed, also where freed memory is kept: holes of hundreds
+    of megabytes would be filled with small things, and the next one be put behind them.
+    """
+    size = 4 * math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.float32, math.prod(shape)).reshape(shape)
 
 
 def available_memory(root: Path = Path("/")) -> int:

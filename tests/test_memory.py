@@ -4,11 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from helpers import REPOSITORY
 
-from mpp_jax.memory import available_device_memory, available_memory
+from mpp_jax.memory import available_device_memory, available_memory, mapped_empty
 
 SYSTEM = 10**10
 
@@ -86,3 +87,15 @@ def test_address_space():
 
 def test_the_device_of_these_tests_uses_the_hosts():
     assert available_device_memory() is None
+
+
+def test_arrays_in_pages_of_their_own():
+    """Zeros that can be written to, and that stay as long as anything looks at them."""
+    array = mapped_empty((3, 5))
+    assert (array.shape, array.dtype, array.flags.writeable) == ((3, 5), np.float32, True)
+    assert not array.any()
+    array[1] = 7
+    row = array[1]
+    del array
+    assert row.tolist() == [7.0] * 5
+    assert mapped_empty((0, 5)).shape == (0, 5)
