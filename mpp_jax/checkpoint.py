@@ -124,7 +124,7 @@ def _quiet() -> Iterator[None]:
         yield
         if sys.unraisablehook is hook:  # where writing failed, some threads have not ended yet
             sys.unraisablehook = before
-    except Exception:
+    except Exception:  # raised again below, when no thread of the library complains any more
         failed = time.monotonic()  # a process that ends meanwhile has no hook any more
         while time.monotonic() < min(max([failed, *heard]) + SILENCE, failed + MOST_SILENCE):
             time.sleep(0.02)

@@ -44,8 +44,8 @@ def keep_freed_memory() -> bool:
     return all(answers)
 
 
-def mapped_empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Return an array of float32, zeros, in pages of its own.
+def mapped_zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Return zeros (any shape), float32, in pages of their own.
 
     They go back to the system when it is freed, also where freed memory is kept: holes of hundreds
     of megabytes would be filled with small things, and the next one be put behind them.

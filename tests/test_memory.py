@@ -9,7 +9,7 @@ import psutil
 import pytest
 from helpers import REPOSITORY
 
-from mpp_jax.memory import available_device_memory, available_memory, mapped_empty
+from mpp_jax.memory import available_device_memory, available_memory, mapped_zeros
 
 SYSTEM = 10**10
 
@@ -91,11 +91,11 @@ def test_the_device_of_these_tests_uses_the_hosts():
 
 def test_arrays_in_pages_of_their_own():
     """Zeros that can be written to, and that stay as long as anything looks at them."""
-    array = mapped_empty((3, 5))
+    array = mapped_zeros((3, 5))
     assert (array.shape, array.dtype, array.flags.writeable) == ((3, 5), np.float32, True)
     assert not array.any()
     array[1] = 7
     row = array[1]
     del array
     assert row.tolist() == [7.0] * 5
-    assert mapped_empty((0, 5)).shape == (0, 5)
+    assert mapped_zeros((0, 5)).shape == (0, 5)

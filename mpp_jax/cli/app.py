@@ -327,7 +327,7 @@ def demo(data: str | None, out: Path, scenes: int, quiet: bool, **options: Any) 
         dataset = opening.open_data(data, options, console)
     network, weights = options["network"], options["weights"]
     opened = opening.open_network(network, weights, "auto", console)
-    job = demo_job(dataset, opened, weights, options["scales"], options["seed"], out)
+    job = demo_job(dataset, opened, weights, options["scales"], options["seed"], out, console)
     return run_demo(job, console)
 
 

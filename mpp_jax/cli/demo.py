@@ -24,8 +24,7 @@ REMARK = (
     "trained on pictures made by formula, hardly sees the small ones. With the default settings "
     "pooling the activations of all scales (mpp, nfk, csf) beats one crop (fc7), but the mean of "
     "the scales' own Fisher vectors (mpp) does not lead one Fisher vector of all scales (nfk), as "
-    "it does on photographs, and on these scenes with a network that has seen some (--network "
-    "squeezenet)."
+    "it does with SqueezeNet, on photographs and on these scenes (--network squeezenet)."
 )
 
 
@@ -59,11 +58,14 @@ def demo_job(
     scales: tuple[int, ...],
     seed: int,
     out: Path,
+    console: Console,
 ) -> Job:
     """Return the job of the demonstration; what was made before in its folder stays of use."""
     config = demo_config(network, scales, seed)
     count = len(data.split("train"))
-    pooling, _ = default_pooling(count, out, out / CODEBOOK, names=POOLING)
+    pooling, line = default_pooling(count, out, out / CODEBOOK, names=POOLING)
+    if line:
+        console.say(line)
     return Job(data, network, replace(config, pooling=pooling), out, weights)
 
 

@@ -96,8 +96,8 @@ def search(
 @click.option(
     "--whiten/--no-whiten",
     default=False,
-    help="Scale the reduced dimensions to equal variance: finds pictures of the same object, and "
-    "loses where those of the same class are wanted. [default: no-whiten]",
+    help="Scale the reduced dimensions to equal variance. It loses where pictures of the same "
+    "class are wanted (measured on scenes, experiments/README.md). [default: no-whiten]",
 )
 @click.option(
     "--quantise",

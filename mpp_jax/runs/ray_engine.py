@@ -209,7 +209,8 @@ class RayEngine:
                     ends = [worker.end.remote() for worker in self._workers]
                     ray.wait(ends, num_returns=len(ends), timeout=PATIENCE)
             finally:
-                # Half of a cluster ends this process, with status 1. A second Ctrl-C may.
+                # Ray ends the process, with status 1, where half of its cluster is gone: a signal
+                # has to wait, except a second one, which is obeyed at once everywhere.
                 again = isinstance(error, KeyboardInterrupt)
                 with contextlib.nullcontext() if again else undisturbed():
                     for worker in self._workers:

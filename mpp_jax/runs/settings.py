@@ -18,7 +18,7 @@ from mpp_jax.nets import Network
 from mpp_jax.nets.dtypes import dtype_name, resolve_dtype
 from mpp_jax.pooling import canonical, check_methods, members
 from mpp_jax.pooling.notation import BEST
-from mpp_jax.runs.provenance import Provenance
+from mpp_jax.runs.provenance import CODEBOOK, Provenance
 from mpp_jax.runs.ray_engine import Cluster
 from mpp_jax.runs.sizing import settled_components, without_choices
 from mpp_jax.runs.vectors import atoms_of, recipes_of
@@ -88,7 +88,7 @@ class Job:
                 "load it in the same"
             )
         components = settled_components(
-            given.encoder.components, len(self.data.split("train")), self.out, self.out / "codebook"
+            given.encoder.components, len(self.data.split("train")), self.out, self.out / CODEBOOK
         )
         config = replace(
             given,

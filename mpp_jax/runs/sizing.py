@@ -3,8 +3,8 @@
 The Gaussians of a codebook that few pictures were described for each belong to one or two of them.
 At the optimum the Fisher vectors of those pictures, gradients, cancel: within a class they are no
 more alike than between classes, and those of new pictures are not made so. So pyramid pooling loses
-to one crop there, and with a codebook of a size that fits the set it does not
-(`experiments/centred.py`, its table in `experiments/README.md`).
+to one crop by far there; a codebook of a size that fits the set gives most of that back, though on
+the smallest sets not all (`experiments/centred.py`, its tables in `experiments/README.md`).
 """
 
 import json

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from mpp_jax.config import AUTO, Svm
-from mpp_jax.memory import mapped_empty
+from mpp_jax.memory import mapped_zeros
 from mpp_jax.metrics import mean_average_precision
 from mpp_jax.progress import Watcher
 from mpp_jax.runs.solvers import Plan
@@ -51,7 +51,7 @@ class StoredVectors:
     def __getitem__(self, rows: slice, /) -> np.ndarray:
         """Return some consecutive rows, float32."""
         chosen = self._items[rows]
-        out = mapped_empty((len(chosen), self.shape[1]))
+        out = mapped_zeros((len(chosen), self.shape[1]))
         start = 0
         for part in self._store.vectors_of(self._method, chosen):
             out[start : start + len(part)] = part

@@ -215,7 +215,7 @@ class Store:
                 together, as far as they take `BLOCK_BYTES`.
         """
         parts = self._parts(method)
-        most = max(1, BLOCK_BYTES // (4 * self.dimension(method))) if len(items) else 1
+        most = max(1, BLOCK_BYTES // max(4 * self.dimension(method), 1))
         shards, rows = items.shards, items.rows
         for block in np.split(np.arange(len(items)), np.flatnonzero(np.diff(shards)) + 1):
             if len(block):
