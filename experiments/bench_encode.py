@@ -39,7 +39,8 @@ from tqdm import tqdm
 
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Dataset, Item, Skipped, decode_picture
-from mpp_jax.describe.extraction import Described, Extractor, Wants
+from mpp_jax.describe.extraction import Described, Extractor
+from mpp_jax.describe.wants import Wants
 from mpp_jax.memory import keep_freed_memory
 from mpp_jax.nets import Network
 from mpp_jax.progress import Watcher

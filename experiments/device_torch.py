@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from bench_dense import torch_forward
-from device_work import Setting, Unit, of_pictures, picture_flop
+from device_work import Setting, Unit, of_pictures
 from timing import first_and_steady
 
+from mpp_jax.describe.planning import picture_flop
 from mpp_jax.nets.forms import Mode
 
 

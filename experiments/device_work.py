@@ -19,11 +19,11 @@ from timing import first_and_steady, seconds
 from mpp_jax.config import Encoder, Pyramid, Run
 from mpp_jax.data import Batch
 from mpp_jax.describe.dense import describe, describe_scale
+from mpp_jax.describe.planning import picture_flop
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.nets import NetSpec, Network, get_spec, random_network
 from mpp_jax.nets.forms import Forms, Mode
 from mpp_jax.nets.network import with_forms
-from mpp_jax.nets.spec import convolutions, map_size
 from mpp_jax.numerics import power_l2
 from mpp_jax.runs.vectors import atoms_of, encode_items, recipes_of
 from mpp_jax.stats.codebook import Codebook
@@ -115,16 +115,6 @@ def _random_network(name: str, mode: Mode) -> Network:
     dtype, precision = COMPUTED[mode]
     network = random_network(jax.random.key(0), get_spec(name), dtype)
     return replace(network, precision=precision)
-
-
-def picture_flop(spec: NetSpec, layer: str, side: int) -> float:
-    """Return the operations of direct convolutions up to a layer, for a picture of this side."""
-    total, last = 0.0, spec.index(layer)
-    for path, item, channels in convolutions(spec):
-        if spec.index(path[0]) <= last:
-            positions = map_size(spec, side, path[0]) ** 2
-            total += 2 * positions * item.kernel**2 * channels / item.groups * item.features
-    return total
 
 
 def peak_memory() -> int | None:

@@ -34,7 +34,8 @@ class Pyramid:
         layer: activation that is pooled; None for the network's default.
         rounding: of the square's side to whole pixels.
         resampling: kernel of the antialiased resize.
-        batch: pictures sent to the device at once; 0 for 1 on a CPU and 16 on accelerators.
+        batch: pictures sent to the device at once; 0 for 1 on a CPU and 16 on accelerators, or as
+            many as fit. Scales whose maps do not fit are described in parts of a batch.
     """
 
     scales: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)

@@ -87,6 +87,33 @@ def over_shares(function: Callable[[Any], Any], arguments: Any) -> Any:
     return jax.shard_map(function, in_specs=shares, out_specs=shares, check_vma=False)(arguments)
 
 
+def in_parts(function: Callable[[Any], Any], arguments: Any, most: int | None) -> Any:
+    """Apply a function of batches to a batch, a few pictures at a time: for want of memory.
+
+    Args:
+        function: of a batch, rows of arrays to rows of arrays.
+        arguments: the batch; leading axes are pictures.
+        most: pictures at once (of each device's share, see `over_shares`); parts are equal, so it
+            may be fewer. None for all.
+    """
+    if most is None:
+        return function(arguments)
+    return over_shares(partial(_share_in_parts, function, most), arguments)
+
+
+def _share_in_parts(function: Callable[[Any], Any], most: int, arguments: Any) -> Any:
+    count = jax.tree.leaves(arguments)[0].shape[0]
+    rows = next(n for n in range(min(most, count), 0, -1) if count % n == 0)
+    if rows == count:
+        return function(arguments)
+
+    def split(leaf: Array) -> Array:
+        return leaf.reshape(count // rows, rows, *leaf.shape[1:])
+
+    parts = lax.map(function, jax.tree.map(split, arguments))
+    return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), parts)
+
+
 def _over_share(function: Callable[[Any], Any], arguments: Any) -> Any:
     if jax.default_backend() != "cpu":
         return jax.vmap(function)(arguments)

@@ -21,8 +21,9 @@ from helpers import toy
 import mpp_jax as mpp
 from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item
-from mpp_jax.describe.batches import over_batches, plan
+from mpp_jax.describe.batches import over_batches
 from mpp_jax.describe.dense import describe_scale
+from mpp_jax.describe.planning import plan
 from mpp_jax.nets import random_network
 from mpp_jax.nets.caffenet import CAFFENET
 from mpp_jax.nets.dtypes import has_tf32

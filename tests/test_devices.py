@@ -18,6 +18,7 @@ from helpers.toy import TOY, memory_dataset, toy_network, write_folder, write_we
 from helpers.toy_cli import ok, refused
 from mpp_jax import fit_codebook
 from mpp_jax.config import Encoder, Pyramid, Run
+from mpp_jax.describe import batches, planning
 from mpp_jax.describe.extraction import describe_items
 from mpp_jax.describe.dense import describe_pictures
 from mpp_jax.devices import current_mesh, on_mesh, using_devices
@@ -88,6 +89,15 @@ with using_devices(3):
     with on_mesh(current_mesh()):
         trace = jax.make_jaxpr(lambda x: describe_pictures(at_once, x, ("fire2",)))
         assert "shard_map" in str(trace(jnp.zeros((6, 35, 35, 3))))
+
+# The same where a device's memory holds one picture's maps: parts of its share, one by one.
+planning.free_bytes = lambda: 0
+fewer = dataclasses.replace(run, pyramid=Pyramid((0, 1), batch=2))
+with using_devices(3):
+    assert batches.planned(at_once, fewer.pyramid).parts == ((0, 1), (1, 1))
+    found = collect(count_items(at_once, items, books, fewer, fisher))
+    close(found["mpp"], one["mpp"], 1e-5, "counted in parts")
+    close(collect(encode_items(at_once, items, books, fewer, atoms)), one, 1e-5, "in parts")
 
 # A Gram matrix whose columns do not divide evenly, in float32 and float64.
 v = rng.standard_normal((64, 101)).astype(np.float32)

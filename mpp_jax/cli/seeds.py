@@ -8,9 +8,9 @@ from typing import Any
 
 from mpp_jax.cli import stages
 from mpp_jax.cli.console import DONE, Console
-from mpp_jax.describe.extraction import Wanted
 from mpp_jax.describe.memory_cache import union
 from mpp_jax.describe.picture_cache import PictureCache
+from mpp_jax.describe.wants import Wanted
 from mpp_jax.files import exclusive
 from mpp_jax.memory import available_memory
 from mpp_jax.report.comparing import compare

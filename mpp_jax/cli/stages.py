@@ -16,9 +16,10 @@ from mpp_jax.cli.opening import open_network
 from mpp_jax.config import StoreDtype
 from mpp_jax.data import Dataset
 from mpp_jax.data.dataset import listed_classes
-from mpp_jax.describe.batches import plan
+from mpp_jax.describe.batches import planned
 from mpp_jax.describe.extraction import ActivationSource
 from mpp_jax.describe.memory_cache import MemoryCache
+from mpp_jax.describe.planning import forecast, measured_peak
 from mpp_jax.files import exclusive
 from mpp_jax.pooling import check_methods
 from mpp_jax.report.map_examples import map_gallery
@@ -127,11 +128,10 @@ def watched(job: Job, console: Console) -> ActivationSource:
     if job.extras.cache is not None:
         console.say(f"activations: kept in and taken from {job.extras.cache}")
     if jax.default_backend() != "cpu":
-        programs = len(job.config.pyramid.scales)
-        console.say(
-            f"plan: {plan(job.network, job.config.pyramid)}; {programs} programs of the network to "
-            "compile"
-        )
+        network, pyramid = job.network, job.config.pyramid
+        wants = wanted_of(atoms_of(job.config), pyramid.scales)
+        console.say(f"plan: {planned(network, pyramid)}")
+        console.say(f"forecast: {forecast(network, pyramid, wants, measured_peak(network))}")
     return job.activations
 
 

@@ -5,13 +5,12 @@ side, each in a thread; an accelerator is given the next batches while it works 
 waited for only where a result is needed.
 """
 
-import itertools
 import logging
 import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,16 +18,10 @@ from jax.sharding import Mesh
 
 from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item, Skipped, canvas_batches
-from mpp_jax.describe.pyramid import scale_side
+from mpp_jax.describe.planning import Plan, plan
 from mpp_jax.devices import current_mesh, device_count, on_mesh, replicated, spread
-from mpp_jax.nets import NetSpec, Network
-from mpp_jax.nets.spec import map_channels, map_size
+from mpp_jax.nets import Network
 from mpp_jax.progress import waiting
-
-MOST = 16
-"""Pictures of a batch on an accelerator, unless told otherwise: more gain nothing there."""
-SHARE = 0.5
-"""Of the free memory of a device, what a batch may take by `picture_bytes`."""
 
 DEVICE = "the device"
 """What is waited for while programs are compiled and run."""
@@ -38,69 +31,11 @@ Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 
 
-class Plan(NamedTuple):
-    """How pictures go to a device.
-
-    Attributes:
-        batch: pictures at once on each device.
-        nbytes: of the largest scale's maps of as many pictures, about.
-        free: bytes of device memory; None where the device does not say.
-    """
-
-    batch: int
-    nbytes: int
-    free: int | None
-
-    def __str__(self) -> str:
-        """Return it in one line."""
-        there = "" if self.free is None else f" of {self.free / 2**30:.1f} GiB that are free"
-        return f"batches of {self.batch}; about {self.nbytes / 2**30:.1f} GiB at a time{there}"
-
-
-def picture_bytes(network: Network, pyramid: Pyramid) -> int:
-    """Return the bytes that one picture takes at the largest scale, about.
-
-    Twice the largest pair of neighbouring activation maps: compilers keep copies in other layouts.
-    """
-    spec: NetSpec = network.spec
-    layer = spec.layer(pyramid.layer)
-    side = scale_side(spec.side, max(pyramid.scales), pyramid.rounding)
-    names = [item.name for item in spec.layers]
-    below = names[: names.index(layer.name) + 1] if layer.name in names else []  # none of SIFT
-    maps = [side**2 * 3]
-    maps += [map_size(spec, side, name) ** 2 * map_channels(spec, name) for name in below]
-    maps.append(spec.positions(side, layer.name) ** 2 * layer.channels)
-    pairs = [a + b for a, b in itertools.pairwise(maps)]
-    return 2 * max(pairs, default=maps[0]) * np.dtype(network.dtype).itemsize
-
-
-def free_bytes() -> int | None:
-    """Return the free memory of the device with the least; None where devices do not say."""
-    found = []
-    for device in jax.local_devices()[: device_count()]:
-        known: dict[str, int] = device.memory_stats() or {}
-        if "bytes_limit" not in known:
-            return None
-        found.append(known["bytes_limit"] - known.get("bytes_in_use", 0))
-    return min(found)
-
-
-def plan(network: Network, pyramid: Pyramid) -> Plan:
-    """Return how many pictures go to each device at once.
-
-    As many as ``pyramid.batch`` says; else one on a CPU (no padding, and its caches hold no more),
-    and on an accelerator `MOST`, halved until they fit into `SHARE` of its free memory.
-    """
-    each, free = picture_bytes(network, pyramid), free_bytes()
-    batch = pyramid.batch or (1 if jax.default_backend() == "cpu" else MOST)
-    while not pyramid.batch and free is not None and batch > 1 and batch * each > SHARE * free:
-        batch //= 2
-    return Plan(batch, batch * each, free)
-
-
+_PLANS: dict[Hashable, Plan] = {}
+"""By what they were made for. Once: other sizes are other programs, and other last bits of what
+they compute."""
 _DECIDED: dict[Hashable, int] = {}
-"""Pictures of a batch by what they were decided for. Once: other sizes are other programs, and
-other last bits of what they compute."""
+"""Pictures of a batch over all devices: the plan's, or fewer where these were too many."""
 
 
 def batch_size(network: Network, pyramid: Pyramid) -> int:
@@ -108,10 +43,22 @@ def batch_size(network: Network, pyramid: Pyramid) -> int:
 
     That is, until a batch turns out to be too large for the device's memory.
     """
+    return _DECIDED.setdefault(
+        _key(network, pyramid), planned(network, pyramid).batch * device_count()
+    )
+
+
+def planned(network: Network, pyramid: Pyramid) -> Plan:
+    """Return how pictures go to each device; the same plan throughout a process."""
     key = _key(network, pyramid)
-    if key not in _DECIDED:
-        _DECIDED[key] = plan(network, pyramid).batch * device_count()
-    return _DECIDED[key]
+    if key not in _PLANS:
+        _PLANS[key] = plan(network, pyramid)
+    return _PLANS[key]
+
+
+def at_once(network: Network, pyramid: Pyramid, k: int) -> int | None:
+    """Return how many pictures of a batch a device describes at once at scale k; None for all."""
+    return dict(planned(network, pyramid).parts).get(k)
 
 
 def _key(network: Network, pyramid: Pyramid) -> Hashable:

@@ -16,19 +16,20 @@ from jax import Array
 
 from mpp_jax.config import Pyramid, Resampling
 from mpp_jax.data import Batch
+from mpp_jax.describe.batches import at_once
 from mpp_jax.describe.dense import DEFAULT, SIFT, Descriptors, describe_scale, describer
-from mpp_jax.describe.extraction import source_layer
 from mpp_jax.describe.pyramid import scale_side
+from mpp_jax.describe.wants import source_layer
 from mpp_jax.encoders.fisher import FisherStatistics, fisher_statistics
 from mpp_jax.nets import Network
-from mpp_jax.numerics import over_pictures
+from mpp_jax.numerics import in_parts, over_pictures
 from mpp_jax.stats.codebook import Codebook, Codebooks, project
 
 Counts = dict[str, tuple[FisherStatistics, ...]]
 """By the codebook's key: statistics of a batch, (B, ...) leaves, one a scale."""
 
 
-@partial(jax.jit, static_argnames=("side", "layers", "resampling"))
+@partial(jax.jit, static_argnames=("side", "layers", "resampling", "most"))
 def count_scale(
     network: Network,
     canvas: Array,
@@ -39,6 +40,7 @@ def count_scale(
     side: int,
     layers: tuple[tuple[str, str], ...],
     resampling: Resampling = "bilinear",
+    most: int | None = None,
 ) -> dict[str, FisherStatistics]:
     """Return the Fisher statistics of one scale of a batch of pictures.
 
@@ -51,15 +53,20 @@ def count_scale(
         side: of the square that pictures are warped to.
         layers: (key of a codebook, the layer that it counts), all from one pass.
         resampling: kernel of the resize.
+        most: pictures at once on each device, one part after the other; None for all.
 
     Returns:
         By key, leaves (B, ...) float32.
     """
     names = tuple(dict.fromkeys(layer for _, layer in layers))
-    described = describe_scale(
-        network, canvas, sizes, side=side, layers=names, resampling=resampling, valid=valid
-    )
-    found = dict(zip(names, described, strict=True))
+
+    def count_part(part: tuple[Array, Array, Array]) -> dict[str, FisherStatistics]:
+        canvas, sizes, valid = part
+        described = describe_scale(
+            network, canvas, sizes, side=side, layers=names, resampling=resampling, valid=valid
+        )
+        found = dict(zip(names, described, strict=True))
+        return {key: count(codebooks[key], found[layer]) for key, layer in layers}
 
     def count(codebook: Codebook, descriptors: Descriptors) -> FisherStatistics:
         def one(picture: tuple[Array, Array]) -> FisherStatistics:
@@ -68,7 +75,8 @@ def count_scale(
 
         return over_pictures(one, (descriptors.x, descriptors.mask))
 
-    return {key: count(codebooks[key], found[layer]) for key, layer in layers}
+    at_once = most if network.how.batch == "whole" else None  # a CPU goes one by one anyway
+    return in_parts(count_part, (canvas, sizes, valid), at_once)
 
 
 def count_sources(
@@ -105,6 +113,7 @@ def count_sources(
                     (key, source_layer(network_of.spec, source, pyramid)) for source, key in reading
                 ),
                 resampling=pyramid.resampling,
+                most=None if sift else at_once(network, pyramid, k),
             )
             found |= {(key, k): statistics for key, statistics in counted.items()}
     return {key: tuple(found[key, k] for k in scales) for _, key, scales in wanted}

@@ -24,7 +24,7 @@ from mpp_jax.describe.pyramid import (
 )
 from mpp_jax.nets.network import Network
 from mpp_jax.nets.sift import sift_network
-from mpp_jax.numerics import over_pictures, over_shares
+from mpp_jax.numerics import in_parts, over_pictures, over_shares
 
 DEFAULT = "default"
 """Source of descriptors: the layer that the run's settings name."""
@@ -100,6 +100,7 @@ def describe_scale(
     layers: Sequence[str | None] = (None,),
     resampling: Resampling = "bilinear",
     valid: Array | None = None,
+    most: int | None = None,
 ) -> tuple[Descriptors, ...]:
     """Return the descriptors of one scale, for each layer.
 
@@ -111,18 +112,41 @@ def describe_scale(
         layers: activations to pool, from one pass; None for the network's default.
         resampling: kernel of the resize.
         valid: (B,) bool, False for rows that hold no picture; None for all True.
+        most: pictures at once on each device, one part after the other; None for all. Heeded where
+            batches are computed whole, on accelerators.
     """
     specs = [network.spec.layer(layer) for layer in layers]
-    pictures = resize_pictures(canvas, sizes, side, resampling, network.how.taps)
-    kept = jnp.ones(pictures.shape[0], bool) if valid is None else jnp.asarray(valid, bool)
+    names = tuple(spec.name for spec in specs)
+    kept = jnp.ones(canvas.shape[0], bool) if valid is None else jnp.asarray(valid, bool)
+    if most is not None and most < canvas.shape[0] and network.how.batch == "whole":
+        described = _described_in_parts(network, canvas, sizes, side, names, resampling, most)
+    else:
+        pictures = resize_pictures(canvas, sizes, side, resampling, network.how.taps)
+        described = describe_pictures(network, pictures, names)
     result = []
-    described = describe_pictures(network, pictures, tuple(spec.name for spec in specs))
     for spec, x in zip(specs, described, strict=True):
         positions = network.spec.positions(side, spec.name)
         window = receptive_windows(positions, spec.stride, spec.window, side)
         mask = jnp.broadcast_to(kept[:, None], x.shape[:2])
         result.append(Descriptors(x, mask, jnp.asarray(window)))
     return tuple(result)
+
+
+@partial(jax.jit, static_argnames=("side", "layers", "resampling", "most"))
+def _described_in_parts(
+    network: Network,
+    canvas: Array,
+    sizes: Array,
+    side: int,
+    layers: tuple[str, ...],
+    resampling: Resampling,
+    most: int,
+) -> tuple[Array, ...]:
+    def one_part(part: tuple[Array, Array]) -> tuple[Array, ...]:
+        pictures = resize_pictures(*part, side, resampling, network.how.taps)
+        return describe_pictures(network, pictures, layers)
+
+    return in_parts(one_part, (canvas, sizes), most)
 
 
 def describe_crops(

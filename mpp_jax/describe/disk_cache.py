@@ -31,15 +31,10 @@ from mpp_jax.data.content import read_picture, reading_reported
 from mpp_jax.data.far_reading import sources
 from mpp_jax.describe.batches import batch_size
 from mpp_jax.describe.dense import Activations, Crops, Descriptors, describer
-from mpp_jax.describe.extraction import (
-    Described,
-    Wanted,
-    Wants,
-    describe_items,
-    source_layer,
-)
+from mpp_jax.describe.extraction import Described, describe_items
 from mpp_jax.describe.pyramid import receptive_windows, scale_side
 from mpp_jax.describe.shards import LostError, Shards
+from mpp_jax.describe.wants import Wanted, Wants, source_layer
 from mpp_jax.nets import Network
 from mpp_jax.nets.registry import PACKAGED
 

@@ -16,7 +16,7 @@ from jax import Array
 
 from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item, Skipped
-from mpp_jax.describe.batches import over_batches
+from mpp_jax.describe.batches import at_once, over_batches
 from mpp_jax.describe.dense import (
     DEFAULT,
     SIFT,
@@ -28,25 +28,10 @@ from mpp_jax.describe.dense import (
     describer,
 )
 from mpp_jax.describe.pyramid import scale_side
-from mpp_jax.nets import NetSpec, Network
+from mpp_jax.describe.wants import Wanted, Wants, source_layer
+from mpp_jax.nets import Network
 
 Result = TypeVar("Result")
-
-
-class Wanted(NamedTuple):
-    """What is wanted of one source of descriptors.
-
-    Attributes:
-        scales: numbers of scales, from 0, rising.
-        crops: sets of crops.
-    """
-
-    scales: tuple[int, ...]
-    crops: tuple[Crops, ...] = ()
-
-
-Wants = dict[str, Wanted]
-"""By source: a layer's name, "default" (the run's own layer) or "sift"."""
 
 
 class Described(NamedTuple):
@@ -167,6 +152,7 @@ def describe_sources(
                 layers=[layers[source] for source in readers],
                 resampling=pyramid.resampling,
                 valid=valid,
+                most=None if sift else at_once(network, pyramid, k),
             )
             for source, part in zip(readers, parts, strict=True):
                 scales[source].append(part)
@@ -186,12 +172,6 @@ def describe_sources(
                 crops[source][key] = x
         found |= {source: Activations(tuple(scales[source]), crops[source]) for source in mine}
     return {source: found[source] for source in wants}
-
-
-def source_layer(spec: NetSpec, source: str, pyramid: Pyramid) -> str:
-    """Return the name of the layer that a source of descriptors stands for."""
-    chosen = pyramid.layer if source == DEFAULT else None if source == SIFT else source
-    return spec.layer(chosen).name
 
 
 @jax.jit

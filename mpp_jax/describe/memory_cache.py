@@ -11,7 +11,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from mpp_jax.data import Item, Skipped
-from mpp_jax.describe.extraction import ActivationSource, Described, Wanted, Wants
+from mpp_jax.describe.extraction import ActivationSource, Described
+from mpp_jax.describe.wants import Wanted, Wants
 
 
 class Kept(NamedTuple):

@@ -9,7 +9,8 @@ import numpy as np
 
 from mpp_jax.data import Item, Skipped
 from mpp_jax.describe.dense import Activations, Crops, Descriptors
-from mpp_jax.describe.extraction import ActivationSource, Described, Wants
+from mpp_jax.describe.extraction import ActivationSource, Described
+from mpp_jax.describe.wants import Wants
 
 
 class _Rows(NamedTuple):

@@ -22,7 +22,8 @@ from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.data.dataset import target_matrix
 from mpp_jax.describe.dense import Descriptors
-from mpp_jax.describe.extraction import ActivationSource, Wanted
+from mpp_jax.describe.extraction import ActivationSource
+from mpp_jax.describe.wants import Wanted
 from mpp_jax.pooling.layer import LayerParams, Loss, init_layer, layer_codebook, layer_loss
 from mpp_jax.progress import Watcher
 from mpp_jax.runs.vectors import first_encoded, recipes_of

@@ -18,13 +18,9 @@ from mpp_jax.data import DataError, Dataset, decodable
 from mpp_jax.data.dataset import listed_classes
 from mpp_jax.data.features import Features
 from mpp_jax.describe.dense import describer
-from mpp_jax.describe.extraction import (
-    ActivationSource,
-    DescriptorSample,
-    Extractor,
-    source_layer,
-)
+from mpp_jax.describe.extraction import ActivationSource, DescriptorSample, Extractor
 from mpp_jax.describe.pyramid import scale_side
+from mpp_jax.describe.wants import source_layer
 from mpp_jax.memory import available_device_memory, available_memory
 from mpp_jax.nets import Network
 from mpp_jax.pooling import check_methods, members, parse

@@ -15,7 +15,8 @@ import numpy as np
 from mpp_jax.config import Run
 from mpp_jax.data import Item, Skipped
 from mpp_jax.data.features import Features
-from mpp_jax.describe.extraction import ActivationSource, DescriptorSample, Wanted
+from mpp_jax.describe.extraction import ActivationSource, DescriptorSample
+from mpp_jax.describe.wants import Wanted
 from mpp_jax.nets import Network
 from mpp_jax.progress import DISK, waiting
 from mpp_jax.runs.contents import Contents

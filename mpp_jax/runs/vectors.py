@@ -10,15 +10,9 @@ from mpp_jax.config import Run
 from mpp_jax.data import Batch, Item, Skipped
 from mpp_jax.describe.batches import over_batches
 from mpp_jax.describe.counting import Counts, count_sources
-from mpp_jax.describe.extraction import (
-    ActivationSource,
-    Described,
-    Extractor,
-    Wanted,
-    Wants,
-    describe_items,
-)
+from mpp_jax.describe.extraction import ActivationSource, Described, Extractor, describe_items
 from mpp_jax.describe.memory_cache import MemoryCache
+from mpp_jax.describe.wants import Wanted, Wants
 from mpp_jax.devices import current_mesh, on_mesh
 from mpp_jax.nets import NetSpec, Network
 from mpp_jax.nets.registry import NETWORKS, PACKAGED

@@ -2,37 +2,28 @@
 
 import logging
 import weakref
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from helpers import toy
+from helpers.devices import say_memory
 
 from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item
 from mpp_jax.describe import batches
-from mpp_jax.describe.batches import Plan, over_batches, picture_bytes, plan
-from mpp_jax.describe.pyramid import scale_side
-from mpp_jax.nets.registry import get_spec
-from mpp_jax.nets.sift import sift_network
+from mpp_jax.describe.batches import over_batches
+from mpp_jax.describe.planning import kept_bytes, scale_bytes
 
 
 @pytest.fixture(autouse=True)
 def _nothing_decided(monkeypatch):
+    monkeypatch.setattr(batches, "_PLANS", {})
     monkeypatch.setattr(batches, "_DECIDED", {})
 
 
 def exhausted():
     return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
-
-
-def accelerator(monkeypatch, free, count=1):
-    """Devices that say how much memory they have."""
-    stats = {"bytes_limit": free + 1000, "bytes_in_use": 1000}
-    device = SimpleNamespace(memory_stats=lambda: stats)
-    monkeypatch.setattr(batches.jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(batches.jax, "local_devices", lambda: [device] * count)
 
 
 def items(count):
@@ -52,37 +43,6 @@ def sums(most):
         return batch.index, batch.canvas.astype(int).sum(axis=(1, 2, 3))
 
     return function, sizes
-
-
-def test_a_cpu_takes_one_picture_at_a_time():
-    network = toy.toy_network()
-    assert plan(network, Pyramid((0, 1))).batch == 1
-    assert plan(network, Pyramid((0, 1), batch=5)).batch == 5
-
-
-def test_as_many_as_fit(monkeypatch):
-    network, pyramid = toy.toy_network(), Pyramid((0, 1, 2), "fire2")
-    # conv1 on 70 pixels gives 33 x 33 x 8 numbers, larger than all neighbours but the picture.
-    each = picture_bytes(network, pyramid)
-    assert each == 2 * 4 * (70 * 70 * 3 + 33 * 33 * 8)
-    for free, batch in ((33 * each, 16), (31 * each, 8), (each, 1), (10, 1)):
-        accelerator(monkeypatch, free)
-        assert plan(network, pyramid) == Plan(batch, batch * each, free)
-    assert plan(network, Pyramid((0, 1, 2), "fire2", batch=64)).batch == 64  # as was asked for
-    assert "batches of 1; about 0.0 GiB at a time of 0.0 GiB" in str(plan(network, pyramid))
-
-
-def test_dense_sift_has_no_layers():
-    network = sift_network()
-    each = picture_bytes(network, Pyramid((0, 2)))
-    assert each >= 2 * 4 * scale_side(network.spec.side, 2) ** 2 * 3
-    assert plan(network, Pyramid((0, 2))).batch == 1
-
-
-def test_the_largest_scale_of_caffenet_fits_many():
-    network = SimpleNamespace(spec=get_spec("caffenet"), dtype=np.dtype("float32"))
-    each = picture_bytes(network, Pyramid(tuple(range(7))))
-    assert 0.1 < each / 2**30 < 0.75  # 12 GiB hold 16 of them
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 8])
@@ -122,10 +82,13 @@ def test_other_errors_are_not_taken_for_too_little_memory(caplog):
 def test_the_size_is_decided_once(monkeypatch):
     """What is kept on the device meanwhile does not change it: other sizes, other programs."""
     network, pyramid = toy.toy_network(), Pyramid((0, 1, 2), "fire2")
-    each = picture_bytes(network, pyramid)
-    for free in (40 * each, each):
-        accelerator(monkeypatch, free)
+    kept, each = kept_bytes(network, pyramid), scale_bytes(network, pyramid, 2)
+    for free in (2 * (16 * kept + 5 * each), each):
+        say_memory(monkeypatch, free)
         assert batches.batch_size(network, pyramid) == 16
+        assert batches.at_once(network, pyramid, 0) == 16
+        assert batches.at_once(network, pyramid, 2) == 4
+        assert batches.at_once(network, pyramid, 5) is None
     assert batches.batch_size(network, Pyramid((0, 1), "fire2")) < 16
 
 

@@ -18,9 +18,9 @@ from PIL import Image
 from mpp_jax.data import DecodeError, Item, batches
 from mpp_jax.describe import disk_cache, shards
 from mpp_jax.describe.disk_cache import DiskCache
-from mpp_jax.describe.extraction import Wanted
 from mpp_jax.describe.pyramid import receptive_windows
 from mpp_jax.describe.shards import Shards
+from mpp_jax.describe.wants import Wanted
 
 NETWORK = toy_network()
 PYRAMID = CONFIG.pyramid

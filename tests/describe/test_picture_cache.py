@@ -8,8 +8,8 @@ from helpers.activations import Counting, by_picture, same
 from helpers.toy import memory_dataset, picture
 
 from mpp_jax.data import Item
-from mpp_jax.describe.extraction import Wanted, Wants
 from mpp_jax.describe.picture_cache import PictureCache
+from mpp_jax.describe.wants import Wanted, Wants
 
 FIRST: Wants = {"default": Wanted((0, 1, 2))}
 LATER: Wants = {"default": Wanted((0, 2), ((5, True),)), "conv1": Wanted((1,))}

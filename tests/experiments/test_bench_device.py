@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers.toy import TOY, toy_network
+from helpers.toy import toy_network
 from helpers.toy_run import know_toy
 
 from mpp_jax.describe.dense import dense_descriptors
@@ -96,18 +96,6 @@ def test_fits(bench: Bench) -> None:
     assert units["fits/svm"]["largest_relative_gap"] <= 1e-3
     assert units["fits/pca"]["explained_variance"] > 0
     assert units["fits/gmm"]["iterations"] > 0
-
-
-def test_operations_are_counted_directly() -> None:
-    import device_work
-
-    full = device_work.Setting()
-    flop = [device_work.picture_flop(CAFFENET, "fc7", full.side(k)) for k in full.scales]
-    assert sum(flop) / 1e9 == pytest.approx(668, abs=1)
-    # Fire modules: a 1x1 squeeze to 6, then 8 of 1x1 and 8 of 3x3, on 8 x 8 positions.
-    conv1 = 2 * 16**2 * 25 * 3 * 8
-    fire = 2 * 8**2 * (8 * 6 + 6 * 8 + 9 * 6 * 8)
-    assert device_work.picture_flop(TOY, "fire2", 35) == conv1 + fire
 
 
 def test_what_it_refuses(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

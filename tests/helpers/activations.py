@@ -10,7 +10,8 @@ import numpy as np
 from helpers.toy import toy_network
 from mpp_jax.config import Pyramid
 from mpp_jax.data import Item
-from mpp_jax.describe.extraction import Described, Extractor, Wants
+from mpp_jax.describe.extraction import Described, Extractor
+from mpp_jax.describe.wants import Wants
 
 NETWORK, PYRAMID = toy_network(), Pyramid((0, 1, 2))
 
