@@ -9,6 +9,7 @@ in blocks of rows, and what is summed here are chunks of examples.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -46,25 +47,43 @@ def certify(
         loss: one of `LOSSES`.
     """
     with jax.enable_x64(True):
-        w, b = (jnp.asarray(part, jnp.float64) for part in (machines.weights, bias))
+        b = jnp.asarray(bias, jnp.float64)
         # Without a bias feature there is no bias.
-        square = jnp.sum(jnp.square(w), axis=1) + jnp.square(b / (bias_multiplier or 1.0))
+        square = _squares(machines.weights, b / (bias_multiplier or 1.0))
         losses = jnp.zeros_like(square)
         if loss == "logistic":
             alpha = np.empty_like(alpha)
         for rows in _chunks(*y.shape):
-            margins = jnp.asarray(y[rows], b.dtype) * (machines.products[rows] + b[None, :])
-            losses += loss_sums(margins, jnp.asarray(u[rows]), loss)
+            part, dual = _losses(y[rows], machines.products[rows], b, u[rows], loss)
+            losses += part
             if loss == "logistic":  # see `mpp_jax.svm.dual`
-                alpha[rows] = np.asarray(u[rows] * jax.nn.sigmoid(-margins))
+                alpha[rows] = dual
         squares = machines.squares
         if loss == "logistic":
             squares = recover(alpha * y, vectors).squares
         exact = squares + bias_multiplier**2 * np.square(np.sum(alpha * y, axis=0))
         sums = jnp.zeros_like(square)
         for rows in _chunks(*y.shape):
-            sums += dual_sums(jnp.asarray(alpha[rows]), jnp.asarray(u[rows]), loss)
+            sums += _dual_sums(alpha[rows], u[rows], loss)
         return np.asarray(0.5 * square + losses), np.asarray(sums - 0.5 * exact)
+
+
+@jax.jit
+def _squares(weights: jax.Array, bias: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(weights.astype(bias.dtype)), axis=1) + jnp.square(bias)
+
+
+@partial(jax.jit, static_argnames="loss")
+def _losses(
+    y: jax.Array, products: jax.Array, bias: jax.Array, u: jax.Array, loss: Loss
+) -> tuple[jax.Array, jax.Array | None]:
+    """Return the losses (L,) of some examples, and for the logistic one its dual variables."""
+    margins = y.astype(bias.dtype) * (products + bias[None, :])
+    dual = u * jax.nn.sigmoid(-margins) if loss == "logistic" else None
+    return loss_sums(margins, u, loss), dual
+
+
+_dual_sums = jax.jit(dual_sums, static_argnames="loss")
 
 
 def _chunks(n: int, classes: int) -> Iterator[slice]:

@@ -83,7 +83,8 @@ def svm_path(
     Raises:
         ValueError: as for `fit_svm_gram`; or `cs` is empty.
     """
-    values = _ascending(cs)
+    check_gram(gram)
+    values, gram = _ascending(cs), jnp.asarray(gram, jnp.float32)  # once to the device
     coefficients: list[np.ndarray] = []
     infos = []
     for c in values:
@@ -130,7 +131,7 @@ def cross_validate_svm(
     y = check_targets(targets, n)
     fold_of, held_out = _folds_of(y, folds, key)
     count, classes = held_out.shape[1], y.shape[1]
-    values = _ascending(cs)
+    values, gram = _ascending(cs), jnp.asarray(gram, jnp.float32)  # once to the device
     chosen = resolve(options)
     each = classes if columns is None else max(1, columns // count)
     scores = np.zeros((len(values), n, classes))
