@@ -44,7 +44,7 @@ def merge(stores: tuple[Path, ...], out: Path, quiet: bool) -> int:
 @quiet_option
 @faces_user
 def verify(places: tuple[Path, ...], quiet: bool) -> int:
-    """Compare every file of encodings, models, codebooks or whole runs with its checksum.
+    """Compare every file of encodings, indices, models, codebooks or whole runs with its checksum.
 
     Lists all that are missing or damaged, and ends with status 1 if there are any. The same
     `encode` command again makes damaged encodings anew, and only those.

@@ -121,7 +121,7 @@ class Index:
             BadIndexError: no index, another format, or damaged.
         """
         folder = Path(path)
-        record = _read_record(folder)
+        record = read_record(folder)
         for name, digest in record["files"].items():
             place = folder / name
             try:
@@ -187,7 +187,12 @@ def is_index(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read ``index.json``, and nothing else of an index.
+
+    Raises:
+        BadIndexError: as for `Index.open`.
+    """
     place = folder / RECORD
     try:
         record = json.loads(place.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Is everything on disk what was written there? Stores, codebooks, models, and whole runs."""
+"""Is everything on disk what was written there? Stores, indices, codebooks, models, whole runs."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from mpp_jax.files import file_digest
 from mpp_jax.storage.bundle import CHECKSUMS, RECORD, BundleError, read_bundle
+from mpp_jax.storage.index import RECORD as INDEX
+from mpp_jax.storage.index import BadIndexError, is_index, read_record
 from mpp_jax.storage.store_format import (
     MANIFEST,
     DamagedError,
@@ -35,7 +37,7 @@ class Finding(NamedTuple):
 
 
 def verify(folder: Path) -> Iterator[Finding]:
-    """Compare every file of a store, codebook, model or run with what was recorded of it.
+    """Compare every file of a store, index, codebook, model or run with what was recorded of it.
 
     Args:
         folder: its place.
@@ -50,6 +52,9 @@ def verify(folder: Path) -> Iterator[Finding]:
     elif (folder / RECORD).is_file():
         found = True
         yield from _bundle(folder)
+    elif is_index(folder):
+        found = True
+        yield from _index(folder)
     for name in PARTS:
         inside = folder / name
         if (inside / MANIFEST).is_file() or (inside / RECORD).is_file():
@@ -61,8 +66,8 @@ def verify(folder: Path) -> Iterator[Finding]:
             yield Finding(inside / head, "missing")
     if not found:
         raise ValueError(
-            f"{folder}: nothing to verify (neither {MANIFEST} nor {RECORD}); give the folder of "
-            "encodings, a codebook, a model or a run"
+            f"{folder}: nothing to verify (no {MANIFEST}, {RECORD} or {INDEX}); give the folder of "
+            "encodings, an index, a codebook, a model or a run"
         )
 
 
@@ -97,6 +102,25 @@ def _reason(error: Exception) -> str:
     return str(error).partition(": ")[2]
 
 
+def _index(folder: Path) -> Iterator[Finding]:
+    try:
+        record = read_record(folder)
+    except BadIndexError as error:
+        yield Finding(folder / INDEX, _reason(error))
+        return
+    yield Finding(folder / INDEX, None)
+    for name, digest in record["files"].items():
+        yield _compared(folder / name, digest, INDEX)
+
+
+def _compared(place: Path, digest: str, record: str) -> Finding:
+    try:
+        sound = file_digest(place) == digest
+    except OSError:
+        sound = False
+    return Finding(place, None if sound else f"missing or damaged (by {record})")
+
+
 def _bundle(folder: Path) -> Iterator[Finding]:
     found = False
     try:
@@ -108,13 +132,9 @@ def _bundle(folder: Path) -> Iterator[Finding]:
         found, lines = True, []
     for line in lines:
         digest, _, name = line.partition("  ")
-        place = folder / name
-        try:
-            sound = file_digest(place) == digest
-        except OSError:
-            sound = False
-        found = found or not sound
-        yield Finding(place, None if sound else f"missing or damaged (by {CHECKSUMS})")
+        finding = _compared(folder / name, digest, CHECKSUMS)
+        found = found or finding.problem is not None
+        yield finding
     if found:
         return
     try:  # the record's seal, and the arrays by their values

@@ -16,6 +16,7 @@ from mpp_jax.runs.retrieval import retrieval_figures
 from mpp_jax.runs.search import StoredVectors, nearest
 from mpp_jax.storage.index import BadIndexError, Index
 from mpp_jax.storage.store import Store
+from mpp_jax.storage.verify import verify
 
 TRAIN, TEST, DIMENSION = 300, 40, 24
 
@@ -143,11 +144,15 @@ def test_what_cannot_be_is_said(
 def test_a_flipped_bit_is_found(store: Store, tmp_path: Path, name: str) -> None:
     make_index(store, METHOD, tmp_path / "i", Plan(pca=4, queries=5))
     file = tmp_path / "i" / name
+    sound = [*verify(tmp_path / "i")]
+    assert len(sound) > 5
+    assert not any(finding.problem for finding in sound)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(BadIndexError, match=rf"{name}: (damaged|cannot be read)"):
         Index.open(tmp_path / "i")
+    assert [f.place for f in verify(tmp_path / "i") if f.problem] == [file]
 
 
 def average_precision(similarity: np.ndarray, relevant: np.ndarray) -> float:
