@@ -98,6 +98,7 @@ with using_devices(3):
     found = collect(count_items(at_once, items, books, fewer, fisher))
     close(found["mpp"], one["mpp"], 1e-5, "counted in parts")
     close(collect(encode_items(at_once, items, books, fewer, atoms)), one, 1e-5, "in parts")
+assert {count for *_, pyramid, count in batches._PLANS if pyramid.batch == 2} == {3}
 
 # A Gram matrix whose columns do not divide evenly, in float32 and float64.
 v = rng.standard_normal((64, 101)).astype(np.float32)

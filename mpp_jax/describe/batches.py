@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import jax
@@ -155,7 +156,8 @@ class _Line:
         try:
             for batch in _awaited(batches):
                 for part in self._parts(batch):
-                    future = pool.submit(self._start, part)
+                    # How many devices there are is known to this context alone.
+                    future = pool.submit(copy_context().run, self._start, part)
                     under_way.append(_Entry(part, future))
                     if part.canvas.shape not in seen:
                         seen.add(part.canvas.shape)
