@@ -90,11 +90,15 @@ def over_shares(function: Callable[[Any], Any], arguments: Any) -> Any:
 def in_parts(function: Callable[[Any], Any], arguments: Any, most: int | None) -> Any:
     """Apply a function of batches to a batch, a few pictures at a time: for want of memory.
 
+    To be called while a program is traced; its parts run one after the other.
+
     Args:
         function: of a batch, rows of arrays to rows of arrays.
-        arguments: the batch; leading axes are pictures.
-        most: pictures at once (of each device's share, see `over_shares`); parts are equal, so it
-            may be fewer. None for all.
+        arguments: the batch, a pytree; the leading axes are the B pictures.
+        most: pictures at once, of each device's share (`over_shares`); None for all.
+
+    Returns:
+        What the function makes of the batch, leading axes B.
     """
     if most is None:
         return function(arguments)
@@ -103,15 +107,13 @@ def in_parts(function: Callable[[Any], Any], arguments: Any, most: int | None) -
 
 def _share_in_parts(function: Callable[[Any], Any], most: int, arguments: Any) -> Any:
     count = jax.tree.leaves(arguments)[0].shape[0]
-    rows = next(n for n in range(min(most, count), 0, -1) if count % n == 0)
-    if rows == count:
+    if most >= count:
         return function(arguments)
-
-    def split(leaf: Array) -> Array:
-        return leaf.reshape(count // rows, rows, *leaf.shape[1:])
-
-    parts = lax.map(function, jax.tree.map(split, arguments))
-    return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), parts)
+    parts = -(-count // most)
+    rows = -(-count // parts)  # as equal as they can be; the last row fills the last part
+    order = np.minimum(np.arange(parts * rows), count - 1).reshape(parts, rows)
+    found = lax.map(function, jax.tree.map(lambda leaf: leaf[order], arguments))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)
 
 
 def _over_share(function: Callable[[Any], Any], arguments: Any) -> Any:

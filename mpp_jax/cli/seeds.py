@@ -10,7 +10,6 @@ from mpp_jax.cli import stages
 from mpp_jax.cli.console import DONE, Console
 from mpp_jax.describe.memory_cache import union
 from mpp_jax.describe.picture_cache import PictureCache
-from mpp_jax.describe.wants import Wanted
 from mpp_jax.files import exclusive
 from mpp_jax.memory import available_memory
 from mpp_jax.report.comparing import compare
@@ -24,7 +23,7 @@ from mpp_jax.runs.contents import Contents
 from mpp_jax.runs.provenance import CODEBOOK
 from mpp_jax.runs.settings import Job
 from mpp_jax.runs.sizing import settled_components
-from mpp_jax.runs.vectors import atoms_of, recipes_of, wanted_of
+from mpp_jax.runs.vectors import atoms_of, fitting_wants, wanted_of
 from mpp_jax.storage.bundle import check_place
 
 _OURS = re.compile(r"\..*|seed-\d+|metrics\.json|report\.html")
@@ -92,9 +91,8 @@ def _shared(jobs: Sequence[Job], console: Console) -> stages.Shared:
     activations, contents = stages.watched(first, console), Contents()
     if first.extras.cache is not None:
         return stages.Shared(activations, contents)
-    scales = first.config.pyramid.scales
-    fitting = {source: Wanted(scales) for source, _ in recipes_of(first.config).values()}
-    wants = union(fitting, wanted_of(atoms_of(first.config), scales))
+    config = first.config
+    wants = union(fitting_wants(config), wanted_of(atoms_of(config), config.pyramid.scales))
     pictures = len({item.id for job in jobs for item in job.data.items})
     room = available_memory() // 2
     cache = PictureCache(activations, wants, room, pictures, console.say)

@@ -18,8 +18,9 @@ from mpp_jax.data import Dataset
 from mpp_jax.data.dataset import listed_classes
 from mpp_jax.describe.batches import planned
 from mpp_jax.describe.extraction import ActivationSource
-from mpp_jax.describe.memory_cache import MemoryCache
-from mpp_jax.describe.planning import forecast, measured_peak
+from mpp_jax.describe.memory_cache import MemoryCache, union
+from mpp_jax.describe.planning import forecast
+from mpp_jax.describe.wants import Wants
 from mpp_jax.files import exclusive
 from mpp_jax.pooling import check_methods
 from mpp_jax.report.map_examples import map_gallery
@@ -52,7 +53,7 @@ from mpp_jax.runs.settings import (
     check_run_folder,
     write_config,
 )
-from mpp_jax.runs.vectors import atoms_of, recipes_of, wanted_of
+from mpp_jax.runs.vectors import atoms_of, fitting_wants, recipes_of, wanted_of
 from mpp_jax.stats.codebook import Codebooks
 from mpp_jax.storage.bundle import check_place
 from mpp_jax.storage.store import Store
@@ -123,15 +124,23 @@ def _run(job: Job, console: Console, maps: int, shared: Shared | None) -> int:
     return console.skipped(skips)
 
 
-def watched(job: Job, console: Console) -> ActivationSource:
-    """Return where a job's activations come from; say so, and how they are computed."""
+def watched(job: Job, console: Console, wants: Wants | None = None) -> ActivationSource:
+    """Return where a job's activations come from; say so, and how they are computed.
+
+    Args:
+        job: the job.
+        console: is told.
+        wants: what is described; None for what the fits and the encodings read.
+    """
     if job.extras.cache is not None:
         console.say(f"activations: kept in and taken from {job.extras.cache}")
     if jax.default_backend() != "cpu":
-        network, pyramid = job.network, job.config.pyramid
-        wants = wanted_of(atoms_of(job.config), pyramid.scales)
-        console.say(f"plan: {planned(network, pyramid)}")
-        console.say(f"forecast: {forecast(network, pyramid, wants, measured_peak(network))}")
+        config, pyramid = job.config, job.config.pyramid
+        console.say(f"plan: {planned(job.network, pyramid)}")
+        if job.extras.cluster is None:  # whose workers have devices of their own
+            if wants is None:
+                wants = union(fitting_wants(config), wanted_of(atoms_of(config), pyramid.scales))
+            console.say(f"forecast: {forecast(job.network, pyramid, wants)}")
     return job.activations
 
 
@@ -143,7 +152,7 @@ def fit(job: Job, console: Console) -> int:
         raise ValueError(f"pooling: {names} need no codebook; encode at once")
     check_finetune(job)
     with exclusive(job.out), engine_of(job, console) as engine:
-        activations = watched(job, console)
+        activations = watched(job, console, fitting_wants(job.config))
         _, skips = codebooks_or_fit(job, job.out, activations, Contents(), console, engine)
     console.print_table()
     return console.skipped(skips + _dataset_skips(job.data))
@@ -182,7 +191,8 @@ def encode(
     if data.split("train") and other and not append:
         console.say(f"note: {codebook} was fitted to other training pictures than these")
     with exclusive(out), engine_of(job, console) as engine:
-        activations = watched(job, console)
+        wants = wanted_of(atoms_of(config), config.pyramid.scales)
+        activations = watched(job, console, wants)
         store = _encode(
             job, out, codebooks, activations, Contents(), console, engine, append=append, part=shard
         )

@@ -57,9 +57,16 @@ def planned(network: Network, pyramid: Pyramid) -> Plan:
     return _PLANS[key]
 
 
-def at_once(network: Network, pyramid: Pyramid, k: int) -> int | None:
+def pictures_at_once(network: Network, pyramid: Pyramid, k: int) -> int | None:
     """Return how many pictures of a batch a device describes at once at scale k; None for all."""
-    return dict(planned(network, pyramid).parts).get(k)
+    found = planned(network, pyramid)
+    most = dict(found.parts).get(k, found.batch)
+    return None if most >= found.batch else most
+
+
+def crops_at_once(network: Network, pyramid: Pyramid) -> int | None:
+    """Return how many crops of a batch a device describes at once; None for all, on a CPU."""
+    return None if jax.default_backend() == "cpu" else planned(network, pyramid).crops
 
 
 def _key(network: Network, pyramid: Pyramid) -> Hashable:
@@ -120,11 +127,12 @@ class _TooLarge:
 
 
 class _Entry:
-    """A batch under way."""
+    """A batch under way, and the plan by which it was started."""
 
-    def __init__(self, batch: Batch, future: Future[Any]) -> None:
+    def __init__(self, batch: Batch, future: Future[Any], plan: Plan | None) -> None:
         self.batch = batch
         self.future: Future[Any] | None = future
+        self.plan = plan
 
     def take(self) -> Any:
         """Return what came out, once; nobody else keeps it."""
@@ -157,8 +165,9 @@ class _Line:
             for batch in _awaited(batches):
                 for part in self._parts(batch):
                     # How many devices there are is known to this context alone.
+                    made = _PLANS.get(self.key)
                     future = pool.submit(copy_context().run, self._start, part)
-                    under_way.append(_Entry(part, future))
+                    under_way.append(_Entry(part, future, made))
                     if part.canvas.shape not in seen:
                         seen.add(part.canvas.shape)
                         with waiting(DEVICE):
@@ -196,22 +205,35 @@ class _Line:
                 except jax.errors.JaxRuntimeError as error:
                     self._raise_unless_too_large(error, batch)
         del result  # scales that were done already take memory
-        rows = len(batch.index)
-        if rows // 2 < _DECIDED.get(self.key, rows):
+        self._plan_less(entry)
+        left, done = deque(self._parts(batch)), []
+        while left:
+            part = left.popleft()
+            if len(part.index) > _DECIDED.get(self.key, len(part.index)):  # halved meanwhile
+                left.extendleft(reversed(self._parts(part)))
+            else:
+                made = _PLANS.get(self.key)
+                done += self._finished(_Entry(part, _started(self._start, part), made))
+        return done
+
+    def _plan_less(self, entry: _Entry) -> None:
+        """Halve the parts of large scales; where there are none, batches. What is done is kept."""
+        now, rows = _PLANS.get(self.key), len(entry.batch.index)
+        if now is not None and now is not entry.plan:
+            return  # done already, for another batch
+        if now is not None and now.divided:
+            _PLANS[self.key] = now.halved()
+            _LOG.warning(
+                "the device's memory does not hold what was planned; from now on %s",
+                _PLANS[self.key],
+            )
+        elif rows // 2 < _DECIDED.get(self.key, rows):
             _DECIDED[self.key] = max(rows // 2, self.least)
             _LOG.warning(
                 "the device's memory does not hold %d pictures at once; %d from now on",
                 rows,
                 _DECIDED[self.key],
             )
-        left, done = deque(self._parts(batch)), []
-        while left:
-            part = left.popleft()
-            if len(part.index) > _DECIDED[self.key]:  # halved again meanwhile
-                left.extendleft(reversed(self._parts(part)))
-            else:
-                done += self._finished(_Entry(part, _at_once(self._start, part)))
-        return done
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """Return a batch in pieces of the size that fits; those of padding alone are left out."""
@@ -231,7 +253,7 @@ def _awaited(batches: Iterable[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def _at_once(function: Callable[[Batch], Any], batch: Batch) -> Future[Any]:
+def _started(function: Callable[[Batch], Any], batch: Batch) -> Future[Any]:
     future: Future[Any] = Future()
     try:
         future.set_result(function(batch))

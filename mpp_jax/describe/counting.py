@@ -16,7 +16,7 @@ from jax import Array
 
 from mpp_jax.config import Pyramid, Resampling
 from mpp_jax.data import Batch
-from mpp_jax.describe.batches import at_once
+from mpp_jax.describe.batches import pictures_at_once
 from mpp_jax.describe.dense import DEFAULT, SIFT, Descriptors, describe_scale, describer
 from mpp_jax.describe.pyramid import scale_side
 from mpp_jax.describe.wants import source_layer
@@ -75,8 +75,7 @@ def count_scale(
 
         return over_pictures(one, (descriptors.x, descriptors.mask))
 
-    at_once = most if network.how.batch == "whole" else None  # a CPU goes one by one anyway
-    return in_parts(count_part, (canvas, sizes, valid), at_once)
+    return in_parts(count_part, (canvas, sizes, valid), most)
 
 
 def count_sources(
@@ -113,7 +112,7 @@ def count_sources(
                     (key, source_layer(network_of.spec, source, pyramid)) for source, key in reading
                 ),
                 resampling=pyramid.resampling,
-                most=None if sift else at_once(network, pyramid, k),
+                most=None if sift else pictures_at_once(network, pyramid, k),
             )
             found |= {(key, k): statistics for key, statistics in counted.items()}
     return {key: tuple(found[key, k] for k in scales) for _, key, scales in wanted}

@@ -68,14 +68,15 @@ def describer(network: Network, source: str) -> Network:
     return sift_network() if source == SIFT else network
 
 
-@partial(jax.jit, static_argnames="layers")
+@partial(jax.jit, static_argnames=("layers", "most"))
 def describe_pictures(
-    network: Network, pictures: Array, layers: tuple[str, ...]
+    network: Network, pictures: Array, layers: tuple[str, ...], most: int | None = None
 ) -> tuple[Array, ...]:
     """Return the descriptors (B, T, C) of each layer of pictures (B, H, W, 3) RGB 0..255.
 
-    Accelerators get the whole batch as one call. A CPU gets the pictures one by one: a batch at
-    once falls out of its caches, and each result is independent, to the bit, of the others.
+    Accelerators get the whole batch as one call, or ``most`` pictures of it on each device at once,
+    one part after the other. A CPU gets the pictures one by one: a batch at once falls out of its
+    caches, and each result is independent, to the bit, of the others.
     """
 
     def whole(pictures: Array) -> tuple[Array, ...]:
@@ -87,8 +88,10 @@ def describe_pictures(
         return tuple(x.reshape(-1, x.shape[-1]) for x in alone)
 
     if network.how.batch == "whole":
-        return over_shares(whole, pictures)
-    return over_pictures(one, pictures)
+        at_once = partial(over_shares, whole)
+    else:
+        at_once = partial(over_pictures, one)
+    return in_parts(at_once, pictures, most)
 
 
 def describe_scale(
@@ -112,41 +115,19 @@ def describe_scale(
         layers: activations to pool, from one pass; None for the network's default.
         resampling: kernel of the resize.
         valid: (B,) bool, False for rows that hold no picture; None for all True.
-        most: pictures at once on each device, one part after the other; None for all. Heeded where
-            batches are computed whole, on accelerators.
+        most: pictures at once on each device, one part after the other; None for all.
     """
     specs = [network.spec.layer(layer) for layer in layers]
-    names = tuple(spec.name for spec in specs)
-    kept = jnp.ones(canvas.shape[0], bool) if valid is None else jnp.asarray(valid, bool)
-    if most is not None and most < canvas.shape[0] and network.how.batch == "whole":
-        described = _described_in_parts(network, canvas, sizes, side, names, resampling, most)
-    else:
-        pictures = resize_pictures(canvas, sizes, side, resampling, network.how.taps)
-        described = describe_pictures(network, pictures, names)
+    pictures = resize_pictures(canvas, sizes, side, resampling, network.how.taps)
+    kept = jnp.ones(pictures.shape[0], bool) if valid is None else jnp.asarray(valid, bool)
     result = []
+    described = describe_pictures(network, pictures, tuple(spec.name for spec in specs), most)
     for spec, x in zip(specs, described, strict=True):
         positions = network.spec.positions(side, spec.name)
         window = receptive_windows(positions, spec.stride, spec.window, side)
         mask = jnp.broadcast_to(kept[:, None], x.shape[:2])
         result.append(Descriptors(x, mask, jnp.asarray(window)))
     return tuple(result)
-
-
-@partial(jax.jit, static_argnames=("side", "layers", "resampling", "most"))
-def _described_in_parts(
-    network: Network,
-    canvas: Array,
-    sizes: Array,
-    side: int,
-    layers: tuple[str, ...],
-    resampling: Resampling,
-    most: int,
-) -> tuple[Array, ...]:
-    def one_part(part: tuple[Array, Array]) -> tuple[Array, ...]:
-        pictures = resize_pictures(*part, side, resampling, network.how.taps)
-        return describe_pictures(network, pictures, layers)
-
-    return in_parts(one_part, (canvas, sizes), most)
 
 
 def describe_crops(
@@ -158,18 +139,20 @@ def describe_crops(
     flip: bool,
     layers: Sequence[str | None] = (None,),
     resampling: Resampling = "bilinear",
+    most: int | None = None,
 ) -> tuple[Array, ...]:
     """Return the descriptors (B, n, C) of crops of the base side, for each layer.
 
     They are means over the crops' positions. Pictures are warped to 256 x 256 (or to the base side
-    where that is larger) first, as for the paper's FC7, AP10 and AP50.
+    where that is larger) first, as for the paper's FC7, AP10 and AP50. ``most`` crops are described
+    at once on each device, None for all.
     """
     spec = network.spec
     room = max(CROP_SIDE, spec.side)
     pictures = resize_pictures(canvas, sizes, room, resampling, network.how.taps)
     crops = cut_crops(pictures, spec.side, count, flip=flip)
     flat = crops.reshape(-1, *crops.shape[2:])
-    described = describe_pictures(network, flat, tuple(spec.layer(x).name for x in layers))
+    described = describe_pictures(network, flat, tuple(spec.layer(x).name for x in layers), most)
     return tuple(jnp.mean(x, axis=1).reshape(*crops.shape[:2], -1) for x in described)
 
 

@@ -16,7 +16,7 @@ from jax import Array
 
 from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item, Skipped
-from mpp_jax.describe.batches import at_once, over_batches
+from mpp_jax.describe.batches import crops_at_once, over_batches, pictures_at_once
 from mpp_jax.describe.dense import (
     DEFAULT,
     SIFT,
@@ -152,7 +152,7 @@ def describe_sources(
                 layers=[layers[source] for source in readers],
                 resampling=pyramid.resampling,
                 valid=valid,
-                most=None if sift else at_once(network, pyramid, k),
+                most=None if sift else pictures_at_once(network, pyramid, k),
             )
             for source, part in zip(readers, parts, strict=True):
                 scales[source].append(part)
@@ -167,6 +167,7 @@ def describe_sources(
                 flip=key[1],
                 layers=[layers[source] for source in readers],
                 resampling=pyramid.resampling,
+                most=None if sift else crops_at_once(network, pyramid),
             )
             for source, x in zip(readers, cut, strict=True):
                 crops[source][key] = x

@@ -64,6 +64,12 @@ def wanted_of(methods: Sequence[Atom], scales: tuple[int, ...]) -> Wants:
     return wants
 
 
+def fitting_wants(config: Run) -> Wants:
+    """Return what the fits of a run's codebooks read: all scales of their sources."""
+    scales = config.pyramid.scales
+    return {source: Wanted(scales) for source, _ in recipes_of(config).values()}
+
+
 def first_encoded(config: Run) -> int:
     """Return the index of the first scale that encodings by a codebook take."""
     return 1 if config.encoder.skip_first and len(config.pyramid.scales) > 1 else 0

@@ -21,7 +21,7 @@ from mpp_jax.storage.store_format import (
 from mpp_jax.storage.store_reading import check_list, read_held, read_version_1
 
 PARTS = ("encodings", "codebook", "model")
-"""What a run's folder, or a store's, may hold beside its own files."""
+"""What the folder of a run, a store or an index may hold beside its own files."""
 
 
 class Finding(NamedTuple):

@@ -75,7 +75,7 @@ def svm_path(
     """Train at every C of `cs`, each warm-started from the next smaller one.
 
     Args:
-        gram: (N, N) inner products, as `gram_matrix` gives them.
+        gram: (N, N) inner products, as `gram_matrix` gives them; taken in float32.
         targets: (N, L) in {-1, 0, +1}.
         cs: values of C, in any order; the result is ascending.
         options: see `SVMOptions`.
@@ -111,7 +111,7 @@ def cross_validate_svm(
     """Cross-validate C in k folds, for all classes at once.
 
     Args:
-        gram: (N, N) inner products of all rows.
+        gram: (N, N) inner products of all rows; taken in float32.
         targets: (N, L) in {-1, 0, +1}.
         cs: values of C.
         folds: the number of folds (drawn by `stratified_folds` with `key`), or (N,) integers

@@ -13,7 +13,7 @@ from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item
 from mpp_jax.describe import batches
 from mpp_jax.describe.batches import over_batches
-from mpp_jax.describe.planning import kept_bytes, scale_bytes
+from mpp_jax.describe.planning import Plan, kept_bytes, scale_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +86,47 @@ def test_the_size_is_decided_once(monkeypatch):
     for free in (2 * (16 * kept + 5 * each), each):
         say_memory(monkeypatch, free)
         assert batches.batch_size(network, pyramid) == 16
-        assert batches.at_once(network, pyramid, 0) == 16
-        assert batches.at_once(network, pyramid, 2) == 4
-        assert batches.at_once(network, pyramid, 5) is None
+        assert batches.pictures_at_once(network, pyramid, 0) is None  # all at once
+        assert batches.pictures_at_once(network, pyramid, 2) == 4  # four parts, as five would be
+        assert batches.pictures_at_once(network, pyramid, 5) is None
+        assert batches.crops_at_once(network, pyramid) == 5 * each // scale_bytes(
+            network, pyramid, 0
+        )
     assert batches.batch_size(network, Pyramid((0, 1), "fire2")) < 16
+
+
+def test_parts_are_halved_before_batches(monkeypatch, caplog):
+    """Where a scale is described in parts, it is the one that was too large."""
+    network, pyramid = toy.toy_network(), Pyramid((0, 1), batch=8)
+    key = batches._key(network, pyramid)
+    batches._PLANS[key] = Plan(8, ((0, 8), (1, 4)), 80, 0, None)
+    sizes = []
+
+    def function(network, batch):
+        parts = batches.pictures_at_once(network, pyramid, 1)
+        sizes.append((len(batch.index), parts))
+        if parts is None or parts > 1:
+            raise exhausted()
+        return batch.index
+
+    with caplog.at_level(logging.WARNING):
+        found = list(over_batches(function, network, items(24), pyramid))
+    assert np.concatenate(found).tolist() == list(range(24))
+    assert {rows for rows, _ in sizes} == {8}  # no smaller batch was needed
+    assert sizes[-1] == (8, 1)
+    assert len(caplog.records) == 2  # once for 2 at once and once for 1, whatever was under way
+    assert "from now on batches of 8 (at once 1 at scale 2)" in caplog.text
+
+
+def test_batches_are_halved_where_no_part_can_be(caplog):
+    network, pyramid = toy.toy_network(), Pyramid((0, 1), batch=8)
+    batches._PLANS[batches._key(network, pyramid)] = Plan(8, ((0, 8), (1, 2)), 80, 0, None)
+    function, sizes = sums(4)
+    with caplog.at_level(logging.WARNING):
+        found = list(over_batches(function, network, items(16), pyramid))
+    assert np.concatenate([index for index, _ in found]).tolist() == list(range(16))
+    assert sizes[-1] == 4
+    assert [("at scale 2" in r.getMessage()) for r in caplog.records] == [True, False]
 
 
 def test_what_was_too_large_once_is_not_tried_again():
