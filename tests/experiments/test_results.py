@@ -87,10 +87,14 @@ def test_public_networks(data: str, scales: int, network: str, heading: str) -> 
     assert table(PAGE, heading) == want
 
 
-def test_retrieval() -> None:
+@pytest.mark.parametrize(
+    ("data", "heading"),
+    [("scene15", "Retrieval on Scene-15"), ("VOC2007", "Retrieval on VOC 2007, a part of it")],
+)
+def test_retrieval(data: str, heading: str) -> None:
     """Mean average precision, and the share of the ten nearest that are found."""
-    head, *rows = table(PAGE, "Retrieval on Scene-15")
-    found = result("retrieval")["scene15"]["results"]
+    head, *rows = table(PAGE, heading)
+    found = result("retrieval")[data]["results"]
     assert [name for name, *_ in rows] == [*found]
     for name, *cells in rows:
         for how, cell in zip(head[1:], cells, strict=True):
