@@ -23,7 +23,7 @@ from mpp_jax.config import Pyramid
 from mpp_jax.data import Batch, Item
 from mpp_jax.describe.batches import over_batches
 from mpp_jax.describe.dense import describe_scale
-from mpp_jax.describe.planning import plan
+from mpp_jax.describe.planning import measured_peak, plan
 from mpp_jax.nets import random_network
 from mpp_jax.nets.caffenet import CAFFENET
 from mpp_jax.nets.dtypes import has_tf32
@@ -132,6 +132,19 @@ def test_the_planner_knows_the_devices_memory(accelerator, caffenet):
     assert 0 < chosen.free <= stats["bytes_limit"]
     assert chosen.batch >= 1
     assert chosen.nbytes <= chosen.free or chosen.batch == 1
+    assert measured_peak(caffenet) > 1e11  # operations a second
+
+
+def test_a_scale_in_parts_is_the_scale(accelerator, caffenet):
+    """Batches of another size may be computed by another algorithm: equal within rounding."""
+    rng = np.random.default_rng(3)
+    canvas = jnp.asarray(rng.integers(0, 256, (5, 240, 240, 3), np.uint8))
+    sizes = jnp.full((5, 2), 240)
+    for side in (227, 322):
+        whole = np.asarray(describe_scale(caffenet, canvas, sizes, side=side)[0].x)
+        for most in (1, 2, 3):
+            parts = np.asarray(describe_scale(caffenet, canvas, sizes, side=side, most=most)[0].x)
+            assert error([parts], [whole]) < 1e-5
 
 
 def describe_many() -> None:
