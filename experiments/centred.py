@@ -40,6 +40,7 @@ from mpp_jax.numerics import l2_normalize
 from mpp_jax.pooling import POOLINGS, candidates, parse, register_pooling
 from mpp_jax.pooling.notation import BEST
 from mpp_jax.pooling.variants import mean_descriptor, scale_fisher_vectors
+from mpp_jax.runs.choosing import preferred
 from mpp_jax.runs.settings import Job
 from mpp_jax.runs.sizing import components_for
 from mpp_jax.runs.training import Folds
@@ -145,7 +146,7 @@ class Measured:
                 folds[name] = Folds.of(found, multi_label=False)
                 if name not in METHODS:
                     self._add(name, judged(kernel, draw.targets, draw.job.config.svm.c))
-            chosen = max(folds, key=lambda name: folds[name].best)  # the first among equals
+            chosen = preferred(folds)
             scores = self.scores[chosen][len(self.scores.get(asked, []))]
             self._add(asked, scores)
             held_out = {name: one.best for name, one in folds.items()}

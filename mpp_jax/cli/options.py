@@ -133,7 +133,8 @@ pooling_option = click.option(
     "nfk, csf, mpp, mpp-entropy, mop, fv1..fv7, vlad, bow, sv, gmp, cov, max, gem, ifk; of another "
     "layer as mpp(pool5), on a spatial grid as mpp+sp or mpp+sp1x1_2x2, stacked as mpp+avg; best "
     "is the stack of ap10, avg and mpp, or best(a,b,c) of others, that does best on held-out folds "
-    "of the training pictures; the paper's MPP(Alex-FC7,Pool5)+SP is understood. "
+    "of the training pictures, the first of them unless another is better by a standard error; "
+    "the paper's MPP(Alex-FC7,Pool5)+SP is understood. "
     f"[default: {','.join(Run().pooling)}; without best where there are more than 10,000 training "
     "pictures, or too few for folds; those of an earlier run in the same folder]",
 )

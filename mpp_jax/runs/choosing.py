@@ -5,11 +5,16 @@ are few pictures, pyramid pooling on scenes and on objects at all sizes. "best" 
 of some representations does best on held-out folds of the training pictures, at its best C where
 that is open as well. The codebook has seen all training pictures, though not their labels.
 
+Of few pictures folds tell little: with 75 of them one more or less decides. So the first of the
+representations, the simplest where nobody named others (ten crops, which have no codebook), is
+taken unless another does better by more than one standard error of their difference: the rule of
+Breiman et al., "Classification and Regression Trees" (1984), section 3.4.3, for two.
+
 The members are unit vectors, so the Gram matrix of a stack is the sum of its members', brought back
 to ones on its diagonal: members are read once, and each stack costs one cross-validation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -46,7 +51,7 @@ def choose(
     key: jax.Array,
     watcher: Watcher,
 ) -> Choice:
-    """Return the stack that does best on held-out folds; the shortest, then first, among equals.
+    """Return the stack that is `preferred` on held-out folds; the shortest, then first, of equals.
 
     Args:
         store: encodings that hold all members.
@@ -71,8 +76,20 @@ def choose(
         gram = stacked_gram([grams[atom.name] for atom in atoms]) if grams else None
         found = cross_validate(store, vectors, gram, targets, config.svm, plan, key, watcher)
         judged[name] = Folds.of(found, store.multi_label)
+    return Choice(preferred(judged), judged)
+
+
+def preferred(judged: Mapping[str, Folds]) -> str:
+    """Return the name that does best on folds; the first one unless that is surely better.
+
+    Args:
+        judged: by name, on the same folds of the same pictures; the shortest first.
+    """
+    first = next(iter(judged))
     best = max(judged, key=lambda name: judged[name].best)  # max keeps the first among equals
-    return Choice(best, judged)
+    gain, error = judged[best].gain(judged[first])
+    # Where one fold alone differs they are equal, but for rounding. An unknown error is NaN.
+    return first if gain <= error * (1 + 1e-9) else best
 
 
 def stacked_gram(grams: Sequence[jax.Array]) -> jax.Array:

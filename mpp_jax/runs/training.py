@@ -80,6 +80,20 @@ class Folds:
         """The highest mean."""
         return max(mean for mean in self.mean if mean is not None)
 
+    def gain(self, other: Self) -> tuple[float, float]:
+        """Return by how much the mean is above another's, and the standard error of that.
+
+        Each at its best C, over the folds that both have; NaN where there are too few.
+        """
+        pairs = zip(self._at_best(), other._at_best(), strict=True)
+        gains = np.array([a - b for a, b in pairs if a is not None and b is not None])
+        if len(gains) < 2:
+            return float("nan"), float("nan")
+        return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+
+    def _at_best(self) -> tuple[float | None, ...]:
+        return self.scores[self.mean.index(self.best)]
+
     @classmethod
     def of(cls, judged: CrossValidation, multi_label: bool) -> Self:
         """Return what is kept of a cross-validation."""
@@ -136,7 +150,8 @@ class Trained:
         shown = (f"{name} {_per_cent(folds.best)}" for name, folds in self.candidates.items())
         return (
             f"chosen by the mean {_title(first.metric)} of {len(first.scores[0])} held-out folds, "
-            f"%: {', '.join(shown)}"
+            f"%: {', '.join(shown)} (the first that was named, unless another is better by a "
+            "standard error)"
         )
 
     def _of_c(self) -> str:

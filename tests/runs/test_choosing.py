@@ -1,6 +1,7 @@
 """The stack that does best on the training pictures is chosen, by folds, and recorded."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import candidates, canonical, members, parse
 from mpp_jax.report.finished_runs import read_runs
 from mpp_jax.runs import pipeline
-from mpp_jax.runs.choosing import choose, stacked_gram
+from mpp_jax.runs.choosing import choose, preferred, stacked_gram
 from mpp_jax.runs.model import open_model
 from mpp_jax.runs.solvers import Plan
+from mpp_jax.runs.training import Folds
 from mpp_jax.svm import accuracy_metric, cross_validate_svm, gram_matrix
 
 pytestmark = pytest.mark.usefixtures("toy_known")
@@ -93,9 +95,38 @@ def test_the_best_on_held_out_folds(done: Finished, solver, c):
         np.testing.assert_allclose(folds.mean, wanted.mean, atol=0.07)  # a picture of a fold
         if solver == "gram":
             np.testing.assert_allclose(folds.mean, wanted.mean)
-    highest = max(folds.best for folds in found.candidates.values())
-    first = next(name for name, folds in found.candidates.items() if folds.best == highest)
-    assert found.name == first
+    assert found.name == preferred(found.candidates)
+
+
+def folds(*rows: Sequence[float | None], cs: tuple[float, ...] = (1.0,)) -> Folds:
+    """What one representation does on each fold, a row for each C."""
+    means = [np.mean([value for value in row if value is not None]) for row in rows]
+    return Folds("top1", cs, tuple(map(tuple, rows)), tuple(map(float, means)))
+
+
+def test_the_first_stands_unless_another_is_surely_better():
+    first = folds([0.8, 0.9, 0.8, 0.9])
+    one_picture = folds([0.8, 0.9, 0.8, 1.0])  # +0.025, with a standard error of 0.025
+    two = folds([0.9, 0.9, 0.8, 1.0])  # +0.05, and 0.029
+    torn = folds([1.0, 0.7, 1.0, 0.8])  # +0.025, and 0.103
+    assert one_picture.gain(first) == pytest.approx((0.025, 0.025))
+    assert two.gain(first) == pytest.approx((0.05, 0.05 / np.sqrt(3)))
+    assert torn.gain(first)[1] == pytest.approx(np.sqrt(0.0425) / 2)
+    assert preferred({"ap10": first, "mpp": one_picture}) == "ap10"
+    assert preferred({"ap10": first, "mpp": torn}) == "ap10"
+    assert preferred({"ap10": first, "mpp": one_picture, "ap10+mpp": two}) == "ap10+mpp"
+    assert preferred({"ap10": two, "mpp": first}) == "ap10"
+    assert preferred({"ap10": first, "avg": two, "mpp": two}) == "avg"  # the first of equals
+
+
+def test_each_at_its_best_c_on_the_folds_that_both_have():
+    first = folds([0.1, 0.1, 0.1], [0.5, None, 0.7], cs=(1.0, 10.0))
+    other = folds([0.9, 0.6, 0.9], [0.2, 0.2, 0.2], cs=(1.0, 10.0))
+    assert other.gain(first) == pytest.approx((0.3, 0.1))
+    assert preferred({"ap10": first, "mpp": other}) == "mpp"
+    # One fold: nobody knows how sure it is, and the highest is taken.
+    lonely = {"ap10": folds([0.5, None]), "mpp": folds([0.6, None])}
+    assert preferred(lonely) == "mpp"
 
 
 def test_a_run_trains_and_tests_the_chosen_one(done: Finished, tmp_path: Path):
@@ -107,8 +138,8 @@ def test_a_run_trains_and_tests_the_chosen_one(done: Finished, tmp_path: Path):
     assert set(metrics["results"]) == {chosen, "fc7"}
     entry = metrics["training"][chosen]
     assert set(entry["candidates"]) == {"fc7", "avg", "fc7+avg"}
-    means = {name: folds["mean"][0] for name, folds in entry["candidates"].items()}
-    assert means[chosen] == max(means.values())
+    judged = {n: Folds.from_dict(entry["candidates"][n]) for n in ("fc7", "avg", "fc7+avg")}
+    assert chosen == preferred(judged)
     assert metrics["config"]["pooling"] == ["best(fc7,avg)", "fc7"]
     said = "chosen by the mean top-1 of 3 held-out folds, %: fc7 "
     assert said in result.stderr
