@@ -9,8 +9,8 @@
     mpp+dsfl            stacked with features that were computed elsewhere
     nfk(sift), or ifk   of dense SIFT descriptors
     best                whichever stack of ap10, avg and mpp does best in cross-validation of the
-                        training pictures (`mpp_jax.runs.choosing`); best(fc7,mpp,mpp(pool5)) of
-                        others
+                        training pictures, ap10 unless another is surely better
+                        (`mpp_jax.runs.choosing`); best(fc7,mpp,mpp(pool5)) of others
 
 Case does not matter, and a layer may carry the network's name as in the paper's tables,
 "MPP(Alex-FC7,Pool5)+SP", "MPP(CNNS-FC7,FC8)", "Alex-FC7" (the plain activation).
