@@ -11,9 +11,10 @@ class each; of the latter in several disjoint draws where ``--draws`` says so (m
 
 Measured on each: every method, by a codebook of as many Gaussians as a run takes for so many
 pictures (`mpp_jax.runs.sizing`) or of ``--components``; "best" of ap10, avg and mpp, and what is
-highest on the folds whatever it gains; every stack of these; then for mpp one factor at a time (K, which csf, nfk and vlad are measured by as well,
-dimensions of the PCA, C, normalisation of descriptors, power normalisation), and single scales
-(fv1 to fv4 are Fisher vectors of one scale, mean1 to mean4 mean activations).
+highest on the folds whatever it gains; every stack of these; then for mpp one factor at a time (K,
+which csf, nfk and vlad are measured by as well, dimensions of the PCA, C, normalisation of
+descriptors, power normalisation), and single scales (fv1 to fv4 are Fisher vectors of one scale,
+mean1 to mean4 mean activations).
 Intervals are by bootstrap over test pictures, differences paired.
 
 Cost: a quarter of an hour on two cores that have nothing else to do. Activations, codebooks and
