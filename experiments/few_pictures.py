@@ -9,7 +9,8 @@ another stack is better by a standard error (`mpp_jax.runs.choosing.preferred`).
 the stack that is highest on the folds, whatever it gains, and the members. The codebook is that of
 all training pictures, which flatters mpp; test pictures are all of them. C = 10 throughout.
 
-Data and weights as for `public_networks.py`. Results: ``results/few_pictures.json``.
+Data and weights as for `public_networks.py`. Results: ``results/few_pictures.json``, an entry for
+each network; others stay.
 """
 
 import json
@@ -46,6 +47,8 @@ def members_of(job: Job, layer: str) -> dict[str, Kernel]:
 def drawn(targets: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:
     """Return rows of ``each`` training pictures of every class, (N, L) targets, in order."""
     of = targets.argmax(axis=1)
+    if (fewest := int(np.bincount(of).min())) < each:
+        raise SystemExit(f"error: --sizes {each}: a class has {fewest} training pictures")
     rows = [rng.permutation(np.flatnonzero(of == c))[:each] for c in range(targets.shape[1])]
     return np.sort(np.concatenate(rows))
 
@@ -90,7 +93,8 @@ def main() -> None:
     sizes = [int(size) for size in args.sizes.split(",")]
     if args.quick:
         args.draws, sizes = 2, [5]
-    record: dict[str, Any] = {"made": provenance(), "draws": args.draws, "networks": {}}
+        args.out = args.out.with_name("few_pictures_quick.json")
+    record = json.loads(args.out.read_text()) if args.out.exists() else {}
     lines = []
     for network in args.networks.split(","):
         job = open_job(args, network, ["mpp"])
@@ -108,8 +112,8 @@ def main() -> None:
             cells = [f"{100 * rows[str(each)][name]:.2f}" for name in names]
             lines.append([network, str(each), *cells, str(rows[str(each)]["kept_first"])])
             print(network, *lines[-1][1:], flush=True)
-        record["networks"][network] = rows
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+        record[network] = {"made": provenance(), "draws": args.draws, "by_pictures": rows}
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
     head = ["", "a class", *BEST, HIGHEST, CHOSEN, f"{BEST[0]} taken"]
     print(f"\n{lab.markdown(head, lines)}\n\nresults: {args.out}")
 

@@ -57,7 +57,8 @@ NETWORKS = {
 CROPS = ("fc7", "ap10")
 POOLED = ("avg", "nfk", "csf", "mpp", "vlad")
 BEST = ("ap10", "avg", "mpp")
-"""What ``--pooling best`` stacks."""
+"""What ``--pooling best`` stacks. A run keeps the first unless another is better by a standard
+error of the folds' difference; here the highest is taken."""
 GAIN = ("difference", "low", "high")
 FACTORS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -257,14 +258,9 @@ def main() -> None:
     record = json.loads(args.out.read_text()) if args.out.exists() else {}
 
     def keep(name: str, entry: dict[str, Any], job: Job) -> None:
-        config = json.loads(json.dumps(job.config.to_dict()))
-        entry = {"made": provenance(), "config": config, **entry}
+        entry = {"made": provenance(), "config": job.config.to_dict(), **entry}
         place = record.setdefault(job.data.name, {})
-        held = place.setdefault(f"{args.scales} scales", {})
-        old = held.get(name, {})
-        if "factors" in old and old["config"] == config:  # measured before: they stay
-            entry.setdefault("factors", old["factors"])
-        held[name] = entry
+        place.setdefault(f"{args.scales} scales", {})[name] = entry
         args.out.write_text(json.dumps(record, indent=1) + "\n")
 
     together: dict[str, Kernel] = {}

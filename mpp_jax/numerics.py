@@ -110,9 +110,15 @@ def _share_in_parts(function: Callable[[Any], Any], most: int, arguments: Any) -
     if most >= count:
         return function(arguments)
     parts = -(-count // most)
-    rows = -(-count // parts)  # as equal as they can be; the last row fills the last part
-    order = np.minimum(np.arange(parts * rows), count - 1).reshape(parts, rows)
-    found = lax.map(function, jax.tree.map(lambda leaf: leaf[order], arguments))
+    rows = -(-count // parts)  # as equal as they can be
+    padding = parts * rows - count
+
+    def split(leaf: Array) -> Array:
+        if padding:  # the last row fills the last part
+            leaf = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)])
+        return leaf.reshape(parts, rows, *leaf.shape[1:])
+
+    found = lax.map(function, jax.tree.map(split, arguments))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)
 
 

@@ -18,7 +18,7 @@ from helpers.toy import TOY, memory_dataset, toy_network, write_folder, write_we
 from helpers.toy_cli import ok, refused
 from mpp_jax import fit_codebook
 from mpp_jax.config import Encoder, Pyramid, Run
-from mpp_jax.describe import batches, planning
+from mpp_jax.describe import batches, extraction, planning
 from mpp_jax.describe.extraction import describe_items
 from mpp_jax.describe.dense import describe_pictures
 from mpp_jax.devices import current_mesh, on_mesh, using_devices
@@ -92,6 +92,7 @@ with using_devices(3):
 
 # The same where a device's memory holds one picture's maps: parts of its share, one by one.
 planning.free_bytes = lambda: 0
+extraction.crops_at_once = lambda *_: 7  # of 20 of two pictures; a CPU takes them one by one
 fewer = dataclasses.replace(run, pyramid=Pyramid((0, 1), batch=2))
 with using_devices(3):
     assert batches.planned(at_once, fewer.pyramid).parts == ((0, 1), (1, 1))

@@ -283,7 +283,7 @@ def _train(
     for method, info in infos.items():
         trained = model.trained[method]
         if trained.folds is not None or trained.candidates is not None:
-            console.say(f"svm {method}: {trained.summary()}")
+            console.say(f"svm {method}: {trained.summary(method)}")
         gap, worst = float(np.max(info.relative_gap)), int(np.max(info.iterations))
         note = "" if info.converged.all() else " (iteration limit reached)"
         console.say(f"svm {method}: relative duality gap {gap:.1e} after {worst} iterations{note}")

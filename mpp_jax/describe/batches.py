@@ -129,7 +129,7 @@ class _TooLarge:
 class _Entry:
     """A batch under way, and the plan by which it was started."""
 
-    def __init__(self, batch: Batch, future: Future[Any], plan: Plan | None) -> None:
+    def __init__(self, batch: Batch, future: Future[Any], plan: Plan) -> None:
         self.batch = batch
         self.future: Future[Any] | None = future
         self.plan = plan
@@ -165,7 +165,7 @@ class _Line:
             for batch in _awaited(batches):
                 for part in self._parts(batch):
                     # How many devices there are is known to this context alone.
-                    made = _PLANS.get(self.key)
+                    made = _PLANS[self.key]
                     future = pool.submit(copy_context().run, self._start, part)
                     under_way.append(_Entry(part, future, made))
                     if part.canvas.shape not in seen:
@@ -192,7 +192,10 @@ class _Line:
         return _TooLarge  # the error, and what it holds on to, is gone by now
 
     def _raise_unless_too_large(self, error: Exception, batch: Batch) -> None:
-        if "RESOURCE_EXHAUSTED" not in str(error) or len(batch.index) <= self.least:
+        crops = _PLANS[self.key].crops  # parts of one picture's, where there are any
+        if "RESOURCE_EXHAUSTED" not in str(error) or (
+            len(batch.index) <= self.least and crops <= 1
+        ):
             raise error
 
     def _finished(self, entry: _Entry) -> list[Any]:
@@ -209,31 +212,30 @@ class _Line:
         left, done = deque(self._parts(batch)), []
         while left:
             part = left.popleft()
-            if len(part.index) > _DECIDED.get(self.key, len(part.index)):  # halved meanwhile
+            if len(part.index) > _DECIDED[self.key]:  # halved again meanwhile
                 left.extendleft(reversed(self._parts(part)))
             else:
-                made = _PLANS.get(self.key)
+                made = _PLANS[self.key]
                 done += self._finished(_Entry(part, _started(self._start, part), made))
         return done
 
     def _plan_less(self, entry: _Entry) -> None:
-        """Halve the parts of large scales; where there are none, batches. What is done is kept."""
-        now, rows = _PLANS.get(self.key), len(entry.batch.index)
-        if now is not None and now is not entry.plan:
-            return  # done already, for another batch
-        if now is not None and now.divided:
-            _PLANS[self.key] = now.halved()
-            _LOG.warning(
-                "the device's memory does not hold what was planned; from now on %s",
-                _PLANS[self.key],
-            )
-        elif rows // 2 < _DECIDED.get(self.key, rows):
+        """Halve what is described at once, unless that was done since the batch was started.
+
+        Parts of the large scales; where there are none, batches; of single pictures, their crops.
+        """
+        now, rows = _PLANS[self.key], len(entry.batch.index)
+        if now is not entry.plan:
+            return
+        less = _PLANS[self.key] = now.halved(rows // self.least)
+        if rows <= self.least:
+            fewer = f"{now.crops} crops at once; {less.crops}"
+        elif now.divided:
+            fewer = f"{now.sizes}; {less.sizes.removeprefix('batches of ')}"
+        else:
             _DECIDED[self.key] = max(rows // 2, self.least)
-            _LOG.warning(
-                "the device's memory does not hold %d pictures at once; %d from now on",
-                rows,
-                _DECIDED[self.key],
-            )
+            fewer = f"{rows} pictures at once; {_DECIDED[self.key]}"
+        _LOG.warning("the device's memory does not hold %s from now on", fewer)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """Return a batch in pieces of the size that fits; those of padding alone are left out."""

@@ -55,21 +55,29 @@ class Plan(NamedTuple):
 
     def __str__(self) -> str:
         """Return it in one line."""
-        fewer = [f"{n} at scale {k + 1}" for k, n in self.parts if n < self.batch]
-        parts = f" (at once {', '.join(fewer)})" if fewer else ""
         there = "" if self.free is None else f" of {self.free / 2**30:.1f} GiB that are free"
-        needed = f"about {self.nbytes / 2**30:.1f} GiB at a time{there}"
-        return f"batches of {self.batch}{parts}; {needed}"
+        return f"{self.sizes}; about {self.nbytes / 2**30:.1f} GiB at a time{there}"
+
+    @property
+    def sizes(self) -> str:
+        """What is described at once, for people."""
+        fewer = [f"{n} at scale {k + 1}" for k, n in self.parts if n < self.batch]
+        return f"batches of {self.batch}" + (f" (at once {', '.join(fewer)})" if fewer else "")
 
     @property
     def divided(self) -> bool:
-        """Whether there is a scale whose parts are smaller than a batch, and can be halved."""
+        """Whether there is a scale that is described in parts, which can be halved."""
         return any(1 < n < self.batch for _, n in self.parts)
 
-    def halved(self) -> "Plan":
-        """Return the plan with half as large parts of the scales that are described in parts."""
-        parts = tuple((k, max(1, n // 2) if n < self.batch else n) for k, n in self.parts)
-        return self._replace(parts=parts)
+    def halved(self, rows: int) -> "Plan":
+        """Return the plan with half as large parts, after a batch of some rows was too large.
+
+        Those of scales that are described in parts, and of crops.
+        """
+        parts = tuple(
+            (k, max(1, min(n, rows) // 2) if n < self.batch else n) for k, n in self.parts
+        )
+        return self._replace(parts=parts, crops=max(1, self.crops // 2))
 
 
 def scale_bytes(network: Network, pyramid: Pyramid, k: int) -> int:

@@ -224,7 +224,7 @@ def config_groups(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str,
     run |= {key: metrics[key] for key in ("data", "network", "weights_sha256")}
     groups = [("run", _flat(run))] + [(name, _flat(nested[name])) for name in sorted(nested)]
     trained = metrics.get("training") or {}
-    rows = [(name, Trained.from_dict(entry).summary()) for name, entry in trained.items()]
+    rows = [(name, Trained.from_dict(entry).summary(name)) for name, entry in trained.items()]
     return groups + ([("trained", rows)] if rows else [])
 
 

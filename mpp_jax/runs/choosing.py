@@ -80,16 +80,23 @@ def choose(
 
 
 def preferred(judged: Mapping[str, Folds]) -> str:
-    """Return the name that does best on folds; the first one unless that is surely better.
+    """Return the name that does best on folds of those that are surely better than the first.
+
+    That is, by more than a standard error; where none is, the first.
 
     Args:
         judged: by name, on the same folds of the same pictures; the shortest first.
     """
     first = next(iter(judged))
-    best = max(judged, key=lambda name: judged[name].best)  # max keeps the first among equals
-    gain, error = judged[best].gain(judged[first])
-    # Where one fold alone differs they are equal, but for rounding. An unknown error is NaN.
-    return first if gain <= error * (1 + 1e-9) else best
+
+    def surely_better(name: str) -> bool:
+        gain, error = judged[name].gain(judged[first])
+        # One fold alone that differs is no more than its error, but for rounding. An unknown error
+        # (NaN, of too few folds) holds nobody back.
+        return not gain <= error * (1 + 1e-9)
+
+    better = [name for name in judged if name != first and surely_better(name)]
+    return max([first, *better], key=lambda name: judged[name].best)  # the first among equals
 
 
 def stacked_gram(grams: Sequence[jax.Array]) -> jax.Array:

@@ -284,12 +284,11 @@ def train(
     watcher.say(plan.reason)
     made = replace(made, config=replace(config, svm=replace(config.svm, solver=plan.solver)))
     machines, key = {}, jax.random.key(config.seed)
-    chosen: dict[str, dict[str, Folds]] = {}
+    chosen: dict[str, Mapping[str, Folds]] = {}
     with watcher.stage("train SVMs"):
         for asked in filter(members, methods):
             choice = choose(store, asked, targets, config, plan, key, watcher)
-            # Several may choose the same, and folds are the same for all: it is best among all.
-            chosen.setdefault(choice.name, {}).update(choice.candidates)
+            chosen.setdefault(choice.name, choice.candidates)  # of the first, if several choose it
             methods = tuple(choice.name if name == asked else name for name in methods)
         for method in watcher.bar(dict.fromkeys(methods), "train", "method"):
             one = train_method(store, method, targets, config.svm, plan, key, watcher)

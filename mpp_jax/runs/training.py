@@ -139,19 +139,21 @@ class Trained:
     folds: Folds | None = None
     candidates: Mapping[str, Folds] | None = None
 
-    def summary(self) -> str:
+    def summary(self, name: str) -> str:
         """Return C and what the held-out folds say of it, in one line for people."""
-        return "; ".join(filter(None, (self._of_c(), self._of_candidates())))
+        return "; ".join(filter(None, (self._of_c(), self._of_candidates(name))))
 
-    def _of_candidates(self) -> str:
+    def _of_candidates(self, name: str) -> str:
         if self.candidates is None:
             return ""
         first = next(iter(self.candidates.values()))
         shown = (f"{name} {_per_cent(folds.best)}" for name, folds in self.candidates.items())
+        highest = max(folds.best for folds in self.candidates.values())
+        sure = name not in self.candidates or self.candidates[name].best == highest
+        kept = "" if sure else " (what is higher is not surely better than the first)"
         return (
             f"chosen by the mean {_title(first.metric)} of {len(first.scores[0])} held-out folds, "
-            f"%: {', '.join(shown)} (the first that was named, unless another is better by a "
-            "standard error)"
+            f"%: {', '.join(shown)}{kept}"
         )
 
     def _of_c(self) -> str:

@@ -115,7 +115,27 @@ def test_parts_are_halved_before_batches(monkeypatch, caplog):
     assert {rows for rows, _ in sizes} == {8}  # no smaller batch was needed
     assert sizes[-1] == (8, 1)
     assert len(caplog.records) == 2  # once for 2 at once and once for 1, whatever was under way
-    assert "from now on batches of 8 (at once 1 at scale 2)" in caplog.text
+    assert "hold batches of 8 (at once 2 at scale 2); 8 (at once 1 at scale 2) from" in caplog.text
+
+
+def test_crops_of_single_pictures_are_halved_in_the_end(caplog):
+    """AP50 has fifty of each: more than a small device may hold."""
+    network, pyramid = toy.toy_network(), Pyramid((0,), batch=2)
+    batches._PLANS[batches._key(network, pyramid)] = Plan(2, ((0, 2),), 20, 0, None)
+    seen = []
+
+    def function(network, batch):
+        crops = batches._PLANS[batches._key(network, pyramid)].crops
+        seen.append((len(batch.index), crops))
+        if crops > 2:
+            raise exhausted()
+        return batch.index
+
+    with caplog.at_level(logging.WARNING):
+        found = list(over_batches(function, network, items(4), pyramid))
+    assert np.concatenate(found).tolist() == list(range(4))
+    assert seen[-1] == (1, 2)
+    assert "hold 5 crops at once; 2 from now on" in caplog.text
 
 
 def test_batches_are_halved_where_no_part_can_be(caplog):
