@@ -106,6 +106,25 @@ def test_retrieval(data: str, heading: str) -> None:
             assert cell == (mean if recall is None else f"{mean} / {recall:.2f}"), (name, how)
 
 
+def test_pointing() -> None:
+    """Hits of both readings, chance and the centre, class by class."""
+    _, *rows = table(PAGE, "Maps on real boxes: the pointing game on VOC 2007, a part of it")
+    found = result("figure5_voc")["methods"]["mpp"]
+    for name, pairs, *cells in rows:
+        first, second = (
+            {**found[how]["classes"], "mean of classes": found[how]["mean_of_classes"]}
+            | {"all pairs": found[how]["all"]}
+            for how in ("sum", "vote")
+        )
+        assert pairs == str(first[name].get("pairs", ""))
+        want = (
+            first[name]["hit"],
+            second[name]["hit"],
+            *map(first[name].get, ("chance", "centre")),
+        )
+        assert cells == [f"{100 * value:.1f}" for value in want]
+
+
 def test_finetune() -> None:
     _, *rows = table(PAGE, "Training the codebook by the labels")
     for (name, top1, gain), (want, row) in zip(
