@@ -246,6 +246,17 @@ def test_centred(pictures: str, heading: str) -> None:
         assert gain == f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
+def test_few_pictures() -> None:
+    head, *rows = table(PAGE, "Few pictures of scenes: what the rule of best costs")
+    want = []
+    for network, entry in result("few_pictures").items():
+        for each, row in entry["by_pictures"].items():
+            assert row["best"] > max(row[name] for name in ("ap10", "avg", "mpp"))
+            cells = [f"{100 * row[name]:.2f}" for name in head[2:7]]
+            want.append([network, each, *cells, str(row["kept_first"])])
+    assert rows == want
+
+
 def test_resized_pictures_are_named() -> None:
     """Every section with figures of Scene-15 says that its copy was resized."""
     for section in [*PAGE.split("\n## ")[1:], FRONT.split("\n## Results")[1].split("\n## ")[0]]:
