@@ -13,7 +13,7 @@ from helpers.devices import say_memory
 from mpp_jax.cli import stages
 from mpp_jax.cli.console import Console
 from mpp_jax.config import Encoder, Pyramid, Run
-from mpp_jax.describe import planning
+from mpp_jax.describe import batches, planning
 from mpp_jax.describe.counting import count_scale
 from mpp_jax.describe.dense import describe_crops, describe_scale
 from mpp_jax.describe.planning import (
@@ -209,6 +209,7 @@ def test_commands_say_the_plan_on_accelerators(monkeypatch, tmp_path, capsys):
     stages.watched(job, Console())
     assert "plan" not in capsys.readouterr().err  # batches of one on a CPU, of no interest
     say_memory(monkeypatch, 2**30)
+    monkeypatch.setattr(batches, "_PLANS", {})  # as a process that begins on an accelerator
     monkeypatch.setattr(planning, "measured_peak", lambda _: 1e12)
     stages.watched(job, Console())
     said = capsys.readouterr().err
