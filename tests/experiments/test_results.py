@@ -72,6 +72,7 @@ def test_voc2007_part(network: str, heading: str) -> None:
     [
         ("scene15", 4, "efficientnet_lite0", "which layer and pooling is best"),
         ("scene15", 4, "squeezenet", "SqueezeNet"),
+        ("scene15", 5, "squeezenet", "SqueezeNet, five scales"),
         ("scene15", 4, "alexnet_torchvision", "AlexNet"),
         ("scene15", 5, "alexnet_torchvision", "AlexNet, five scales"),
         ("scene15", 5, "efficientnet_lite0", "five scales"),
