@@ -1,8 +1,8 @@
 """What "best" comes to where training pictures are few: draws of Scene-15, three networks.
 
-    python experiments/few_pictures.py             5 to 40 pictures a class, 8 draws: 10 minutes,
+    python experiments/few_pictures.py             5 to 40 pictures a class, 8 draws: 2 minutes
                                                    after `public_networks.py` with the same --cache
-    python experiments/few_pictures.py --quick     10 pictures a class at hand, 2 scales: 3 minutes
+    python experiments/few_pictures.py --quick     5 of 10 pictures a class, 2 draws, 2 scales
 
 Folds of few pictures tell little, so that a run takes the first of its members (ap10) unless
 another stack is better by a standard error (`mpp_jax.runs.choosing.preferred`). Beside that stands
