@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mpp_jax.nets import NETWORKS  # noqa: E402
+from mpp_jax.weights.fit import bare  # noqa: E402
 from mpp_jax.weights.load import load_network  # noqa: E402
 from mpp_jax.weights.torch_file import read_torch  # noqa: E402
 
@@ -130,7 +131,7 @@ def check(title, got, want):
 
 @pytest.mark.parametrize("name", ["cnn_s", "cnn_m"])
 def test_chatfield_networks_at_their_real_width(name):
-    from nets_files import caffemodel, dense_names, random_blobs
+    from helpers.nets_files import caffemodel, dense_names, random_blobs
 
     from mpp_jax.weights.caffemodel import read_caffemodel
     from mpp_jax.weights.convert import convert
@@ -228,8 +229,9 @@ def test_a_checkpoint_of_parallel_training(zipped, tmp_path):
         _use_new_zipfile_serialization=zipped,
     )
     arrays = read_torch(path.read_bytes(), 1 << 20).arrays
-    assert set(arrays) == {"weight", "bias"}
-    np.testing.assert_array_equal(arrays["weight"], model.module.weight.detach().numpy())
+    names = bare(arrays, {"weight", "bias"})
+    assert names == {"weight": "module.weight", "bias": "module.bias"}
+    np.testing.assert_array_equal(arrays["module.weight"], model.module.weight.detach().numpy())
 
 
 def test_a_whole_saved_model_is_refused(tmp_path):
