@@ -13,6 +13,7 @@ from helpers.toy_run import know_toy
 from mpp_jax.data import Dataset, Item
 from mpp_jax.metrics import mean_average_precision
 from mpp_jax.nets import layers
+from mpp_jax.nets.forms import DIRECT
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def test_every_format_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     dtype_cost.main()
     assert layers.conv2d is usual
     record = json.loads(out.read_text())
-    assert record["tf32_emulated"]
+    assert record["emulated"] == ["tf32", "bfloat16"]
     assert record["figure"] == "top1"
     assert list(record["seconds"]) == ["float32", "tf32", "bfloat16"]
     rows: dict[tuple[str, ...], dict[str, Any]] = {
@@ -61,7 +62,7 @@ def test_products_round_their_inputs_to_tf32() -> None:
     one = jnp.ones((1, 1, 1, 1))
     how = {"strides": (1, 1), "padding": ((0, 0), (0, 0)), "groups": 1}
     usual = layers.conv2d
-    with dtype_cost.tf32_emulated():
+    with dtype_cost.emulated(["tf32"]):
         for pictures, kernel in ((x, one), (np.ones(4, np.float32), None)):
             maps = jnp.asarray(pictures)[:, None, None, None]
             if kernel is None:  # the same numbers as kernels
@@ -74,6 +75,32 @@ def test_products_round_their_inputs_to_tf32() -> None:
         exact = layers.conv2d(jnp.asarray(x)[:, None, None, None], one, precision="highest", **how)
     np.testing.assert_array_equal(exact.ravel(), x)
     assert layers.conv2d is usual
+
+
+def test_bfloat16_by_float32_is_what_xla_makes_of_it() -> None:
+    """Products of bfloat16 are exact in float32; what is added and rounded is the same."""
+    import dtype_cost
+
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.bfloat16)  # noqa: E731
+    how = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "precision": "default"}
+    how |= {"formulation": DIRECT, "prepared": None}
+    for channels, groups in ((8, 1), (8, 2), (64, 1)):
+        x, kernel = draw(2, 9, 9, channels), draw(3, 3, channels // groups, 6)
+        want = layers.conv2d(x, kernel, groups=groups, **how)
+        with dtype_cost.emulated(["bfloat16"]):
+            got = layers.conv2d(x, kernel, groups=groups, **how)
+            single = layers.conv2d(
+                x.astype("float32"), kernel.astype("float32"), **how | {"groups": groups}
+            )
+        assert got.dtype == jnp.bfloat16
+        exact = np.asarray(single, np.float64)
+        # A unit in the last place of 8 bits; what XLA adds may round on the way.
+        ulp = 2.0 ** (np.floor(np.log2(np.abs(exact))) - 7)
+        assert np.all(np.abs(np.asarray(got, np.float64) - exact) <= 0.5001 * ulp)
+        np.testing.assert_allclose(
+            np.asarray(want, np.float32), np.asarray(got, np.float32), rtol=2**-7, atol=0.1
+        )
 
 
 def test_some_classes_of_many() -> None:
