@@ -5,11 +5,14 @@ that repeats what it gives to any number of dimensions. Each command runs in a p
 which notes the most memory that it had beyond what it took to import everything and start JAX.
 Training is told to take 2 GB at most (`mpp-jax train --memory 2`), and less where that has it take
 another way. Many pictures with short vectors, a tenth of them, and fewer with vectors as long as
-the paper's: 50,000 of those would take 13 GB in one piece. `compare` reads scores alone: of drawn
-ones, two runs of three representations and 20 classes, pictures of several.
+the paper's: 50,000 of those would take 13 GB in one piece. 400,000 are so many that 200,000 train
+their machines, at a C of 10, which takes more epochs. `compare` reads scores alone: of drawn ones,
+two runs of three representations and 20 classes, pictures of several.
 
-    python experiments/bench_memory.py            50,000 and 5,000 x 256; 600 to 10,000 x 65,536
-    python experiments/bench_memory.py --quick    600 x 256 and 300 x 1,024
+    python experiments/bench_memory.py                    600 to 10,000 x 65,536; 5,000 and
+                                                          50,000 x 256; 400,000 x 2,048
+    python experiments/bench_memory.py --only 600 65536   this size again, the others as they are
+    python experiments/bench_memory.py --quick            600 x 256 and 300 x 1,024
 
 Expected: each stays under 2 GB, and takes no more for many pictures than for few beside what scores
 and lists of them take. Results: ``results/bench_memory.json``.
@@ -54,9 +57,12 @@ RESULTS = Path(__file__).parent / "results"
 STAGES = ("encode", "train", "evaluate", "search", "verify", "merge", "index")
 CLASSES = ("blue", "green", "red", "white", "black")
 COLOURS = ((40, 60, 200), (50, 190, 70), (210, 60, 50), (230, 230, 230), (30, 30, 30))
-TRAININGS = {(3_000, 65_536): ((2.0, "auto"), (1.3, "auto"), (2.0, "primal"))}
-"""GB that training may take, and the solver, by pictures and dimension; `MEMORY` of others."""
-MEMORY = 2.0
+MEMORY, COST = 2.0, 1.0
+TRAININGS = {
+    (3_000, 65_536): ((MEMORY, "auto", COST), (1.3, "auto", COST), (MEMORY, "primal", COST)),
+    (400_000, 2_048): ((MEMORY, "auto", 10.0),),
+}
+"""GB that training may take, the solver and C, by pictures and dimension."""
 RUNS, METHODS, LABELS, DRAWS = 2, ("mpp", "nfk", "avg"), 20, 500
 """What `compare` compares, and by how many draws: they cost time, and no memory to speak of."""
 
@@ -88,7 +94,7 @@ def know(dimension: int) -> Run:
         return whole / jnp.linalg.norm(whole)
 
     pyramid = Pyramid(scales=(0,), layer="fire2", batch=64)
-    return Run(pyramid=pyramid, pooling=("repeated",), svm=Svm(c=1.0))
+    return Run(pyramid=pyramid, pooling=("repeated",), svm=Svm(c=COST))
 
 
 def write_runs(folder: Path, count: int) -> None:
@@ -128,7 +134,7 @@ def command(*arguments: Any) -> None:
 
 
 def stage(
-    name: str, folder: Path, count: int, dimension: int, memory: float, solver: str
+    name: str, folder: Path, count: int, dimension: int, memory: float, solver: str, c: float
 ) -> dict[str, Any]:
     """Do one stage in this process; return its seconds and peak."""
     keep_freed_memory()  # as every command does; else the arenas of threads grow for long
@@ -143,9 +149,9 @@ def stage(
         pipeline.encode_dataset(data, network, {}, config, store, watcher=console)
         save_codebooks(store / "codebook", {}, Provenance.of(data, network, config))
     elif name == "train":
-        stages.train(store, model, console, svm={"solver": solver}, memory=memory)
+        stages.train(store, model, console, svm={"solver": solver, "c": c}, memory=memory)
         record = json.loads((model / "record.json").read_text())
-        extra = {"memory_gb": memory, "solver": record["config"]["svm"]["solver"]}
+        extra = {"memory_gb": memory, "solver": record["config"]["svm"]["solver"], "c": c}
     elif name == "evaluate":
         stages.evaluate(model, store, folder / "results", console)
         metrics = json.loads((folder / "results" / "metrics.json").read_text())
@@ -180,10 +186,12 @@ def alone(
     dimension: int = 0,
     memory: float = MEMORY,
     solver: str = "auto",
+    c: float = COST,
 ) -> Any:
     """Do one stage in a process of its own; return what it notes, and show its peak."""
     command = [sys.executable, __file__, "--stage", name, "--folder", folder]
     command += ["--size", str(count), str(dimension), "--memory", str(memory), "--solver", solver]
+    command += ["--c", str(c)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     how = f" by {found['solver']}" if "solver" in found else ""
@@ -202,17 +210,23 @@ def measure() -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("COUNT", "DIMENSION"))
     parser.add_argument("--memory", type=float, default=MEMORY)
     parser.add_argument("--solver", default="auto")
+    parser.add_argument("--c", type=float, default=COST)
+    parser.add_argument("--only", type=int, nargs=2, metavar=("COUNT", "DIMENSION"))
     parser.add_argument("--out", type=Path, default=RESULTS / "bench_memory.json")
     args = parser.parse_args()
     if args.stage is not None:
-        print(json.dumps(stage(args.stage, args.folder, *args.size, args.memory, args.solver)))
+        settings = (args.memory, args.solver, args.c)
+        print(json.dumps(stage(args.stage, args.folder, *args.size, *settings)))
         return
     sizes = [(600, 65_536), (3_000, 65_536), (10_000, 65_536), (5_000, 256), (50_000, 256)]
+    sizes += [(400_000, 2_048)]
     tests = [5_000, 50_000, 100_000]
     if args.quick:
         sizes, tests = [(600, 256), (300, 1_024)], [500]
     record: dict[str, Any] = {"made": provenance(), "stores": []}
     record["compare"] = {"runs": RUNS, "methods": len(METHODS), "classes": LABELS, "sets": []}
+    if args.only:
+        sizes, tests, record = [tuple(args.only)], [], json.loads(args.out.read_text())
     for count in tests:
         print(f"scores of {count:,} pictures", flush=True)
         with tempfile.TemporaryDirectory() as place:
@@ -220,20 +234,30 @@ def measure() -> None:
             found = {"pictures": count} | alone("compare", place, count)
         record["compare"]["sets"].append(found)
     for count, dimension in sizes:
-        print(f"{count:,} x {dimension:,}", flush=True)
-        row: dict[str, Any] = {"pictures": count, "dimension": dimension}
-        with tempfile.TemporaryDirectory() as place:
-            for name in STAGES:
-                ways = TRAININGS.get((count, dimension), ((MEMORY, "auto"),))
-                if name == "train":
-                    row[name] = [alone(name, place, count, dimension, *way) for way in ways]
-                else:
-                    row[name] = alone(name, place, count, dimension)
-                if name in ("merge", "index"):
-                    shutil.rmtree(Path(place) / name)
-        record["stores"].append(row)
+        found = {"pictures": count, "dimension": dimension, **commands(count, dimension)}
+        if args.only:
+            found["made"] = provenance()
+        size = (count, dimension)
+        others = [r for r in record["stores"] if (r["pictures"], r["dimension"]) != size]
+        record["stores"] = [*others, found]
         args.out.write_text(json.dumps(record, indent=1) + "\n")  # what is left may take hours
     print(f"results: {args.out}")
+
+
+def commands(count: int, dimension: int) -> dict[str, Any]:
+    """Return what each command notes, of so many pictures."""
+    print(f"{count:,} x {dimension:,}", flush=True)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for name in STAGES:
+            if name == "train":
+                ways = TRAININGS.get((count, dimension), ((MEMORY, "auto", COST),))
+                found[name] = [alone(name, place, count, dimension, *way) for way in ways]
+            else:
+                found[name] = alone(name, place, count, dimension)
+            if name in ("merge", "index"):
+                shutil.rmtree(Path(place) / name)
+    return found
 
 
 if __name__ == "__main__":

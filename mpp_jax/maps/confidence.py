@@ -336,7 +336,7 @@ def confidence_maps(
     chosen = np.arange(total) if classes is None else np.asarray(classes)
     if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer) or not len(chosen):
         raise ValueError(f"classes must be numbers of classes, at least one, got {classes!r}")
-    if chosen.min() < 0 or chosen.max() >= total:
+    if np.min(chosen) < 0 or np.max(chosen) >= total:
         raise ValueError(f"classes must lie in 0..{total - 1}, got {classes!r}")
     batch = next(iter(sources.values()))[0].x.shape[0]
     wanted = np.asarray(sizes)

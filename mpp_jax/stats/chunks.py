@@ -311,7 +311,7 @@ def _stream_stats(data: ChunkStream) -> DataStats:
     for block, mask in data:
         dtype = np.promote_types(dtype, np.dtype(real_dtype(block)))
         x = np.array(block[: int(mask.sum())], np.float64)  # a copy, which is overwritten
-        check_values(max(x.max(), -x.min()), data.name)  # NumPy's maximum keeps NaN
+        check_values(max(np.max(x), -np.min(x)), data.name)  # NumPy's maximum keeps NaN
         # Chan, Golub and LeVeque's pairwise update: no pass needs the mean beforehand.
         centre = x.mean(axis=0)
         change = centre - mean

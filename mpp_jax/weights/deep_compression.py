@@ -66,7 +66,8 @@ def read_deep_compression(data: bytes, spec: NetSpec) -> SourceWeights:
             f"Deep Compression file {how}: {len(data)} bytes, the header announces {size}"
         )
     counts = np.frombuffer(data, "<u4", len(shapes)).astype(int)
-    arrays, offset = {}, 4 * len(shapes)
+    arrays: dict[str, np.ndarray] = {}
+    offset = 4 * len(shapes)
     for (name, shape), nnz in zip(shapes, counts, strict=True):
         codebook = np.frombuffer(data, "<f4", CODEBOOK, offset)
         bias = np.frombuffer(data, "<f4", shape[0], offset + 4 * CODEBOOK)
