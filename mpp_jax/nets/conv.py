@@ -21,10 +21,11 @@ All formulations compute the same cross-correlation, NHWC pictures against HWIO 
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from mpp_jax.nets.forms import DIRECT, Formulation, choose
+from mpp_jax.nets.forms import Formulation, choose
 from mpp_jax.nets.forms_table import device_forms
 from mpp_jax.nets.winograd import transform_kernel, winograd_apply
 
@@ -57,8 +58,7 @@ def conv2d(
         strides: step of the window, (vertical, horizontal).
         padding: zeros added ((top, bottom), (left, right)).
         groups: number of channel groups that do not see each other.
-        formulation: how to compute it; None takes the choice of the device's own table. Its
-            `barrier` is for who adds a bias, and changes nothing here.
+        formulation: how to compute it; None takes the choice of the device's own table.
         prepared: from `prepare_kernel` for that formulation, where it is at hand.
         precision: as in `jax.lax.conv_general_dilated`.
 
@@ -73,12 +73,8 @@ def conv2d(
             output_positions(x.shape, kernel.shape, strides, padding),
             groups,
         )
-    kind, tile, _ = formulation
-    if kind == "direct" or (kind == "split" and groups == 1):
-        return _direct(x, kernel, strides, padding, groups, precision)
-    if kind == "shifts":
-        return _shifts(x, kernel, strides, padding)
-    if groups > 1:
+    kind = formulation.kind
+    if groups > 1 and kind not in ("direct", "shifts"):
         ready = [None] * groups if prepared is None else jnp.split(prepared, groups, axis=-1)
         parts = zip(
             jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), ready, strict=True
@@ -89,13 +85,34 @@ def conv2d(
                 kernel_part,
                 strides=strides,
                 padding=padding,
-                formulation=DIRECT if kind == "split" else formulation,
+                formulation=formulation,
                 prepared=ready_part,
                 precision=precision,
             )
             for x_part, kernel_part, ready_part in parts
         ]
         return jnp.concatenate(each, axis=-1)
+    args = (x, kernel, strides, padding, groups, precision)
+    y = _one_group(formulation, prepared, *args)
+    return _barrier(y) if formulation.barrier else y
+
+
+def _one_group(
+    formulation: Formulation,
+    prepared: Array | None,
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, int],
+    padding: Padding,
+    groups: int,
+    precision: lax.PrecisionLike,
+) -> Array:
+    """Return what `conv2d` does, of a single group; or of several, where the form takes them."""
+    kind = formulation.kind
+    if kind in ("direct", "split"):
+        return _direct(x, kernel, strides, padding, groups, precision)
+    if kind == "shifts":
+        return _shifts(x, kernel, strides, padding)
     (top, bottom), (left, right) = padding
     if top or bottom or left or right:
         x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -109,8 +126,18 @@ def conv2d(
         case "space_to_depth":
             return _space_to_depth(x, kernel, strides, precision)
         case _:
+            tile = formulation.tile
             ready_kernel = transform_kernel(kernel, tile) if prepared is None else prepared
             return winograd_apply(x, ready_kernel, kernel.shape[0], tile, precision)
+
+
+@jax.custom_jvp
+def _barrier(x: Array) -> Array:
+    """Return `x`, and keep the compiler from fusing what comes before with what comes after."""
+    return lax.optimization_barrier(x)
+
+
+_barrier.defjvps(lambda tangent, y, x: tangent)  # not every JAX has its derivative
 
 
 def output_positions(

@@ -33,7 +33,8 @@ class Formulation(NamedTuple):
     Attributes:
         kind: see `mpp_jax.nets.conv`.
         tile: m of winograd's F(m, r); 0 for the other kinds.
-        barrier: keep XLA from fusing the bias and rectification that follow into it.
+        barrier: keep XLA from fusing the bias and rectification that follow into it; of groups
+            taken apart, into each: what puts them together is fused with what follows.
     """
 
     kind: Kind

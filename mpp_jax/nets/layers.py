@@ -141,15 +141,6 @@ def _averaging_matrix(n: int, window: int, stride: int) -> np.ndarray:
     return ((at >= start) & (at < start + window)).astype(np.float32) / np.float32(window)
 
 
-@jax.custom_jvp
-def _barrier(x: Array) -> Array:
-    """Return `x`, and keep the compiler from fusing what comes before with what comes after."""
-    return lax.optimization_barrier(x)
-
-
-_barrier.defjvps(lambda tangent, y, x: tangent)  # not every JAX has its derivative
-
-
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda x: x,
     "relu": jax.nn.relu,
@@ -200,8 +191,6 @@ class Convolution(nn.Module):
             prepared=self.get_variable("params", "prepared", None),
             precision=product_precision(x.dtype, self.precision),
         )
-        if how.barrier:
-            y = _barrier(y)
         return activate(y + bias[None, None, None, :], c.activation)
 
 

@@ -19,7 +19,7 @@ from mpp_jax.nets.registry import NETWORKS, PACKAGED
 from mpp_jax.numerics import stack_unit_vectors
 from mpp_jax.pooling import Atom, check_methods, encode, parse, parse_all
 from mpp_jax.pooling.batched import countable, encode_counted
-from mpp_jax.stats.codebook import Codebooks, Recipe
+from mpp_jax.stats.codebook import Codebooks, Recipe, settled_codebooks
 
 Vectors = dict[str, np.ndarray]
 """(n, D) float32 by atom's name."""
@@ -190,6 +190,7 @@ def encode_from(
         methods: atoms that are not external.
         on_skip: is told of every picture that could not be decoded.
     """
+    codebooks = settled_codebooks(codebooks)
     kept = activations.kept if isinstance(activations, MemoryCache) else set()
     source = activations.source if isinstance(activations, MemoryCache) else activations
     count = isinstance(source, Extractor) and counts_only(methods)
@@ -252,6 +253,7 @@ def encode_items(
             "name a method without them"
         )
     check_methods(methods, codebooks=codebooks, scales=config.pyramid.scales)
+    codebooks = settled_codebooks(codebooks)
     if counts_only(methods):
         yield from count_items(network, items, codebooks, config, methods, on_skip=on_skip)
         return

@@ -16,7 +16,7 @@ from mpp_jax.stats.chunks import data_stats, open_data
 from mpp_jax.stats.em import EMInfo
 from mpp_jax.stats.gmm import fit_gmm
 from mpp_jax.stats.kmeans import KMeansInfo, fit_kmeans
-from mpp_jax.stats.mixture import GMM
+from mpp_jax.stats.mixture import GMM, settled
 from mpp_jax.stats.pca import PCA, fit_pca, pca_transform
 
 
@@ -44,6 +44,17 @@ class Codebook:
 
 Codebooks = dict[str, Codebook]
 """By source of the descriptors and recipe, see `mpp_jax.pooling.notation.Atom.codebook`."""
+
+
+def settled_codebooks(codebooks: Codebooks) -> Codebooks:
+    """Return them with mixtures of which is known how they are computed, where that saves waiting.
+
+    Elsewhere than on a CPU, see `mpp_jax.stats.mixture.WellConditioned`. For many pictures: a
+    mixture is looked at, and waited for, once.
+    """
+    if jax.default_backend() == "cpu":
+        return codebooks
+    return {key: replace(book, gmm=settled(book.gmm)) for key, book in codebooks.items()}
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,14 @@ class GMM(NamedTuple):
     variances: Array  # (K, D) positive
 
 
+class WellConditioned(GMM):
+    """A mixture of which `settled` found that its exponent can be expanded.
+
+    The type is part of a program, which then need not ask: a GPU's host waits for every branch that
+    is chosen on the device.
+    """
+
+
 class Frame(NamedTuple):
     """An affine change of coordinates ``z = (x - centre) / scale``."""
 
@@ -68,12 +76,12 @@ class Frame(NamedTuple):
     def enter_gmm(self, gmm: GMM) -> GMM:
         """Return `gmm` in this frame."""
         means = (gmm.means - self.centre[None, :]) / self.scale[None, :]
-        return GMM(gmm.weights, means, gmm.variances / jnp.square(self.scale)[None, :])
+        return gmm._replace(means=means, variances=gmm.variances / jnp.square(self.scale)[None, :])
 
     def leave_gmm(self, gmm: GMM) -> GMM:
         """Return `gmm` out of this frame."""
         means = gmm.means * self.scale[None, :] + self.centre[None, :]
-        return GMM(gmm.weights, means, gmm.variances * jnp.square(self.scale)[None, :])
+        return gmm._replace(means=means, variances=gmm.variances * jnp.square(self.scale)[None, :])
 
 
 def gmm_frame(gmm: GMM) -> Frame:
@@ -96,10 +104,10 @@ def living(gmm: GMM, smallest_weight: float = 0.0) -> tuple[GMM, Array]:
     """
     alive = (gmm.weights > 0) & (gmm.weights >= smallest_weight)
     column = alive[:, None]
-    return GMM(
-        jnp.where(alive, gmm.weights, 1),
-        jnp.where(column, gmm.means, 0),
-        jnp.where(column, gmm.variances, 1),
+    return gmm._replace(
+        weights=jnp.where(alive, gmm.weights, 1),
+        means=jnp.where(column, gmm.means, 0),
+        variances=jnp.where(column, gmm.variances, 1),
     ), alive
 
 
@@ -141,8 +149,23 @@ def well_conditioned(gmm: GMM) -> Array:
     return condition <= WORST_CONDITION * spare
 
 
+@jax.jit
+def _bears_expansion(gmm: GMM) -> Array:
+    return well_conditioned(living(gmm_frame(gmm).enter_gmm(gmm))[0])
+
+
+def settled(gmm: GMM) -> GMM:
+    """Return a concrete mixture, as `WellConditioned` where it is; waits for its arrays."""
+    return WellConditioned(*gmm) if bool(_bears_expansion(gmm)) else gmm
+
+
 def choose(gmm: GMM, expanded: Callable[[], Result], direct: Callable[[], Result]) -> Result:
-    """Choose the formulation for `gmm` on the device, and return its result."""
+    """Choose the formulation for `gmm`, on the device where it is not known, and return its result.
+
+    A `WellConditioned` one stays so when components are left out or numbers are widened.
+    """
+    if isinstance(gmm, WellConditioned):
+        return expanded()
     return lax.cond(well_conditioned(gmm), expanded, direct)
 
 
@@ -202,7 +225,7 @@ def evaluate(x: Array, gmm: GMM, mask: Array | None = None) -> tuple[Array, Arra
 def widened(gmm: GMM, x: Array) -> GMM:
     """Return `gmm` in the dtype in which it meets `x`: float32 at least."""
     dtype = real_dtype(x, *gmm)
-    return GMM(*(jnp.asarray(leaf, dtype) for leaf in gmm))
+    return type(gmm)(*(jnp.asarray(leaf, dtype) for leaf in gmm))
 
 
 def sample(key: Array, gmm: GMM, n: int) -> tuple[Array, Array]:

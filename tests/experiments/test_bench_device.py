@@ -230,7 +230,7 @@ def test_barriers_the_other_way(tune: ModuleType) -> None:
     for (kernel, inputs, stride, groups), name in shapes.items():
         shape, strides = (kernel, kernel, inputs, 384), (stride, stride)
         assert str(choose(fast, shape, strides, 900, groups)) == name
-    assert str(choose(fast, (6, 6, 256, 4096), (1, 1), 900)) == "rows"
+    assert str(choose(fast, (6, 6, 256, 4096), (1, 1), 900)) == "im2col"
     assert str(choose(plain_table, (11, 11, 3, 96), (4, 4), 900)) == "direct+barrier"
 
 

@@ -108,14 +108,14 @@ def test_choices_of_a_gpu():
         "conv3": "direct+barrier",
         "conv4": "split+barrier",
         "conv5": "split+barrier",
-        "fc6": "rows",
+        "fc6": "im2col",
         "fc7": "matmul",
         "fc8": "matmul",
     }
     tf32 = of_caffenet(forms_of("gpu", "NVIDIA H200", "tf32"))
     assert tf32 == {name: form.removesuffix("+barrier") for name, form in fast.items()}
     exact = of_caffenet(forms_of("gpu", "NVIDIA H200", "float32"), positions=1)
-    assert exact == tf32 | {"conv1": "direct", "fc6": "im2col"}
+    assert exact == tf32 | {"conv1": "direct"}
     many = choose(forms_of("gpu", "NVIDIA H200", "tf32"), (3, 3, 2, 128), (1, 1), 99, 64)
     assert many == DIRECT  # a convolution for each of 64 groups would not do
 
@@ -289,7 +289,9 @@ def test_programs_are_lowered_for_accelerators(platform, kind, target, mode, net
     assert program.out_avals[0].shape == (2, 4, 9)
     assert "stablehlo.while" not in text  # a batch at once
     barriers = any(row.formulation.barrier for row in forms.convolutions)
-    assert text.count("stablehlo.optimization_barrier") == (3 if barriers else 0)
+    convolutions = len(re.findall(r"= stablehlo\.convolution\(", text))
+    assert convolutions >= 3  # each has its own: what puts groups together comes after
+    assert text.count("stablehlo.optimization_barrier") == (convolutions if barriers else 0)
     products = re.findall(r"stablehlo\.(?:convolution|dot_general)[^\n]*", text)
     highest = sum("HIGHEST" in line for line in products)
     of_lrn = forms.lrn == "band" and mode != "bfloat16"  # in float32 whatever is asked for

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from helpers.toy_run import CONFIG, Finished, quiet
 
+from mpp_jax.describe.extraction import Extractor
 from mpp_jax.describe.memory_cache import MemoryCache
 from mpp_jax.pooling import Atom, parse_all
 from mpp_jax.pooling.batched import countable
 from mpp_jax.runs import pipeline, vectors
 from mpp_jax.runs.vectors import atoms_of, count_items, encode_from, encode_items, wanted_of
+from mpp_jax.stats import mixture
+from mpp_jax.stats.codebook import Codebooks, settled_codebooks
 from mpp_jax.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("toy_known")
@@ -47,6 +51,39 @@ def test_counted_equals_described(done: Finished, skip_first: bool) -> None:
         }
     for atom, wanted in found["described"].items():
         np.testing.assert_allclose(found["counted"][atom], wanted, atol=2e-6, err_msg=atom)
+
+
+def test_programs_of_accelerators_have_no_branches(
+    done: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host of a GPU would wait for each: a mixture is looked at before the first batch."""
+    books, _ = pipeline.fit(done.dataset, done.network, COUNTED, watcher=quiet())
+    assert settled_codebooks(books) is books  # on a CPU
+    items, atoms = done.dataset.items[:6], atoms_of(COUNTED)
+    wanted = list(encode_items(done.network, items, books, COUNTED, atoms))
+
+    def settle(books: Codebooks) -> Codebooks:
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "default_backend", lambda: "gpu")
+            return settled_codebooks(books)
+
+    def branch(*_: object) -> None:
+        pytest.fail("a branch")
+
+    monkeypatch.setattr(vectors, "settled_codebooks", settle)
+    monkeypatch.setattr(mixture.lax, "cond", branch)
+    extractor = Extractor(done.network, COUNTED.pyramid)
+    for counts in (True, False):
+        monkeypatch.setattr(vectors, "counts_only", lambda _, counts=counts: counts)
+        ways = (
+            encode_items(done.network, items, books, COUNTED, atoms),
+            encode_from(extractor, done.network, items, books, COUNTED, atoms, on_skip=print),
+        )
+        for way in ways:
+            for (index, found), (numbers, want) in zip(way, wanted, strict=True):
+                np.testing.assert_array_equal(index, numbers)
+                for name, rows in want.items():
+                    np.testing.assert_allclose(found[name], rows, atol=2e-6)
 
 
 def test_kept_activations_are_used_and_the_rest_is_counted(

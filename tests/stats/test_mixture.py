@@ -53,6 +53,25 @@ def test_direct_formulation_where_the_expanded_one_fails(monkeypatch):
     assert np.abs(expanded - reference.log_prob(x, narrow)).max() > 0.1
 
 
+def test_a_settled_mixture_is_not_asked_again():
+    """Its type is part of the program: there is no branch, which a GPU's host would wait for."""
+    plain = GMM(*(jnp.asarray(leaf, jnp.float32) for leaf in TRUE))
+    known = mixture.settled(plain)
+    assert type(known) is mixture.WellConditioned
+    for function in (log_prob, responsibilities, fisher_vector):
+        texts = [jax.jit(function).lower(X, gmm).as_text() for gmm in (plain, known)]
+        branches = ["stablehlo.case" in text or "stablehlo.if" in text for text in texts]
+        assert branches == [True, False], function
+        np.testing.assert_allclose(
+            jax.jit(function)(X, known), jax.jit(function)(X, plain), rtol=1e-5, atol=1e-6
+        )
+    narrow = plain._replace(means=plain.means.at[0].set(500), variances=plain.variances * 1e-4)
+    assert mixture.settled(narrow) is narrow
+    # What holds for all components holds for those that are left.
+    lighter = plain._replace(weights=plain.weights.at[0].set(0))
+    assert type(mixture.living(mixture.settled(lighter))[0]) is mixture.WellConditioned
+
+
 def test_dead_components_may_hold_anything():
     gmm = GMM(
         jnp.asarray([0.0, 1.0]),
