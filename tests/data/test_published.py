@@ -90,7 +90,9 @@ def test_compressed_archives_that_are_damaged(tmp_path):
         flipped = bytearray(whole)
         flipped[len(whole) // 2] ^= 0xFF
         file.write_bytes(flipped)
-        assert "truncated or damaged" in damage(file, tmp_path / "out")
+        # Which of the two is told depends on Python: how soon it looks at what is inside.
+        told = damage(file, tmp_path / "out")
+        assert "truncated or damaged" in told or "or cut short" in told
     file = tmp_path / "a.tar.xz"
     file.write_bytes(lzma.compress(pack(tmp_path / "b.tar", root).read_bytes())[:-40])
     assert "truncated or damaged" in damage(file, tmp_path / "out")
