@@ -13,7 +13,10 @@ All formulations compute the same cross-correlation, NHWC pictures against HWIO 
               kernel: a kh-th of im2col's memory.
 ``space_to_depth``  a strided kernel is one of stride 1 on blocks of s x s pixels as channels:
               11x11/4 on 3 channels is 3x3 on 48, of which some weights are zero.
-``shifts``    depthwise kernels (one channel a group): kh kw shifted multiply-adds, no product.
+``shifts``    depthwise kernels (one channel a group): kh kw shifted multiply-adds, no product; the
+              padded map is written out before.
+``fused_shifts``  the same, and the padding is left to the compiler: a pass over memory less, a
+              comparison for every term more.
 ``winograd``  minimal filtering F(m, r) for square kernels of stride 1 (`mpp_jax.nets.winograd`).
 
 `mpp_jax.nets.forms.choose` says which is used where.
@@ -74,7 +77,7 @@ def conv2d(
             groups,
         )
     kind = formulation.kind
-    if groups > 1 and kind not in ("direct", "shifts"):
+    if groups > 1 and kind not in ("direct", "shifts", "fused_shifts"):
         ready = [None] * groups if prepared is None else jnp.split(prepared, groups, axis=-1)
         parts = zip(
             jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), ready, strict=True
@@ -111,8 +114,8 @@ def _one_group(
     kind = formulation.kind
     if kind in ("direct", "split"):
         return _direct(x, kernel, strides, padding, groups, precision)
-    if kind == "shifts":
-        return _shifts(x, kernel, strides, padding)
+    if kind in ("shifts", "fused_shifts"):
+        return _shifts(x, kernel, strides, padding, written=kind == "shifts")
     (top, bottom), (left, right) = padding
     if top or bottom or left or right:
         x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -176,12 +179,14 @@ def _matmul(x: Array, kernel: Array, precision: lax.PrecisionLike) -> Array:
     return jnp.dot(flat, kernel[0, 0], precision=precision).reshape(*x.shape[:-1], -1)
 
 
-def _shifts(x: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> Array:
+def _shifts(
+    x: Array, kernel: Array, strides: tuple[int, int], padding: Padding, *, written: bool
+) -> Array:
     kh, kw, _, c_out = kernel.shape
     sh, sw = strides
     if any(sum(pair) for pair in padding):
-        # Written out once: a padding that is fused into the sums is worked out for every term.
-        x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        x = _barrier(x) if written else x
     if c_out > x.shape[-1]:
         x = jnp.repeat(x, c_out // x.shape[-1], axis=-1)
     height = _output_size(x.shape[1], kh, sh)

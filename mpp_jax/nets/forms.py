@@ -17,7 +17,15 @@ from jax import lax
 from mpp_jax.nets.winograd import LARGEST_TILE_AND_KERNEL
 
 Kind = Literal[
-    "direct", "split", "matmul", "im2col", "rows", "space_to_depth", "shifts", "winograd"
+    "direct",
+    "split",
+    "matmul",
+    "im2col",
+    "rows",
+    "space_to_depth",
+    "shifts",
+    "fused_shifts",
+    "winograd",
 ]
 Mode = Literal["float32", "tf32", "bfloat16"]
 PoolForm = Literal["axes", "window"]
@@ -161,7 +169,7 @@ def possible(
             return strides == (1, 1) and height == width == 1
         case "space_to_depth":
             return strides != (1, 1)
-        case "shifts":
+        case "shifts" | "fused_shifts":
             return inputs == 1
         case "winograd":
             small = formulation.tile + height <= LARGEST_TILE_AND_KERNEL
@@ -182,7 +190,7 @@ def candidates(
     """
     height, _, inputs, _ = kernel_shape
     if inputs == 1 and groups > 1:
-        return DIRECT, Formulation("shifts")
+        return DIRECT, Formulation("shifts"), Formulation("fused_shifts")
     found = [DIRECT, *([SPLIT] if groups > 1 else []), Formulation("im2col")]
     found += [Formulation("matmul"), Formulation("space_to_depth")]
     if height > 1:

@@ -96,8 +96,10 @@ def test_depthwise_layers_are_never_taken_apart(stride):
     for platform, kind in (("cpu", "cpu"), ("gpu", "NVIDIA H200"), ("tpu", "TPU")):
         for mode in MODES:
             found = choose(forms_of(platform, kind, mode), *layer, 784, 672)
-            assert found.kind == ("direct" if platform == "tpu" else "shifts")
-    assert [str(f) for f in candidates(*layer, 672)] == ["direct", "shifts"]
+            kinds = {"cpu": "shifts", "gpu": "fused_shifts", "tpu": "direct"}
+            assert found.kind == kinds[platform]
+    names = [str(f) for f in candidates(*layer, 672)]
+    assert names == ["direct", "shifts", "fused_shifts"]
 
 
 def test_choices_of_a_gpu():
