@@ -9,7 +9,8 @@
 XLA compiles for an NVIDIA GPU from its description alone; what is left out is the search for the
 fastest algorithm of each product and convolution, which needs the device. So this finds how many
 kernels a scale's program has (resize, network, projection and Fisher sums, as `encode` runs it),
-what they move through the device's memory, what it holds at once, and where the host would wait.
+what they move through the device's memory, what it holds at once (beside it what the planner of
+batches reckons with, "model"), and where the host would wait.
 Two times a picture are given, and neither is a measurement: that of the bytes at the bandwidth of
 the device's memory, and the sum over kernels of that or of their operations at the rate of a large
 matrix product, whichever is longer ("at best").
@@ -38,8 +39,9 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from machine import provenance
 
-from mpp_jax.config import Encoder
+from mpp_jax.config import Encoder, Pyramid
 from mpp_jax.describe.counting import count_scale
+from mpp_jax.describe.planning import scale_bytes
 from mpp_jax.nets.forms import Forms, Mode
 from mpp_jax.nets.forms_table import forms_of
 from mpp_jax.stats.mixture import WellConditioned
@@ -182,6 +184,7 @@ def measure(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
             row = figures(parts, mode, target, setting.batch)
             row |= {
                 "gib": (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2**30,
+                "gib_by_the_model": planned(setting, mode, k) / 2**30,
                 "gib_of_arguments": memory.argument_size_in_bytes / 2**30,
                 "waits": branches(text),
                 "seconds_to_compile": seconds,
@@ -192,7 +195,7 @@ def measure(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
                 each = f"{kernel.nbytes / setting.batch / 1e6:10.1f} MB"
                 print(f"{each} {kernel.flop / setting.batch / 1e9:8.2f} GFLOP  {kernel.name}")
         whole = {name: sum(row[name] for row in rows.values()) for name in SUMMED}
-        whole["gib"] = max(row["gib"] for row in rows.values())
+        whole |= {name: max(row[name] for row in rows.values()) for name in LARGEST}
         rows["all"] = whole | {"pictures_a_second_at_best": 1e3 / whole["ms_at_best"]}
         print(line("all", rows["all"]))
         print(f"at best {rows['all']['pictures_a_second_at_best']:.0f} pictures/s, and no more")
@@ -200,14 +203,22 @@ def measure(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
 
 
 SUMMED = ("kernels", "megabytes", "gflop", "ms_of_memory", "ms_at_best", "waits")
-HEAD = ("side", "kernels", "MB", "GFLOP", "ms of memory", "ms at best", "GiB", "waits")
+LARGEST = ("gib", "gib_by_the_model")
+HEAD = ("side", "kernels", "MB", "GFLOP", "ms of memory", "ms at best", "GiB", "model", "waits")
 
 
 def line(side: Any, row: dict[str, Any]) -> str:
     """Return a row of the table; all but kernels, GiB and waits for each picture."""
     cells = [f"{side}", f"{row['kernels']}", f"{row['megabytes']:.1f}", f"{row['gflop']:.1f}"]
-    cells += [f"{row['ms_of_memory']:.3f}", f"{row['ms_at_best']:.3f}", f"{row['gib']:.2f}"]
-    return " ".join(f"{cell:>12}" for cell in [*cells, str(row["waits"])])
+    cells += [f"{row['ms_of_memory']:.3f}", f"{row['ms_at_best']:.3f}"]
+    cells += [f"{row['gib']:.2f}", f"{row['gib_by_the_model']:.2f}", str(row["waits"])]
+    return " ".join(f"{cell:>12}" for cell in cells)
+
+
+def planned(setting: Setting, mode: Mode, k: int) -> float:
+    """Return the bytes that the planner reckons with for a batch at a scale."""
+    pyramid = Pyramid((k,))
+    return setting.batch * scale_bytes(setting.network_in(mode, Forms()), pyramid, k)
 
 
 def main() -> None:

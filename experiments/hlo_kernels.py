@@ -149,9 +149,12 @@ def _flop(
     exact = "highest" in line.attributes
     operands = [shapes(known.get(name, "")) for name in line.operands]
     output = shapes(line.shape)
-    if line.opcode == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.attributes)
-        dims = [int(d) for d in contracted[1].split(",") if d] if contracted else []
+    # XLA's own product, or that of cuBLAS, which has its axes in a JSON text.
+    contracted = re.search(
+        r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)[\}\]]', line.attributes
+    )
+    if contracted:
+        dims = [int(d) for d in re.findall(r"\d+", contracted[1])]
         depth = math.prod(operands[0][0][1][d] for d in dims)
         return 2.0 * math.prod(output[0][1]) * depth, exact
     labels = re.search(r"dim_labels=\w+_(\w+)->", line.attributes)
