@@ -3,6 +3,7 @@
     python experiments/device_programs.py                       CaffeNet fc7, seven scales, an H100
     python experiments/device_programs.py --target "NVIDIA H200" --network squeezenet
     python experiments/device_programs.py --plain               XLA's own form of every computation
+    python experiments/device_programs.py --forms FILE          as a table of one's own says
     python experiments/device_programs.py --modes bfloat16 --scales 7 --list 12
     python experiments/device_programs.py --quick
 
@@ -45,6 +46,7 @@ from mpp_jax.describe.planning import scale_bytes
 from mpp_jax.nets.forms import Forms, Mode
 from mpp_jax.nets.forms_table import forms_of
 from mpp_jax.stats.mixture import WellConditioned
+from mpp_jax.weights.forms_file import read_forms
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -170,7 +172,7 @@ def measure(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     place, target = device(options.target), TARGETS[options.target]
     found: dict[str, Any] = {}
     for mode in options.modes.split(","):
-        forms = Forms() if options.plain else forms_of("gpu", options.target, mode)
+        forms = tables(options).get(mode) or forms_of("gpu", options.target, mode)
         rows = found[mode] = {}
         print(f"\n{mode}\n" + " ".join(f"{name:>12}" for name in HEAD))
         for k in setting.scales:
@@ -202,6 +204,13 @@ def measure(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     return found
 
 
+def tables(options: argparse.Namespace) -> dict[Mode, Forms]:
+    """Return what takes the place of the package's tables, by mode."""
+    if options.plain:
+        return dict.fromkeys(COMPUTED, Forms())
+    return read_forms(options.forms).get(options.target, {}) if options.forms else {}
+
+
 SUMMED = ("kernels", "megabytes", "gflop", "ms_of_memory", "ms_at_best", "waits")
 LARGEST = ("gib", "gib_by_the_model")
 HEAD = ("side", "kernels", "MB", "GFLOP", "ms of memory", "ms at best", "GiB", "model", "waits")
@@ -230,10 +239,15 @@ def main() -> None:
     parser.add_argument("--scales", type=int, default=7, help="how many, from the coarsest")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--plain", action="store_true", help="XLA's own forms, not the table's")
+    parser.add_argument(
+        "--forms", type=Path, metavar="FILE", help="a table as bench_device.py --tune writes it"
+    )
     parser.add_argument("--list", type=int, default=0, metavar="N", help="the N largest kernels")
     parser.add_argument("--quick", action="store_true", help="bfloat16 at two scales, unsaved")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.forms and (options.plain or not options.forms.is_file()):
+        parser.error("--forms: takes a file of tables, and no --plain beside it")
     if unknown := set(options.modes.split(",")) - set(COMPUTED):
         parser.error(f"--modes: {', '.join(sorted(unknown))}: not among {', '.join(COMPUTED)}")
     if options.quick:
@@ -243,7 +257,8 @@ def main() -> None:
     found = measure(options, setting)
     if options.quick and options.out is None:
         return
-    name = re.sub(r"\W+", "_", options.target) + ("_plain" if options.plain else "")
+    name = re.sub(r"\W+", "_", options.target)
+    name += "_plain" if options.plain else f"_{options.forms.stem}" if options.forms else ""
     out = options.out or RESULTS / f"device_programs_{name}_{options.network}.json"
     record = {
         "made": provenance(),
@@ -251,7 +266,7 @@ def main() -> None:
         "network": options.network,
         "layer": setting.spec.layer().name,
         "batch": setting.batch,
-        "forms": "XLA's own" if options.plain else "the table's",
+        "forms": "XLA's own" if options.plain else str(options.forms or "the package's"),
         "modes": found,
     }
     out.write_text(json.dumps(record, indent=1) + "\n")

@@ -201,6 +201,31 @@ def test_memory() -> None:
     assert shown in " ".join(text.split())
 
 
+def test_compiled_programs() -> None:
+    """By the package's table, and by XLA's own forms where they were compiled too."""
+    _, *rows = table(PAGE, "Accelerators")
+    assert len(rows) == 10
+    for what, kernels, moved, held, model, rate in rows:
+        network, mode, device = re.match(r"(\S+) \S+, (\w+), (\w+)$", what).groups()
+        name = network.lower().replace("-", "_")
+        found = [result(f"device_programs_NVIDIA_{device}_{name}")["modes"][mode]["all"]]
+        if device == "H100":
+            found.append(
+                result(f"device_programs_NVIDIA_{device}_plain_{name}")["modes"][mode]["all"]
+            )
+
+        def cell(shown: str, name: str, found: list[Any] = found) -> str:
+            return " / ".join(f"{row[name]:{shown}}" for row in found)
+
+        assert kernels == cell("d", "kernels")
+        assert moved == cell(",.0f", "megabytes")
+        assert held == cell(".2f", "gib")
+        assert model == f"{found[0]['gib_by_the_model']:.2f}"
+        assert rate == cell(".0f", "pictures_a_second_at_best")
+        assert {row["waits"] for row in found} == {0}
+        assert 0.5 <= round(found[0]["gib"] / found[0]["gib_by_the_model"], 2) <= 0.8
+
+
 def test_mini() -> None:
     head, *rows = table(PAGE, "caffenet_mini, the network in the package")
     found = result("mini_scene15")["rows"]
