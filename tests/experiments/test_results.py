@@ -226,6 +226,30 @@ def test_compiled_programs() -> None:
         assert 0.5 <= round(found[0]["gib"] / found[0]["gib_by_the_model"], 2) <= 0.8
 
 
+def test_number_formats() -> None:
+    """Figure, difference from float32 with its interval, and smallest cosine, on both sets."""
+    _, *rows = table(PAGE, "What number formats cost")
+    sets = [result(f"dtype_cost_{name}") for name in ("scene15", "voc2007_part")]
+    assert [found["emulated"] for found in sets] == [["tf32", "bfloat16"]] * 2
+    codebooks = {"float32's": "shared", "its own": "own", "float32's, and its machines": "crossed"}
+    assert len(rows) == len(sets[0]["results"])
+    for dtype, method, codebook, *cells in rows:
+        want = []
+        for found in sets:
+            (row,) = (
+                row
+                for row in found["results"]
+                if (row["dtype"], row["method"], row["codebook"])
+                == (dtype, method, codebooks[codebook])
+            )
+            want.append(f"{100 * row['figure']:.2f}")
+            interval = [100 * row[key] for key in ("difference", "low", "high") if key in row]
+            want.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*interval) if interval else "")
+            near = row["codebook"] == "shared" and "cosine" in row
+            want.append(f"{row['cosine']['smallest']:.4f}" if near else "")
+        assert cells == want, (dtype, method, codebook)
+
+
 def test_mini() -> None:
     head, *rows = table(PAGE, "caffenet_mini, the network in the package")
     found = result("mini_scene15")["rows"]
