@@ -278,7 +278,8 @@ def test_folding_changes_nothing(training):
 
 
 def test_space_to_depth_is_the_same_convolution(training):
-    from mpp_jax.nets.conv import DIRECT, conv2d
+    from mpp_jax.nets.conv import conv2d
+    from mpp_jax.nets.forms import DIRECT
 
     x = jax.random.normal(jax.random.key(0), (2, 35, 27, 3))
     kernel = jax.random.normal(jax.random.key(1), (11, 11, 3, 4))
