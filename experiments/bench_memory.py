@@ -151,7 +151,9 @@ def stage(
     elif name == "train":
         stages.train(store, model, console, svm={"solver": solver, "c": c}, memory=memory)
         record = json.loads((model / "record.json").read_text())
-        extra = {"memory_gb": memory, "solver": record["config"]["svm"]["solver"], "c": c}
+        trained = record["trained"]["repeated"]
+        extra = {"memory_gb": memory, "c": c}
+        extra |= {name: trained[name] for name in ("solver", "relative_gap")}
     elif name == "evaluate":
         stages.evaluate(model, store, folder / "results", console)
         metrics = json.loads((folder / "results" / "metrics.json").read_text())
